@@ -1,0 +1,1 @@
+"""IMAGPose: pose-guided person image generation by latent diffusion (Shen and Tang, NeurIPS 2024)."""
