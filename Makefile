@@ -1,0 +1,40 @@
+# make repro: the main job.  make test: everything CI checks.  Both make the environment first and only when it changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# glibc returns large blocks to the system and faults them in again at every step; keeping them makes CPU training
+# several times faster (benchmarks/README.md).
+export MALLOC_MMAP_MAX_ := 0
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export MALLOC_TOP_PAD_ := 268435456
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint format clean
+
+repro: $(INSTALLED)
+	dvc repro
+	@python -m pipeline.table4 --show
+
+test: $(INSTALLED) lint
+	python -m pytest
+
+lint: $(INSTALLED)
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(INSTALLED)
+	ruff format .
+	ruff check --fix .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	  { echo "Python 3.11 or 3.12 is needed: name it with 'make PYTHON=/path/to/python3.11 ...'"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,paper]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .scratch data models
