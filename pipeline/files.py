@@ -1,0 +1,213 @@
+"""Read and write the files that stages hand to each other: whole or not at all, and refused by name."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+SCRATCH = Path(".scratch")
+_KIND = {str: "text", int: "a whole number", float: "a number"}
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to make a file or directory at; on success it takes its place.
+
+    On an error the temporary is removed and what stood at `path` stays. A killed process leaves its
+    temporary behind; the next `atomic` on that path removes it. A directory cannot be replaced in one
+    system call: a kill between the two renames leaves no directory at `path`, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: image writers choose the format by it.
+    prefix = f".{path.stem}.{socket.gethostname()}-"
+    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp{path.suffix}")
+    for leftover in path.parent.glob(f"{prefix}*.tmp{path.suffix}"):
+        owner = int(leftover.name.removeprefix(prefix).split(".")[0])
+        if owner == os.getpid() or not _is_running(owner):
+            _remove(leftover)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _replace_directory(temporary, path)
+        else:
+            _sync(temporary)
+            temporary.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)  # "No space left on device" does not say where
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _replace_directory(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_name(new.name.replace(".tmp", ".old.tmp"))  # a name that the next `atomic` cleans up
+    _remove(old)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    _remove(old)
+
+
+def _sync(path: Path) -> None:
+    """Put the bytes on the disk before the name: a machine that stops must not leave an empty output."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs as somebody else
+        return True
+    return True
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path, float_format: str | None = None) -> None:
+    """Write a table without its row index; floats in their shortest exact form, or as `float_format`."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write indented JSON; NaN and infinity are a ValueError, for JSON has none: a missing number is null."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.DataFrame:
+    """Read a table that `stage` writes; `columns` names those that must be there, with str, int or float.
+
+    Columns that are not named are kept, with the types that pandas finds. Text and whole numbers must not be
+    empty; an empty float is NaN.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no CSV table, a column is missing, or a cell is not of its column's type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run the stage '{stage}', which writes it")
+    try:
+        names = pd.read_csv(path, nrows=0).columns
+        for name in columns:
+            if name not in names:
+                raise ValueError(f"it has no column '{name}'")
+        try:
+            frame = pd.read_csv(path, dtype=dict(columns))
+        except ValueError as error:
+            raise ValueError(_first_bad_cell(path, columns) or error) from None
+        for name, kind in columns.items():
+            if kind is str and frame[name].isna().any():
+                raise ValueError(_first_bad_cell(path, columns))
+    except ValueError as error:
+        reason = str(error).strip()
+        raise ValueError(f"{path}: {reason}; run the stage '{stage}' again, which writes it") from None
+    return frame
+
+
+def _first_bad_cell(path: Path, columns: Mapping[str, type]) -> str:
+    """Say where a table breaks its types, or return an empty text; lines count from the header, line 1."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for name, kind in columns.items():
+        for line, cell in enumerate(frame[name], start=2):
+            try:
+                if kind(cell) == "":  # only text can be
+                    raise ValueError
+            except ValueError:
+                if cell == "" and kind is float:
+                    continue
+                return f"line {line}, column '{name}' is {cell!r}, expected {_KIND[kind]}"
+    return ""
+
+
+def md5(path: str | Path) -> str:
+    """Hexadecimal MD5 of a file's bytes: DVC's checksum, so that tables and dvc.lock can be compared."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def code_hash(*sources: ModuleType | str | Path) -> str:
+    """Hash of the Python source of modules, packages, files or folders (with what they contain).
+
+    A checkpoint whose key holds it is never continued by other code.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    for source in sources:
+        if isinstance(source, ModuleType):
+            source = source.__path__[0] if hasattr(source, "__path__") else str(source.__file__)
+        root = Path(source)
+        for file in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
+            digest.update(f"{file.relative_to(root.parent)}\n{md5(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def scratch(stage: str, **key: Any) -> Path:
+    """Make and return the folder for a stage's checkpoints that belongs to `key` alone.
+
+    `key` holds everything that determines the result (settings, checksums of the inputs, `code_hash`): JSON
+    values or pydantic models. The folder is no output of the stage and git ignores it.
+    """
+    text = json.dumps(key, sort_keys=True, default=_model_to_dict)
+    folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _model_to_dict(value: Any) -> Any:
+    if not isinstance(value, BaseModel):
+        raise TypeError(
+            f"{value!r} cannot stand in the key of a scratch folder; give JSON values or settings"
+        )
+    return value.model_dump(mode="json")
+
+
+def progress(iterable: Iterable[T], total: int | None, desc: str) -> Iterable[T]:
+    """Iterate with a progress bar that appears after 2 s; a log file gets it twice a minute."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(iterable, total=total, desc=desc, delay=2.0, mininterval=interval, maxinterval=2 * interval)
+
+
+def stage_main(main: Callable[[], None]) -> None:
+    """Run a stage; bad input, settings or disks end it with one sentence and exit code 1.
+
+    PIPELINE_DEBUG=1 in the environment shows the traceback instead.
+    """
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if os.environ.get("PIPELINE_DEBUG") == "1":
+            raise
+        sentence = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            sentence = f"{error.filename}: {error.strerror}"  # without Python's "[Errno 28]"
+        sys.exit(f"{Path(sys.argv[0]).stem}: {sentence}")

@@ -1,0 +1,216 @@
+"""Stages hand files over whole or not at all, and name what is wrong with one."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+from pipeline import files
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_atomic_makes_parents_and_keeps_the_suffix(tmp_path: Path) -> None:
+    with files.atomic(tmp_path / "a" / "b.png") as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_text("x")
+        assert not (tmp_path / "a" / "b.png").exists()
+    assert entries(tmp_path) == ["a", "a/b.png"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_atomic_keeps_the_old_output_on_failure(tmp_path: Path, directory: bool) -> None:
+    path = tmp_path / "out"
+
+    def write(target: Path, text: str) -> None:
+        if directory:
+            target.mkdir()
+            target = target / text
+        target.write_text(text)
+
+    with files.atomic(path) as temporary:
+        write(temporary, "old")
+    before = entries(tmp_path)
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
+        write(temporary, "half")
+        raise RuntimeError
+    assert entries(tmp_path) == before
+
+    with files.atomic(path) as temporary:
+        write(temporary, "new")
+    assert (path / "new" if directory else path).read_text() == "new"
+    assert len(entries(tmp_path)) == 1 + directory  # nothing of the old directory, no temporary
+
+
+def test_atomic_replaces_a_link_not_what_it_points_to(tmp_path: Path) -> None:
+    cached = tmp_path / "cached"
+    cached.write_text("DVC's copy")
+    path = tmp_path / "out"
+    path.symlink_to(cached)
+    with files.atomic(path) as temporary:
+        temporary.write_text("new")
+    assert cached.read_text() == "DVC's copy"
+    assert path.read_text() == "new" and not path.is_symlink()
+
+
+def test_atomic_says_which_file_a_full_disk_concerns(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, files.atomic(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_atomic_survives_a_kill_at_any_moment(tmp_path: Path, directory: bool) -> None:
+    """A process that replaces an output over and over is killed; the output is whole, and leftovers go."""
+    path = tmp_path / "out"
+    write = (
+        "t.mkdir(); [(t / str(i)).write_text('x' * 99) for i in range(9)]"
+        if directory
+        else "t.write_text('x' * 999)"
+    )
+    code = textwrap.dedent(f"""
+        from pipeline.files import atomic
+        print("ready", flush=True)
+        while True:
+            with atomic({str(path)!r}) as t:
+                {write}
+    """)
+    for delay in (0.0, 0.003, 0.011, 0.017):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        if directory and path.exists():
+            assert [file.stat().st_size for file in path.iterdir()] == [99] * 9
+        elif path.exists():
+            assert path.stat().st_size == 999
+    with files.atomic(path) as temporary:
+        temporary.mkdir() if directory else temporary.write_text("")
+    assert entries(tmp_path) == ["out"]
+
+
+def test_csv_round_trip_keeps_types(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"image": ["a.jpg", "b.jpg"], "md5": ["00", "1e5"], "pid": [-1, 2], "x": [0.1, 1 / 3]}
+    )
+    files.write_csv(frame, tmp_path / "t.csv")
+    kinds = {"image": str, "md5": str, "pid": int}
+    pd.testing.assert_frame_equal(files.read_csv(tmp_path / "t.csv", kinds, "index"), frame)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is missing; run the stage 'index', which writes it"),
+        ("", "No columns to parse from file; run the stage 'index' again"),
+        ("image,x\na,1\n", "it has no column 'pid'"),
+        ("image,pid\na,1\nb,one\n", "line 3, column 'pid' is 'one', expected a whole number"),
+        ("image,pid\na,1.5\n", "line 2, column 'pid' is '1.5', expected a whole number"),
+        ("image,pid\na,\n", "line 2, column 'pid' is '', expected a whole number"),
+        ("image,pid\n,1\n", "line 2, column 'image' is '', expected text"),
+        ("image,pid\na,1\nb,2,3,4\n", "Expected 2 fields in line 3, saw 4"),
+    ],
+)
+def test_read_csv_names_what_is_wrong(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "t.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        files.read_csv(path, {"image": str, "pid": int}, "index")
+    assert str(path) in str(caught.value) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_csv_reads_an_empty_float_as_nan(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,pid\n,1\n2.5,2\n")
+    frame = files.read_csv(tmp_path / "t.csv", {"x": float, "pid": int}, "s")
+    assert frame.x.isna().tolist() == [True, False]
+    (tmp_path / "t.csv").write_text("x,pid\n,1\n2,5,2\nz,2\n")
+    with pytest.raises(ValueError):
+        files.read_csv(tmp_path / "t.csv", {"x": float, "pid": int}, "s")
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    files.write_json({"a": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    with pytest.raises(ValueError):
+        files.write_json({"a": float("nan")}, tmp_path / "a.json")
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_scratch_belongs_to_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings(BaseModel):
+        rate: float
+
+    monkeypatch.chdir(tmp_path)
+    one = files.scratch("train", settings=Settings(rate=0.1), code="a")
+    assert one.is_dir() and one.parent == Path(".scratch/train")
+    assert one == files.scratch("train", code="a", settings=Settings(rate=0.1))
+    assert one != files.scratch("train", settings=Settings(rate=0.2), code="a")
+    assert one.name != files.scratch("other", settings=Settings(rate=0.2), code="a").name
+    with pytest.raises(TypeError):
+        files.scratch("train", path=tmp_path)
+
+
+def test_code_hash_follows_the_source(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    module = tmp_path / "package" / "a.py"
+    module.write_text("x = 1")
+    before = files.code_hash(tmp_path / "package")
+    assert before == files.code_hash(tmp_path / "package")
+    (tmp_path / "package" / "note.txt").write_text("not code")
+    assert before == files.code_hash(tmp_path / "package")
+    module.write_text("x = 2")
+    assert before != files.code_hash(tmp_path / "package")
+    assert files.code_hash(files) == files.code_hash(Path(str(files.__file__)))
+
+
+def test_progress_is_silent_when_it_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(files.progress(range(5), total=5, desc="images")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("index.seed is -1"), "index.seed is -1"),
+        (FileNotFoundError("data/index.csv is missing"), "data/index.csv is missing"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "x.csv: No space left on device"),
+    ],
+)
+def test_stage_main_ends_with_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pipeline/index.py"])
+    monkeypatch.delenv("PIPELINE_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        files.stage_main(main)
+    assert caught.value.code == f"index: {sentence}"  # a text as code: to stderr, exit status 1
+    monkeypatch.setenv("PIPELINE_DEBUG", "1")
+    with pytest.raises(type(error)):
+        files.stage_main(main)
+
+
+def test_stage_main_lets_defects_through() -> None:
+    def main() -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        files.stage_main(main)
