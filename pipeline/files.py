@@ -1,5 +1,6 @@
 """Read and write the files that stages hand to each other: whole or not at all, and refused by name."""
 
+import glob
 import hashlib
 import json
 import os
@@ -33,9 +34,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: image writers choose the format by it.
-    prefix = f".{path.stem}.{socket.gethostname()}-"
+    prefix = f".{path.stem}.{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}.tmp{path.suffix}")
-    for leftover in path.parent.glob(f"{prefix}*.tmp{path.suffix}"):
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
         owner = int(leftover.name.removeprefix(prefix).split(".")[0])
         if owner == os.getpid() or not _is_running(owner):
             _remove(leftover)

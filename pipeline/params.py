@@ -1,0 +1,201 @@
+"""The typed form of params.yaml: every key checked before a stage spends time on it, every mistake named."""
+
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
+
+
+_KINDS = {  # JSON schema's types in words
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "a text",
+    "array": "a list of",
+    "object": "a section of settings",
+    "null": "null",
+}
+
+
+class ParamsError(ValueError):
+    """params.yaml cannot be used; the message has one sentence per mistake."""
+
+
+class Settings(BaseModel):
+    """Base of all sections: immutable, every key required, no other key, no conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DatasetSettings(Settings):
+    """The data set that every stage works on."""
+
+    root: Path = Field(strict=False, description="folder in Market-1501 format")
+    height: int = Field(ge=32, le=1024, description="pixels; stages resize images of another height")
+    width: int = Field(ge=32, le=1024, description="pixels; stages resize images of another width")
+
+
+class IndexSettings(Settings):
+    """Which training identities are held out to make choices on."""
+
+    validation_identities: int = Field(ge=0, le=10_000, description="identities")
+    seed: Seed
+
+
+class PosesSettings(Settings):
+    """Where keypoints come from."""
+
+    source: Literal["annotations", "openpose"] = Field(
+        description="keypoints.csv of the data set, or OpenPose"
+    )
+    openpose_model: Path | None = Field(
+        strict=False, description="body_pose_model.pth, for the source openpose"
+    )
+
+
+class SubsetSettings(Settings):
+    """The shares of the real training images."""
+
+    percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
+        strict=False, min_length=1, max_length=20, description="percent of the training images, increasing"
+    )
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if list(self.percents) != sorted(set(self.percents)):
+            raise ValueError(f"percents are {list(self.percents)}; expected increasing numbers")
+        return self
+
+
+class PlanSettings(Settings):
+    """Which synthetic images are made of whom, in which pose."""
+
+    fill_percent: int = Field(
+        ge=1, le=1000, description="real and synthetic images together, in percent of all training images"
+    )
+    sources: int = Field(
+        ge=1, le=3, description="source images per synthetic image, fewer where there are fewer"
+    )
+    poses_per_joint: int = Field(ge=1, le=3, description="synthetic images made at once in one joint image")
+    min_keypoints: int = Field(ge=1, le=18, description="visible keypoints that a target pose must have")
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _fits_the_joint_image(self) -> Self:
+        if self.sources + self.poses_per_joint > 4:
+            raise ValueError("sources + poses_per_joint exceed 4, the views of a joint image")
+        return self
+
+
+class ContactSheetsSettings(Settings):
+    """The pictures of what was generated."""
+
+    rows: int = Field(ge=1, le=50, description="generated images per sheet")
+    seed: Seed
+
+
+class Params(Settings):
+    """All of params.yaml; sections stand in the order in which data flows."""
+
+    dataset: DatasetSettings
+    index: IndexSettings
+    poses: PosesSettings
+    subset: SubsetSettings
+    plan: PlanSettings
+    contact_sheets: ContactSheetsSettings
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.poses.source == "openpose" and self.poses.openpose_model is None:
+            raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
+        return self
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or has a key that is missing, unknown or out of its
+            range; one sentence per key, with its value and what is allowed.
+    """
+    try:
+        # The parser and the YAML version (1.2: 1e-5 is a number) with which DVC reads and writes the file.
+        values = YAML(typ="safe", pure=True).load(Path(path).read_bytes())
+    except OSError as error:
+        raise ParamsError(f"{path}: {error.strerror}") from None
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ParamsError(f"{path}: {line}{_one_line(error.problem)}") from None
+    except Exception as error:  # the parser lets errors of many kinds through, for tags, digits and depth
+        raise ParamsError(f"{path}: this is no YAML of settings ({_one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: it holds {_show(values)}, expected sections with settings")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        schema = Params.model_json_schema()
+        raise ParamsError(
+            "\n".join(f"{path}: {_sentence(dict(e), schema)}" for e in error.errors())
+        ) from None
+
+
+def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:
+    """Say what is wrong with one key, from pydantic's error and the JSON schema of the settings."""
+    kind, loc = error["type"], error["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_one_line(part)}" for part in loc)[1:]
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("extra_forbidden", "invalid_key"):
+        known = _schema_at(schema, loc[:-1]).get("properties", {})
+        return f"{key} is no setting; the settings here are {', '.join(known)}"
+    if kind == "value_error":  # a validator's own sentence
+        return f"{key}: {error['ctx']['error']}".removeprefix(": ")
+    return f"{key} is {_show(error['input'])}; expected {_expected(_schema_at(schema, loc)) or error['msg']}"
+
+
+def _schema_at(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
+    """Return the part of a JSON schema that describes a key, an empty one where the key leads nowhere."""
+    node = schema
+    for part in (*loc, None):
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        if part is not None:
+            inside = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+            node = inside or node.get("additionalProperties") or {}
+    return node
+
+
+def _expected(schema: dict[str, Any]) -> str:
+    """Describe in words what a JSON schema allows: type and range, or the choices."""
+    if "anyOf" in schema:
+        return " or ".join(_expected(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    kind = schema.get("type", "")
+    bounds = {
+        "greater than": schema.get("exclusiveMinimum"),
+        "at least": schema.get("minimum", schema.get("minItems")),
+        "less than": schema.get("exclusiveMaximum"),
+        "at most": schema.get("maximum", schema.get("maxItems")),
+    }
+    stated = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+    return f"{_KINDS.get(kind, '')} {stated}{' entries' if stated and kind == 'array' else ''}".strip()
+
+
+def _show(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxstring, short.maxother, short.maxlevel = 80, 80, 2
+    try:
+        return _one_line(short.repr(value))
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "an enormous number"
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())

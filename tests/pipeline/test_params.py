@@ -1,0 +1,194 @@
+"""params.yaml is either typed settings or one sentence per mistake, whatever it holds."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline.params import Params, ParamsError, load_params
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
+
+
+def dump(values: Any, path: Path) -> Path:
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    return path
+
+
+def keys(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from keys(value, (*prefix, key))
+
+
+def changed(key: tuple[str, ...], value: Any) -> dict[str, Any]:
+    values = copy.deepcopy(VALUES)
+    section = values
+    for part in key[:-1]:
+        section = section[part]
+    section[key[-1]] = value
+    return values
+
+
+def test_the_shipped_parameters_are_valid_and_immutable() -> None:
+    params = load_params(SHIPPED)
+    assert params.dataset.root == Path("data/world")
+    with pytest.raises(ValueError):
+        params.dataset.height = 1
+
+
+def test_sections_stand_in_the_order_of_the_settings() -> None:
+    assert list(VALUES) == list(Params.model_fields)
+
+
+def test_every_number_says_its_unit_or_source() -> None:
+    """A setting that is a plain number has a comment, except seeds."""
+    lines = SHIPPED.read_text().splitlines()
+    bare = [line for line in lines if ":" in line and "#" not in line and line.split(":")[1].strip()]
+    assert [line for line in bare if not line.strip().startswith("seed")] == []
+
+
+def test_every_setting_is_described() -> None:
+    def undescribed(node: dict[str, Any]) -> Iterator[str]:
+        for name, field in node.get("properties", {}).items():
+            if "description" not in field and "$ref" not in field:
+                yield f"{node['title']}.{name}"
+
+    schema = Params.model_json_schema()
+    assert [name for node in schema["$defs"].values() for name in undescribed(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("index.seed", -1, "index.seed is -1; expected a whole number at least 0 and less than 4294967296"),
+        (
+            "index.seed",
+            True,
+            "index.seed is True; expected a whole number at least 0 and less than 4294967296",
+        ),
+        ("index.seed", "7", "index.seed is '7'; expected a whole number at least 0 and less than 4294967296"),
+        ("dataset.height", float("nan"), "dataset.height is nan; expected a whole number at least 32 and"),
+        ("dataset.root", 3, "dataset.root is 3; expected a text"),
+        ("dataset.hight", 128, "dataset.hight is no setting; the settings here are root, height, width"),
+        ("dataset", [1], "dataset is [1]; expected a section of settings"),
+        ("worlds", 1, "worlds is no setting; the settings here are dataset, "),
+        ("poses.source", "kinect", "poses.source is 'kinect'; expected one of annotations, openpose"),
+        ("poses.source", "openpose", "poses.openpose_model is null; expected a file, since poses.source is"),
+        (
+            "subset.percents",
+            [0, 20],
+            "subset.percents[0] is 0; expected a whole number at least 1 and at most 99",
+        ),
+        ("subset.percents", [40, 20], "subset: percents are [40, 20]; expected increasing numbers"),
+        (
+            "subset.percents",
+            [],
+            "subset.percents is []; expected a list of at least 1 and at most 20 entries",
+        ),
+        ("plan.sources", 2, "plan: sources + poses_per_joint exceed 4, the views of a joint image"),
+    ],
+)
+def test_a_bad_key_is_named(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    path = dump(changed(tuple(key.split(".")), value), tmp_path / "params.yaml")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: {sentence}")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    values = changed(("index", "seed"), -1)
+    del values["plan"]
+    with pytest.raises(ParamsError) as caught:
+        load_params(dump(values, tmp_path / "params.yaml"))
+    assert [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()] == [
+        "index.seed",
+        "plan",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "it holds None, expected sections with settings"),
+        ("- 1", "it holds [1], expected sections with settings"),
+        ("a: 1\nb: 2\na: 3", 'line 3: found duplicate key "a"'),
+        ("a: [1,\nb: 2", "line 2: expected ',' or ']'"),
+        ("a: !!python/object:os.system x", "line 1: could not determine a constructor"),
+        ("a: !!int ''", "this is no YAML of settings (string index out of range)"),
+        ("[" * 3000, "this is no YAML of settings (maximum recursion depth exceeded"),
+        ("a: " + "9" * 5000, "this is no YAML of settings (Exceeds the limit"),
+        ("index: 0x" + "f" * 9000, "dataset is missing"),
+        ("index: &a {seed: *a}", "dataset is missing"),
+        ("\xff", "it holds 'ÿ', expected sections with settings"),
+        ("\x00", "this is no YAML of settings (unacceptable character #x0000"),
+    ],
+)
+def test_what_is_no_settings_at_all_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: {sentence}")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"params.yaml: No such file or directory"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes 1e-05, which YAML 1.1 takes for text."""
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text() + "\nextra: 1e-05\n")
+    with pytest.raises(ParamsError, match=r"extra is no setting"):
+        load_params(path)
+    path.write_text("dataset: 1e-05")
+    with pytest.raises(ParamsError, match=r"dataset is 1e-05; expected"):
+        load_params(path)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(list(keys(VALUES))), value=ANYTHING)
+def test_any_value_of_any_key_is_accepted_or_refused_by_name(
+    key: tuple[str, ...], value: Any, tmp_path: Path
+) -> None:
+    path = dump(changed(key, value), tmp_path / "params.yaml")
+    try:
+        params = load_params(path)
+    except ParamsError as error:
+        lines = str(error).splitlines()
+        assert all(line.startswith(f"{path}: ") for line in lines)
+        assert all(line.removeprefix(f"{path}: ").startswith(key[0]) for line in lines)
+    else:
+        assert Params.model_validate(params.model_dump()) == params
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=60)
+    | st.text(alphabet="a:-[]{}&*!|>'\"%@? \n#,.<1", max_size=40).map(str.encode)
+)
+def test_any_bytes_are_refused_in_sentences(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError):
+        load_params(path)
