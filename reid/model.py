@@ -1,0 +1,113 @@
+"""BoT's network: ResNet with a fine last stage, global average pooling, BNNeck, classifier."""
+
+import pickle
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import nn
+from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
+
+from reid.settings import ReidSettings
+
+
+class BoT(nn.Module):
+    """The strong baseline of Luo et al. (CVPRW 2019).
+
+    Args:
+        settings: backbone, width, neck and precision.
+        classes: number of training identities.
+
+    Raises:
+        FileNotFoundError: if settings.weights names no file.
+        ValueError: if it does not hold a ResNet-50.
+    """
+
+    def __init__(self, settings: ReidSettings, classes: int) -> None:
+        super().__init__()
+        self.bf16 = settings.mixed_precision == "bf16"
+        if settings.backbone == "resnet50":
+            self.backbone, self.dimension = _resnet50(settings)
+        else:
+            self.backbone, self.dimension = _resnet10(settings)
+        self.classifier = nn.Linear(self.dimension, classes, bias=not settings.bnneck)
+        self.neck: nn.Module = nn.Identity()
+        if settings.bnneck:
+            # Without shift and bias the classes lie around the origin, where the cosine distance of the test
+            # compares.
+            self.neck = nn.BatchNorm1d(self.dimension)
+            self.neck.bias.requires_grad_(False)
+            nn.init.normal_(self.classifier.weight, std=0.001)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features before and after the neck.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised.
+
+        Returns:
+            The pooled feature (triplet and center loss) and the feature after BNNeck (classifier, test),
+            float32 [B, D] each.
+        """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            maps = self.backbone(images)
+        pooled = maps.float().mean(
+            dim=(2, 3)
+        )  # in float32: the losses compare small differences of large sums
+        return pooled, self.neck(pooled)
+
+
+def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
+    net = torchvision.models.resnet50()
+    if settings.weights is not None:
+        _load_imagenet(net, Path(settings.weights))
+    _set_last_stride(net.layer4, settings.last_stride)
+    stem = [net.conv1, net.bn1, net.relu, net.maxpool]
+    return nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4), net.fc.in_features
+
+
+def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
+    # torchvision's and torchreid's ResNets fix the number of channels; transformers' takes it from its
+    # configuration.
+    sizes = [settings.channels * factor for factor in (1, 2, 4, 8)]
+    config = ResNetConfig(
+        embedding_size=settings.channels, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic"
+    )
+    net = ResNetModel(config)
+    _set_last_stride(net.encoder.stages[-1], settings.last_stride)
+    return nn.Sequential(net.embedder, *net.encoder.stages), sizes[-1]
+
+
+def _set_last_stride(stage: nn.Module, stride: int) -> None:
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (stride, stride)
+
+
+def _load_imagenet(net: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"reid.weights names {path}, which does not exist; give the path of torchvision's resnet50 file, "
+            "or null."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        net.load_state_dict(state)
+    except (
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+        EOFError,
+        SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"reid.weights names {path}, which is not a state dict of torchvision's resnet50; "
+            "give such a file (.pth or .safetensors), or null."
+        ) from error

@@ -1,0 +1,191 @@
+"""BoT training: one flat loop from images in memory to a model, exact under restarts."""
+
+import json
+from bisect import bisect_right
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import nn
+from tqdm import tqdm
+
+from reid.data import IdentitySampler, augment, generator
+from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy, weighted_mean
+from reid.model import BoT
+from reid.settings import ReidSettings
+
+REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU wait
+STATE = "state.safetensors"
+
+
+def learning_rate(settings: ReidSettings, iteration: int) -> float:
+    """BoT's schedule: linear warm-up, then a step down at each milestone.
+
+    reid-strong-baseline changes the rate at the start of each epoch and counts epochs from 1: epoch t of
+    warm-up runs at warmup_factor + (1 - warmup_factor) * t / warmup_epochs of the full rate, and "at 40" is
+    the fortieth epoch.
+    """
+    epoch = 1 + iteration * settings.epochs // settings.iterations
+    rate = settings.learning_rate * settings.gamma ** bisect_right(settings.milestones, epoch)
+    if epoch < settings.warmup_epochs:
+        rate *= settings.warmup_factor + (1 - settings.warmup_factor) * epoch / settings.warmup_epochs
+    return rate
+
+
+def train(
+    images: np.ndarray,
+    pids: np.ndarray,
+    is_synthetic: np.ndarray,
+    settings: ReidSettings,
+    seed: int,
+    *,
+    synthetic_share: float | None = None,
+    synthetic_weight: float = 1.0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1000,
+    title: str = "train",
+) -> BoT:
+    """Trains one re-identification model.
+
+    The same arguments give the same weights, bit for bit on one CPU machine, with or without interruptions.
+
+    Args:
+        images: uint8 [N, H, W, 3] at the size of the settings (`reid.data.load_images`).
+        pids: int [N], identities.
+        is_synthetic: bool [N], which images are generated.
+        settings: the numbers of the run.
+        seed: seed of the weights, the batches and the augmentation.
+        synthetic_share: see `reid.data.IdentitySampler`.
+        synthetic_weight: weight of a synthetic image in every loss; a real one has 1.
+        device: torch's name of the device.
+        checkpoint: folder where an interrupted run finds its state again; it must be used with these
+            arguments only.
+        checkpoint_every: iterations between two writes of it.
+        title: name on the progress bar.
+
+    Returns:
+        The model in evaluation mode, on the device.
+
+    Raises:
+        ValueError: if arguments do not fit together or the loss is no longer finite.
+    """
+    if images.shape[1:] != (settings.height, settings.width, 3):
+        raise ValueError(
+            f"the images have shape {images.shape[1:]}, but the settings ask for height {settings.height} "
+            f"and width {settings.width}; load them at that size."
+        )
+    if not synthetic_weight > 0:
+        raise ValueError(f"synthetic_weight is {synthetic_weight}; it must be above 0.")
+
+    # --- model, losses, optimisers --------------------------------------------------------------------------
+    identities, labels = np.unique(pids, return_inverse=True)
+    p, k = settings.identities_per_batch, settings.images_per_identity
+    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
+        model = BoT(settings, len(identities)).to(device).train()
+        center = CenterLoss(len(identities), model.dimension).to(device)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    # BoT divides the centers' gradient by the weight of their loss, which then holds for the network only; for
+    # plain SGD a larger rate is the same.
+    center_rate = settings.center_learning_rate / (settings.center_weight or 1)
+    center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
+    start = _restore(checkpoint, model, center, optimizer)
+
+    # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
+    pixels = torch.from_numpy(images).to(device)
+    targets = torch.from_numpy(labels).to(device)
+    weights = torch.from_numpy(np.where(is_synthetic, synthetic_weight, 1.0)).float().to(device)
+
+    with tqdm(
+        total=settings.iterations, initial=start, desc=title, unit="it", delay=2, mininterval=1, leave=False
+    ) as bar:
+        for iteration in range(start, settings.iterations):
+            # --- batch --------------------------------------------------------------------------------------
+            index = torch.from_numpy(sampler.batch(iteration)).to(device)
+            batch = augment(pixels[index], settings, generator(seed, "augment", iteration))
+            target, weight = targets[index], weights[index]
+
+            # --- losses -------------------------------------------------------------------------------------
+            pooled, feature = model(batch)
+            logits = model.classifier(feature)
+            loss = weighted_mean(cross_entropy(logits, target, settings.label_smoothing), weight)
+            if settings.triplet_weight:
+                triplet = batch_hard_triplet(pooled, target, settings.triplet_margin)
+                loss = loss + settings.triplet_weight * weighted_mean(triplet, weight)
+            if settings.center_weight:
+                loss = loss + settings.center_weight * weighted_mean(center(pooled, target), weight)
+
+            # --- step ---------------------------------------------------------------------------------------
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, iteration)
+            optimizer.zero_grad()
+            center_optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            center_optimizer.step()
+
+            # --- report, save -------------------------------------------------------------------------------
+            done = iteration + 1
+            bar.update()
+            if done % REPORT_EVERY == 0 or done == settings.iterations:
+                if not torch.isfinite(loss):
+                    raise ValueError(
+                        f"the loss of {title} is {loss.item()} at iteration {done}; lower learning_rate "
+                        f"({settings.learning_rate}) or lengthen warmup_epochs ({settings.warmup_epochs})."
+                    )
+                accuracy = (logits.argmax(dim=1) == target).float().mean()
+                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
+            if checkpoint and (done % checkpoint_every == 0 or done == settings.iterations):
+                _save(checkpoint, model, center, optimizer, done)
+    return model.eval()
+
+
+def _state(model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Every tensor that the next iteration depends on, by name; the center's SGD has no state of its own."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"center.{name}": tensor for name, tensor in center.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def _save(
+    folder: Path, model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer, done: int
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # safetensors stores row-major memory only; the values, not the memory order, are the state.
+    tensors = {name: tensor.contiguous() for name, tensor in _state(model, center, optimizer).items()}
+    temporary = folder / (STATE + ".partial")
+    safetensors.torch.save_file(tensors, temporary, metadata={"done": json.dumps(done)})
+    temporary.replace(folder / STATE)  # whole or not at all: a kill in the middle leaves the previous state
+
+
+def _restore(
+    folder: Path | None, model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    """Puts back what `_save` wrote and returns the number of iterations done; 0 if there is nothing."""
+    if folder is None or not (folder / STATE).is_file():
+        return 0
+    with safe_open(folder / STATE, framework="pt") as file:
+        done = json.loads(file.metadata()["done"])
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "center": {}, "adam": {}}
+        for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+            part, name = key.split(".", 1)
+            parts[part][name] = file.get_tensor(key)
+    model.load_state_dict(parts["model"])
+    center.load_state_dict(parts["center"])
+    adam: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in parts["adam"].items():
+        number, name = key.split(".", 1)
+        adam.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
+    return done
