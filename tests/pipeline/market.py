@@ -1,0 +1,28 @@
+"""Makes the files of a data set in Market-1501 format."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from generator.keypoints import KEYPOINT_NAMES
+
+
+def save_image(path: Path, seed: int = 0, size: tuple[int, int] = (64, 128)) -> Path:
+    """Write a JPEG of noise; `size` is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
+    Image.fromarray(pixels).resize(size).save(path, quality=90)
+    return path
+
+
+def keypoints_frame(images: list[str], seed: int = 0) -> pd.DataFrame:
+    """Make keypoints.csv: random positions inside 64x128 pixels, a fifth of them not visible."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform((0, 0, 0.1), (63, 127, 1), (len(images), 18, 3)).round(2)
+    points[rng.random((len(images), 18)) < 0.2] = 0
+    columns = [f"{name}_{part}" for name in KEYPOINT_NAMES for part in ("x", "y", "score")]
+    frame = pd.DataFrame(points.reshape(len(images), -1), columns=columns)
+    frame.insert(0, "image", images)
+    return frame
