@@ -1,0 +1,302 @@
+"""The IMAGPose denoiser (Shen and Tang, NeurIPS 2024): a stock diffusers UNet and what the paper adds to it.
+
+The UNet denoises a joint image, a 2 x 2 grid of four views of one person. Added are
+
+- FLC: the source view's VAE latents as texture tokens F_L, concatenated with the image encoder's tokens F_H to
+  F_C = [F_L, F_H], which takes the place of the text in the cross-attention (Eq. 3),
+- ILC: a binary mask (1 visible, 0 masked) and the latents of the visible views, as input channels 5 to 9,
+- CVA: after every cross-attention, self-attention between the four views at each place,
+- the pose encoder of ControlNet, whose feature of the joint skeleton is added after the first convolution.
+
+Every added path starts at zero, so that the denoiser starts as the UNet that it was made from.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor, nn
+
+from generator.grid import VIEWS, join, split
+from generator.seeding import rng
+from generator.settings import DenoiserSettings
+
+# CUDA's grid dimensions bound the batch of scaled_dot_product_attention.
+_MAX_ATTENTION_BATCH = 65_535
+
+
+class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
+    """A stock `UNet2DConditionModel` (`.unet`) with FLC, ILC, CVA and the pose encoder.
+
+    Use `from_unet` or `load_denoiser` to start from weights, and `save_pretrained` / `from_pretrained` (safetensors)
+    to keep them.
+
+    Args:
+        unet_config: the config of the stock UNet (4 input channels).
+        encoder_width: width of the image encoder's tokens; where it is not the UNet's cross-attention width, a
+            linear layer projects them.
+        cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels: see `DenoiserSettings`.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        unet_config: dict[str, Any],
+        encoder_width: int,
+        cva: bool = True,
+        flc_texture: bool = True,
+        ilc: bool = True,
+        texture_patch: int = 16,
+        cva_heads: int = 8,
+        cva_layers: int = 1,
+        pose_channels: tuple[int, ...] = (16, 32, 96, 256),
+    ) -> None:
+        super().__init__()
+        self._assemble(UNet2DConditionModel.from_config(unet_config))
+
+    def _assemble(self, unet: UNet2DConditionModel) -> None:
+        """Add IMAGPose's parts to a UNet, in place, and hold it."""
+        config = self.config
+        width = unet.config.cross_attention_dim
+        latent_channels = unet.config.in_channels
+        self.texture_tokenizer = (
+            nn.Conv2d(latent_channels, width, config.texture_patch, config.texture_patch)
+            if config.flc_texture
+            else None
+        )
+        self.token_projection = (
+            nn.Identity() if config.encoder_width == width else nn.Linear(config.encoder_width, width)
+        )
+        self.pose_encoder = ControlNetConditioningEmbedding(
+            unet.config.block_out_channels[0], block_out_channels=tuple(config.pose_channels)
+        )
+        unet.conv_in = _ConditionedInput(unet.conv_in, 1 + latent_channels if config.ilc else 1)
+        if config.cva:
+            for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
+                for i, transformer in enumerate(getattr(block, "attentions", [])):
+                    block.attentions[i] = _CrossViewTransformer(
+                        transformer, config.cva_heads, config.cva_layers
+                    )
+        self.unet = unet
+
+    @classmethod
+    def from_unet(
+        cls, unet: UNet2DConditionModel, encoder_width: int, settings: DenoiserSettings, seed: int
+    ) -> Self:
+        """Make a denoiser of a stock UNet, whose weights and modules it takes over (`unet` is changed in place).
+
+        Args:
+            unet: a latent UNet, as of Stable Diffusion.
+            encoder_width: width of the image encoder's tokens.
+            settings: the parts to add.
+            seed: of the initial weights of what is added.
+
+        Raises:
+            ValueError: the UNet has not as many input as output channels (it is not a plain latent UNet).
+        """
+        if unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                f"The UNet has {unet.config.in_channels} input and {unet.config.out_channels} output channels, "
+                "where a base UNet has equally many."
+            )
+        with torch.device("meta"):  # a shell without weights; its parts are replaced by those made of `unet`
+            # Keys with an underscore say where the UNet was loaded from.
+            config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+            denoiser = cls(unet_config=config, encoder_width=encoder_width, **settings.model_dump())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng(seed, "denoiser").integers(2**63)))
+            denoiser._assemble(unet)
+        return denoiser
+
+    @property
+    def latent_multiple(self) -> int:
+        """What a view's latent height and width must be multiples of, for the grid to split at every level."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def check_view(self, height: int, width: int, vae_factor: int) -> None:
+        """Raise a ValueError unless views of this many pixels fit the VAE, the UNet's levels and the tokenizer."""
+        multiple = vae_factor * self.latent_multiple
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE {vae_factor} x "
+                f"UNet {self.latent_multiple}), so that the joint image splits at every level."
+            )
+        patch = self.config.texture_patch
+        if self.config.flc_texture and (height // vae_factor % patch or width // vae_factor % patch):
+            raise ValueError(
+                f"texture_patch is {patch}, which does not divide the latent of a view, "
+                f"{height // vae_factor}x{width // vae_factor}."
+            )
+        if 2 ** (len(self.config.pose_channels) - 1) != vae_factor:
+            raise ValueError(
+                f"pose_channels has {len(self.config.pose_channels)} entries, which reach 1/"
+                f"{2 ** (len(self.config.pose_channels) - 1)} of the image, where the latent is at 1/{vae_factor}."
+            )
+
+    def encode_features(self, latents: Tensor, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """F_C = [F_L, F_H], the condition that cross-attention reads (Eq. 3).
+
+        Args:
+            latents: [B, C, h, w] scaled VAE latents of the source view.
+            tokens: [B, T, encoder_width] the image encoder's tokens of the source view.
+            keep: bool [B]; where it is False, the tokens are null tokens: zeros.
+
+        Returns:
+            [B, h w / patch^2 + T, cross_attention_dim].
+        """
+        features = self.token_projection(tokens)
+        if self.texture_tokenizer is not None:
+            texture = self.texture_tokenizer(latents).flatten(2).transpose(1, 2)
+            features = torch.cat([texture, features.to(texture.dtype)], dim=1)
+        return features if keep is None else features * keep[:, None, None]
+
+    def encode_pose(self, skeletons: Tensor) -> Tensor:
+        """The pose feature of joint skeletons, uint8 [B, 3, H, W], at the latent's size: [B, C, H / f, W / f].
+
+        It does not depend on the timestep: sampling computes it once per joint image.
+        """
+        dtype = self.pose_encoder.conv_in.weight.dtype
+        return self.pose_encoder(skeletons.to(dtype) / 255)
+
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, features: Tensor, pose: Tensor, mask: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Predict the noise (or v) in joint latents.
+
+        Args:
+            noisy: [B, C, 2h, 2w] joint latents with noise.
+            timesteps: int [B] or a scalar.
+            features: [B, T, cross_attention_dim] from `encode_features`.
+            pose: [B, block_out_channels[0], 2h, 2w] from `encode_pose`.
+            mask: [B, 1, 2h, 2w], 1 where a view is visible, 0 where it is masked.
+            visible: [B, C, 2h, 2w] joint latents of the visible views, black where masked; unused without ILC.
+
+        Returns:
+            [B, C, 2h, 2w].
+        """
+        inputs = [noisy, mask, visible] if self.config.ilc else [noisy, mask]
+        sample = torch.cat([*inputs, pose.to(noisy.dtype)], dim=1)
+        return self.unet(sample, timesteps, encoder_hidden_states=features, return_dict=False)[0]
+
+    def choose_attention(self, device: torch.device) -> None:
+        """Use the attention that trains fastest on this device: fused on an accelerator, plain on a CPU.
+
+        On two CPU cores the backward pass of the fused kernel takes longer than the plain matrix products.
+        """
+        self.unet.set_attn_processor(AttnProcessor() if device.type == "cpu" else AttnProcessor2_0())
+
+
+class _ConditionedInput(nn.Module):
+    """The UNet's first convolution with channels for the conditions, plus a feature that rides beside them.
+
+    Its input is [noisy latents, conditions, pose feature] along the channels. The weights of the new channels are
+    zero.
+    """
+
+    def __init__(self, conv: nn.Conv2d, extra_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            conv.in_channels + extra_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+        )
+        self.conv.to(conv.weight.device, conv.weight.dtype)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.weight[:, : conv.in_channels] = conv.weight
+            self.conv.bias.copy_(conv.bias)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        latents, feature = sample.split(
+            [self.conv.in_channels, sample.shape[1] - self.conv.in_channels], dim=1
+        )
+        hidden = self.conv(latents)
+        return hidden + feature.to(hidden.dtype)
+
+
+class _CrossViewTransformer(nn.Module):
+    """A UNet's cross-attention transformer followed by CVA: AnimateDiff's motion block with views as its frames."""
+
+    def __init__(self, transformer: Transformer2DModel, heads: int, layers: int) -> None:
+        super().__init__()
+        channels = transformer.config.in_channels
+        if channels % heads:
+            raise ValueError(f"cva_heads is {heads}, which does not divide the UNet's {channels} channels.")
+        self.transformer = transformer
+        self.cross_view = AnimateDiffTransformer3D(
+            num_attention_heads=heads,
+            attention_head_dim=channels // heads,
+            in_channels=channels,
+            num_layers=layers,
+            norm_num_groups=transformer.config.norm_num_groups,
+            positional_embeddings="sinusoidal",
+            num_positional_embeddings=VIEWS,
+        )
+        nn.init.zeros_(self.cross_view.proj_out.weight)
+        nn.init.zeros_(self.cross_view.proj_out.bias)
+        self.gradient_checkpointing = False
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        joint = self.transformer(hidden_states, *args, **kwargs)[0]
+        return (join(torch.cat([self._mix(part) for part in self._parts(split(joint))])),)
+
+    def _mix(self, views: Tensor) -> Tensor:
+        """Attention between the views [B, 4, C, h, w] at each place."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            mixed = self._gradient_checkpointing_func(
+                self.cross_view, views.flatten(0, 1), None, None, None, VIEWS
+            )
+        else:
+            mixed = self.cross_view(views.flatten(0, 1), num_frames=VIEWS)
+        return mixed.view(views.shape)
+
+    @staticmethod
+    def _parts(views: Tensor) -> tuple[Tensor, ...]:
+        """Chunks of joint images: each place of a view is one item in the batch of the attention."""
+        places = views.shape[-2] * views.shape[-1]
+        return views.split(max(1, _MAX_ATTENTION_BATCH // places))
+
+
+def load_denoiser(
+    folder: Path, settings: DenoiserSettings, encoder_width: int, seed: int
+) -> IMAGPoseDenoiser:
+    """Load the denoiser to train: a saved `IMAGPoseDenoiser`, or one made of the stock UNet in the folder.
+
+    Args:
+        folder: a folder saved by `IMAGPoseDenoiser.save_pretrained` or a diffusers UNet folder.
+        settings: the parts of the denoiser; those of a saved one must agree with them.
+        encoder_width: width of the image encoder's tokens.
+        seed: of the initial weights of what is added to a stock UNet.
+
+    Raises:
+        ValueError: the folder holds another model, no safetensors weights, or a denoiser with other settings.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{config_file} does not exist: {folder} is not the folder of a saved model.")
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no .safetensors file: pickled weights are not read.")
+    config = json.loads(config_file.read_text())
+    options = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
+    if config.get("_class_name") == UNet2DConditionModel.__name__:
+        unet = UNet2DConditionModel.from_pretrained(folder, **options)
+        return IMAGPoseDenoiser.from_unet(unet, encoder_width, settings, seed)
+    if config.get("_class_name") != IMAGPoseDenoiser.__name__:
+        raise ValueError(
+            f"{folder} holds a {config.get('_class_name')}, where a UNet2DConditionModel or an IMAGPoseDenoiser is "
+            "needed."
+        )
+    wanted = json.loads(settings.model_dump_json()) | {"encoder_width": encoder_width}
+    for name, value in wanted.items():
+        if config[name] != value:
+            raise ValueError(
+                f"{folder} was saved with {name} {config[name]}, where the settings say {value}."
+            )
+    return IMAGPoseDenoiser.from_pretrained(folder, **options)

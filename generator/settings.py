@@ -1,0 +1,99 @@
+"""What a user may turn in the generator: typed, bounded and immutable, without a tensor library in sight."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Condition = Literal["features", "image"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DenoiserSettings(_Settings):
+    """The parts that IMAGPose adds to a stock UNet; Table 2's ablations B0 to B4 are its three switches."""
+
+    cva: bool = Field(description="cross-view attention after every cross-attention (B1, B3)")
+    flc_texture: bool = Field(description="F_L: VAE latents of the source as tokens beside F_H (B2, B4)")
+    ilc: bool = Field(description="F_I: latents of the visible views as input channels (B3, B4)")
+    texture_patch: int = Field(
+        ge=1,
+        le=64,
+        description="latent pixels per side of a texture token (paper 16; it must divide the latent)",
+    )
+    cva_heads: int = Field(ge=1, description="attention heads of a cross-view block (AnimateDiff: 8)")
+    cva_layers: int = Field(ge=1, le=8, description="transformer layers of a cross-view block")
+    pose_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        strict=False,
+        min_length=2,
+        description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's are "
+        "16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
+    )
+
+
+class SchedulerSettings(_Settings):
+    """What to change in the base model's scheduler_config.json; null keeps what stands there.
+
+    One scheduler serves training and sampling (the authors' code trained on one schedule and sampled on another).
+    """
+
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        description="what the denoiser predicts"
+    )
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = Field(
+        description="noise schedule (the paper says linear; Stable Diffusion's is scaled_linear)"
+    )
+    zero_terminal_snr: bool | None = Field(
+        description="rescale the betas to pure noise at the last step (Lin et al. 2024); needs v_prediction"
+    )
+
+
+class TrainSettings(_Settings):
+    """One training run of the denoiser."""
+
+    steps: int = Field(ge=1, description="optimiser steps (paper 300,000)")
+    batch_size: int = Field(ge=1, description="joint images per step over all processes (paper 8 GPUs x 4)")
+    learning_rate: float = Field(gt=0, le=1, description="of AdamW, constant after warm-up (paper 5e-5)")
+    weight_decay: float = Field(ge=0, le=1, description="of AdamW (paper 0.01)")
+    warmup_steps: int = Field(ge=0, description="steps over which the learning rate rises linearly from 0")
+    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
+    ema_decay: float = Field(ge=0, lt=1, description="of the moving average of the weights, the result")
+    mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")
+    masked_views: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]] = Field(
+        strict=False, description="least and most masked views of the four, drawn uniformly (paper 1, 4)"
+    )
+    drop_features: Probability = Field(
+        description="share of samples without F_C, for classifier-free guidance"
+    )
+    drop_image: Probability = Field(description="share of samples without F_I, for classifier-free guidance")
+    flip: Probability = Field(description="share of samples whose four views are all mirrored")
+    min_snr_gamma: float | None = Field(
+        gt=0,
+        description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",
+    )
+    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.masked_views[0] > self.masked_views[1]:
+            raise ValueError(
+                f"masked_views is {list(self.masked_views)}, where the least must not exceed the most"
+            )
+        return self
+
+
+class SampleSettings(_Settings):
+    """How images are drawn from the denoiser."""
+
+    steps: int = Field(ge=1, le=1000, description="DDIM steps (paper 20)")
+    guidance_scale: float = Field(ge=1, le=20, description="w of Eq. 5 (paper 2.0); 1 is no guidance")
+    guidance_drop: tuple[Condition, ...] = Field(
+        strict=False,
+        min_length=1,
+        description="conditions that the null branch of Eq. 5 goes without (paper: both)",
+    )
+    batch_size: int = Field(ge=1, description="joint images per batch")
+    mixed_precision: MixedPrecision = Field(description="autocast precision")
