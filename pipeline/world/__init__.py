@@ -1,0 +1,1 @@
+"""The embedded world: a procedural person re-identification data set in exact Market-1501 format."""
