@@ -1,8 +1,8 @@
-"""The 18 OpenPose keypoints of a person: their names and order, the limbs between them, and their mirror image.
+"""The 18 OpenPose keypoints of a person: their names and order, the limbs between them, their mirror image.
 
-A person's keypoints are a float array [18, 3]: x and y in pixels (x right, y down, pixel centres at integers) and a
-score, which is 0 for a keypoint that is not visible and in (0, 1] for one that is. "Right" and "left" are the
-person's own, as in OpenPose.
+A person's keypoints are a float array [18, 3]: x and y in pixels (x right, y down, pixel centres at integers)
+and a score, which is 0 for a keypoint that is not visible and in (0, 1] for one that is. "Right" and "left"
+are the person's own, as in OpenPose.
 """
 
 import numpy as np
