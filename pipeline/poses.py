@@ -1,0 +1,207 @@
+"""Stage `poses`: the 18 OpenPose keypoints of every indexed image, annotated or detected.
+
+Reads data/index.csv and keypoints.csv of the data set (or its images); writes data/poses.csv and the counts
+in reports/poses.json.
+"""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
+from pipeline.index import read_index
+from pipeline.params import load_params
+
+POSES = Path("data/poses.csv")
+SUMMARY = Path("reports/poses.json")
+
+COORDINATES = [f"{name}_{part}" for name in KEYPOINT_NAMES for part in ("x", "y", "score")]
+COLUMNS = {"image": str} | dict.fromkeys(COORDINATES, float)
+
+# Rows of the image that OpenPose sees, which resizes it to 184 itself: twice Market-1501's, since it places
+# keypoints at whole pixels. Its post-processing on the CPU takes 0.08 s here and 1.9 s at its usual 1024.
+_OPENPOSE_HEIGHT = 256
+
+
+def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read the keypoints of `images` from a keypoints.csv, and check that they are keypoints of these images.
+
+    Args:
+        path: table with the columns `COLUMNS`; rows of other images are passed over.
+        images: names in the column `image`.
+        sizes: [N, 2] width and height of the images in pixels.
+
+    Returns:
+        [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
+
+    Raises:
+        ValueError: an image has no row or two, or a visible keypoint is not finite or lies outside the image.
+    """
+    frame = read_csv(path, COLUMNS, "world")
+    unknown = [name for name in frame.columns if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
+    twice = frame.image[frame.image.duplicated()]
+    if len(twice):
+        raise ValueError(f"{path}: {twice.iloc[0]} has two rows")
+    missing = sorted(set(images) - set(frame.image))
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} images have no row, the first is {missing[0]}")
+    keypoints = _to_array(frame, images)
+    scores = keypoints[..., 2]
+    visible = scores != 0
+    # Pixel centres lie at integers, so an image ends half a pixel beyond them.
+    inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
+    for valid, complaint in (
+        (np.isfinite(keypoints).all(-1), "is not finite"),
+        ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
+        (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
+    ):
+        if not valid.all():
+            image, point = np.argwhere(~valid)[0]
+            x, y, score = keypoints[image, point]
+            what = f"{KEYPOINT_NAMES[point]} of {images[image]} ({x:g}, {y:g}, score {score:g})"
+            raise ValueError(f"{path}: {what} {complaint}")
+    return np.where(visible[..., None], keypoints, np.float32(0))
+
+
+def detect(root: Path, images: Sequence[str], model: Path) -> NDArray[np.float32]:
+    """Run OpenPose on images, in one process per core.
+
+    The largest person of an image is kept; an image without one has only zeros.
+
+    Args:
+        root: folder of the data set.
+        images: paths relative to it.
+        model: `body_pose_model.pth` of the package controlnet_aux.
+
+    Returns:
+        [N, 18, 3] x, y in pixels of the image, score in [0, 1].
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: it is no OpenPose body model.
+    """
+    if not model.is_file():
+        raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
+    with ProcessPoolExecutor() as pool:
+        files = [root / image for image in images]
+        people = pool.map(functools.partial(_detect_one, model=model), files, chunksize=8)
+        return np.stack(list(progress(people, total=len(images), desc="OpenPose")))
+
+
+def _detect_one(file: Path, model: Path) -> NDArray[np.float32]:
+    with Image.open(file) as image:
+        scale = _OPENPOSE_HEIGHT / image.height
+        size = (round(image.width * scale), _OPENPOSE_HEIGHT)
+        enlarged = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    candidates, people = _openpose(model)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
+    return resize_keypoints(largest_person(candidates, people), np.array([1 / scale, 1 / scale]))
+
+
+@functools.cache
+def _openpose(model: Path) -> Any:
+    """Load OpenPose's body model, once per process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing controlnet_aux warns of a dozen models that we do not use
+        import torch
+        from controlnet_aux.open_pose.body import Body
+    torch.set_num_threads(1)  # the processes share the cores
+    try:
+        return Body(str(model)).to("cuda" if torch.cuda.is_available() else "cpu")
+    except Exception as error:  # whatever unpickling and loading raise for another file
+        raise ValueError(f"poses.openpose_model is {model}; it is no OpenPose body model ({error})") from None
+
+
+def largest_person(candidates: NDArray[np.floating], people: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the keypoints [18, 3] of the person with the largest bounding box; zeros if there is nobody.
+
+    Args:
+        candidates: [M, 4] x, y, score and id of all keypoints found.
+        people: [P, 20] for each person the rows of its 18 keypoints in `candidates` (-1: not found), then its
+            score and its number of keypoints.
+    """
+    largest, largest_area = np.zeros((len(KEYPOINT_NAMES), 3), np.float32), -1.0
+    for person in people:
+        rows = person[: len(KEYPOINT_NAMES)].astype(int)
+        found = rows >= 0
+        points = candidates[rows[found], :3]
+        area = float(np.prod(np.ptp(points[:, :2], axis=0)))
+        if area > largest_area:
+            largest, largest_area = np.zeros_like(largest), area
+            largest[found] = points
+            largest[:, 2] = largest[:, 2].clip(0, 1)  # peaks of the heat map may exceed 1
+    return largest
+
+
+def resize_keypoints(keypoints: NDArray[np.float32], scale: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y); pixel centres are integers.
+
+    Keypoints that are not visible stay zero.
+    """
+    resized = keypoints.copy()
+    moved = (keypoints[..., :2] + 0.5) * scale - 0.5
+    resized[..., :2] = np.where(keypoints[..., 2:] > 0, moved, 0)
+    return resized
+
+
+def to_frame(images: Sequence[str], keypoints: NDArray[np.floating]) -> pd.DataFrame:
+    """Make the table of [N, 18, 3] keypoints, rounded to hundredths."""
+    rounded = keypoints.astype(np.float64).round(2)
+    rounded[..., 2] = np.where(keypoints[..., 2] > 0, rounded[..., 2].clip(min=0.01), 0)  # 0: not visible
+    frame = pd.DataFrame(rounded.reshape(len(images), -1), columns=COORDINATES)
+    frame.insert(0, "image", list(images))
+    return frame
+
+
+def _to_array(frame: pd.DataFrame, images: Sequence[str]) -> NDArray[np.float32]:
+    values = frame.set_index("image").loc[list(images), COORDINATES].to_numpy(np.float32)
+    return values.reshape(len(images), len(KEYPOINT_NAMES), 3)
+
+
+def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
+    """Read the keypoints of `images` from data/poses.csv.
+
+    Returns:
+        [N, 18, 3] x, y in pixels of an image of dataset.height x dataset.width, and score (0: not visible).
+    """
+    return _to_array(read_csv(POSES, COLUMNS, "poses"), images)
+
+
+def summarise(keypoints: NDArray[np.float32]) -> dict[str, float]:
+    """Count images, those without any keypoint, and visible keypoints per image."""
+    visible = (keypoints[..., 2] > 0).sum(-1)
+    return {
+        "images": len(keypoints),
+        "images_without_person": int((visible == 0).sum()),
+        "visible_keypoints_per_image": round(float(visible.mean()), 2),
+    }
+
+
+def main() -> None:
+    """Run the stage."""
+    params, index = load_params(), read_index()
+    root, images = params.dataset.root, index.image.tolist()
+    sizes = index[["width", "height"]].to_numpy()
+    if params.poses.source == "annotations":
+        keypoints = read_annotations(root / "keypoints.csv", images, sizes)
+    else:
+        assert params.poses.openpose_model is not None  # params.py sees to it
+        keypoints = detect(root, images, params.poses.openpose_model)
+    scale = np.array([params.dataset.width, params.dataset.height]) / sizes
+    keypoints = resize_keypoints(keypoints, scale[:, None])
+    write_csv(to_frame(images, keypoints), POSES)
+    write_json(summarise(keypoints), SUMMARY)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,72 @@
+"""Stage `subset`: nested random shares of the real training images that still know everybody.
+
+Reads data/index.csv; writes data/subsets/<percent>.csv, and 100.csv with all training images.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.files import atomic, read_csv, stage_main
+from pipeline.index import read_index
+from pipeline.params import SubsetSettings, load_params
+
+SUBSETS = Path("data/subsets")
+
+
+def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, list[str]]:
+    """Draw the images of each share; a larger share holds every smaller one.
+
+    The training images are put into one random order, in which a random image of every identity comes first,
+    and a share is its beginning: so shares are nested and have at least one image of each identity. A share of
+    p percent of N images has p N / 100 of them, rounded half up.
+
+    Args:
+        train: training images, columns image and pid, without validation identities.
+        settings: the shares and the seed.
+
+    Returns:
+        For each percentage and for 100 the images in the order of their names.
+
+    Raises:
+        ValueError: a share has fewer images than there are identities.
+    """
+    # The draw depends on the set of images, not on the order in which they come.
+    train = train.sort_values("image")
+    rng = np.random.default_rng([settings.seed, zlib.crc32(b"subset")])
+    shuffled = train.iloc[rng.permutation(len(train))]
+    repeated = shuffled.pid.duplicated()
+    order = [*shuffled.image[~repeated], *shuffled.image[repeated]]
+    identities = int((~repeated).sum())
+    subsets = {}
+    for percent in (*settings.percents, 100):
+        count = (percent * len(order) + 50) // 100
+        if count < identities:
+            least = -(-(100 * identities - 50) // len(order))
+            raise ValueError(
+                f"subset.percents has {percent}; expected at least {least}, "
+                f"for {percent} % of {len(order)} images are fewer than the {identities} identities"
+            )
+        subsets[percent] = sorted(order[:count])
+    return subsets
+
+
+def read_subset(percent: int) -> list[str]:
+    """Read the images of a share, in the order of their names."""
+    return read_csv(SUBSETS / f"{percent}.csv", {"image": str}, "subset").image.tolist()
+
+
+def main() -> None:
+    """Run the stage."""
+    index = read_index()
+    subsets = draw_subsets(index[index.split == "train"], load_params().subset)
+    with atomic(SUBSETS) as folder:
+        folder.mkdir()
+        for percent, images in subsets.items():
+            pd.DataFrame({"image": images}).to_csv(folder / f"{percent}.csv", index=False)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,146 @@
+"""Every indexed image has 18 keypoints that lie in it, or the stage says which has not."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline import poses as stage
+from tests.pipeline.market import keypoints_frame, save_image
+
+IMAGES = ["query/b.jpg", "query/a.jpg", "query/c.jpg"]
+SIZES = np.array([[64, 128]] * 3)
+
+
+def write(frame: pd.DataFrame, folder: Path) -> Path:
+    frame.to_csv(folder / "keypoints.csv", index=False)
+    return folder / "keypoints.csv"
+
+
+def test_annotations_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    frame = keypoints_frame([*IMAGES, "another.jpg"])
+    keypoints = stage.read_annotations(write(frame, tmp_path), IMAGES[::-1], SIZES)
+    assert keypoints.shape == (3, 18, 3) and keypoints.dtype == np.float32
+    row = frame.set_index("image").loc["query/a.jpg"]
+    assert keypoints[1, 4].tolist() == pytest.approx(
+        row[["r_wrist_x", "r_wrist_y", "r_wrist_score"]].tolist()
+    )
+
+
+def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_annotated(tmp_path: Path) -> None:
+    frame = keypoints_frame(IMAGES)
+    frame.loc[0, ["nose_x", "nose_y", "nose_score"]] = [900.0, -7.0, 0.0]
+    assert stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)[0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("nose_x", 63.6, "nose of query/a.jpg (63.6, 5, score 0.5) lies outside the image"),
+        ("nose_x", -0.6, "nose of query/a.jpg (-0.6, 5, score 0.5) lies outside the image"),
+        ("nose_y", 127.6, "nose of query/a.jpg (5, 127.6, score 0.5) lies outside the image"),
+        ("nose_y", None, "nose of query/a.jpg (5, nan, score 0.5) is not finite"),
+        ("nose_x", float("inf"), "nose of query/a.jpg (inf, 5, score 0.5) is not finite"),
+        ("nose_score", 1.1, "nose of query/a.jpg (5, 5, score 1.1) has a score outside 0 to 1"),
+        ("nose_score", -0.1, "nose of query/a.jpg (5, 5, score -0.1) has a score outside 0 to 1"),
+        ("image", "query/b.jpg", "query/b.jpg has two rows"),
+        ("image", "query/d.jpg", "1 images have no row, the first is query/a.jpg"),
+        ("tail_x", 1.0, "column 'tail_x' is none of the 18 OpenPose keypoints"),
+        ("nose_x", "left", "line 3, column 'nose_x' is 'left', expected a number"),
+    ],
+)
+def test_annotations_that_cannot_be_are_refused(
+    column: str, value: object, sentence: str, tmp_path: Path
+) -> None:
+    frame = keypoints_frame(IMAGES)
+    frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [5.0, 5.0, 0.5]
+    frame[column] = frame[column].astype(object) if column in frame else 0.0
+    frame.loc[1, column] = value
+    with pytest.raises(ValueError) as caught:
+        stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+    assert str(caught.value).startswith(f"{tmp_path / 'keypoints.csv'}: {sentence}")
+
+
+def test_the_edge_of_the_image_belongs_to_it(tmp_path: Path) -> None:
+    frame = keypoints_frame(IMAGES)
+    frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [63.5, -0.5, 0.5]
+    stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+
+
+def test_seventeen_keypoints_are_refused(tmp_path: Path) -> None:
+    frame = keypoints_frame(IMAGES).drop(columns="l_ear_score")
+    with pytest.raises(ValueError, match="it has no column 'l_ear_score'"):
+        stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+
+
+def test_the_table_keeps_visibility(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keypoints = np.zeros((1, 18, 3), np.float32)
+    keypoints[0, 3] = 12.3456, 7.0, 0.001
+    frame = stage.to_frame(["a.jpg"], keypoints)
+    assert list(frame.columns) == list(stage.COLUMNS) and len(frame.columns) == 1 + 3 * len(KEYPOINT_NAMES)
+    monkeypatch.setattr(stage, "POSES", tmp_path / "poses.csv")
+    frame.to_csv(stage.POSES, index=False)
+    expected = np.zeros_like(keypoints)
+    expected[0, 3] = 12.35, 7.0, 0.01
+    np.testing.assert_array_equal(stage.read_poses(["a.jpg"]), expected)
+
+
+def test_keypoints_follow_a_resized_image() -> None:
+    """The corners of the image stay its corners; what is not visible stays zero."""
+    keypoints = np.zeros((2, 18, 3), np.float32)
+    keypoints[:, 0] = -0.5, -0.5, 1
+    keypoints[:, 1] = 31.5, 127.5, 1
+    resized = stage.resize_keypoints(keypoints, np.array([[[2.0, 0.5]], [[1.0, 1.0]]]))
+    assert resized[0, :3].tolist() == [[-0.5, -0.5, 1], [63.5, 63.5, 1], [0, 0, 0]]
+    np.testing.assert_array_equal(resized[1], keypoints[1])
+
+
+def test_the_largest_of_several_people_is_kept() -> None:
+    candidates = np.array([[0, 0, 0.5, 0], [9, 9, 1.7, 1], [10, 10, 0.6, 2], [12, 90, 0.7, 3]], float)
+    people = np.full((2, 20), -1.0)
+    people[0, [0, 1]] = 0, 1
+    people[1, [0, 17]] = 2, 3
+    expected = np.zeros((18, 3), np.float32)
+    expected[0], expected[17] = (10, 10, 0.6), (12, 90, 0.7)
+    np.testing.assert_array_equal(stage.largest_person(candidates, people), expected)
+    assert stage.largest_person(candidates, people[:1])[1].tolist() == [9, 9, 1]
+    assert not stage.largest_person(np.zeros((0, 4)), np.zeros((0, 20))).any()
+
+
+def test_summary_counts_images_without_a_person() -> None:
+    keypoints = np.zeros((4, 18, 3), np.float32)
+    keypoints[0, :9, 2] = 1
+    assert stage.summarise(keypoints) == {
+        "images": 4,
+        "images_without_person": 3,
+        "visible_keypoints_per_image": 2.25,
+    }
+
+
+def test_openpose_runs_from_one_local_file(tmp_path: Path) -> None:
+    """A random body model in the true format finds nobody, and says so with zeros."""
+    torch = pytest.importorskip("torch")
+    network = pytest.importorskip("controlnet_aux.open_pose.model")
+    weights = {
+        name.split(".", 1)[1]: value * 0 for name, value in network.bodypose_model().state_dict().items()
+    }
+    torch.save(weights, tmp_path / "body_pose_model.pth")
+    save_image(tmp_path / "a.jpg")
+    keypoints = stage.detect(tmp_path, ["a.jpg"], tmp_path / "body_pose_model.pth")
+    np.testing.assert_array_equal(keypoints, np.zeros((1, 18, 3), np.float32))
+
+
+def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("controlnet_aux")
+    save_image(tmp_path / "a.jpg")
+    with pytest.raises(
+        FileNotFoundError, match=r"poses.openpose_model is .*model.pth; there is no such file"
+    ):
+        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_text("no weights")
+    with pytest.raises(
+        ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
+    ):
+        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")

@@ -1,0 +1,96 @@
+"""Shares of the training images are nested, exact, seeded, and know every identity."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipeline import subset as stage
+from pipeline.params import SubsetSettings
+
+
+def training_set(images_per_identity: list[int]) -> pd.DataFrame:
+    rows = [
+        (f"{pid:04d}_{n}.jpg", pid) for pid, count in enumerate(images_per_identity) for n in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["image", "pid"])
+
+
+COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
+PERCENTS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
+
+
+@given(counts=COUNTS, percents=PERCENTS, seed=st.integers(0, 99))
+def test_shares_are_nested_exact_and_cover_everybody(
+    counts: list[int], percents: tuple[int, ...], seed: int
+) -> None:
+    train = training_set(counts)
+    assume(percents[0] * len(train) / 100 >= len(counts))
+    subsets = stage.draw_subsets(train, SubsetSettings(percents=percents, seed=seed))
+    pid = train.set_index("image").pid
+    assert list(subsets) == [*percents, 100]
+    for percent, images in subsets.items():
+        assert len(images) == int(percent * len(train) / 100 + 0.5)
+        assert images == sorted(set(images))
+        assert set(pid[images]) == set(pid)
+    ordered = list(subsets.values())
+    assert all(set(small) <= set(large) for small, large in zip(ordered, ordered[1:], strict=False))
+    assert set(ordered[-1]) == set(train.image)
+
+
+@given(counts=COUNTS, percent=st.integers(1, 99))
+def test_a_share_that_would_miss_somebody_is_refused_with_the_least_one(
+    counts: list[int], percent: int
+) -> None:
+    train = training_set(counts)
+    assume(int(percent * len(train) / 100 + 0.5) < len(counts))
+    with pytest.raises(ValueError, match=rf"subset.percents has {percent}; expected at least \d+") as caught:
+        stage.draw_subsets(train, SubsetSettings(percents=(percent,), seed=0))
+    least = int(str(caught.value).split("at least ")[1].split(",")[0])
+    assert least > percent
+    if least < 100:
+        stage.draw_subsets(train, SubsetSettings(percents=(least,), seed=0))
+        with pytest.raises(ValueError):
+            stage.draw_subsets(train, SubsetSettings(percents=(least - 1,), seed=0))
+
+
+def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
+    train = training_set([9] * 10)
+    settings = SubsetSettings(percents=(20, 60), seed=0)
+    subsets = stage.draw_subsets(train, settings)
+    assert subsets == stage.draw_subsets(train.sample(frac=1, random_state=1), settings)
+    assert subsets[20] != stage.draw_subsets(train, SubsetSettings(percents=(20, 60), seed=1))[20]
+    assert subsets[20] == stage.draw_subsets(train, SubsetSettings(percents=(20,), seed=0))[20]
+
+
+def test_every_image_can_be_drawn_first() -> None:
+    """Whichever image stands for an identity is random too."""
+    train = training_set([3, 3])
+    drawn = [stage.draw_subsets(train, SubsetSettings(percents=(34,), seed=seed))[34] for seed in range(40)]
+    assert {image for images in drawn for image in images} == set(train.image)
+
+
+def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = training_set([4] * 6)
+    index["split"] = ["train"] * 12 + ["val_query"] * 4 + ["gallery"] * 8
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
+    monkeypatch.setattr(stage, "read_index", lambda: index)
+    Path("data/subsets").mkdir(parents=True)
+    Path("data/subsets/35.csv").write_text("of older parameters")
+    with pytest.raises(ValueError, match="subset.percents has 20"):
+        stage.main()
+    assert Path("data/subsets/35.csv").exists()
+    index["pid"] = 1
+    stage.main()
+    assert sorted(path.name for path in Path("data/subsets").iterdir()) == [
+        "100.csv",
+        "20.csv",
+        "40.csv",
+        "60.csv",
+        "80.csv",
+    ]
+    assert stage.read_subset(100) == sorted(index.image[:12])
+    assert len(stage.read_subset(20)) == 2
