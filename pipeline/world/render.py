@@ -149,6 +149,8 @@ def _draw(
     # The rest is worked out only inside the person's bounding box.
     low, high = np.floor(SUPERSAMPLING * pixel.min((0, 1, 2))), np.ceil(SUPERSAMPLING * pixel.max((0, 1, 2)))
     (x0, y0), (x1, y1) = np.clip(low.astype(int), 0, None), np.clip(high.astype(int), 1, None)
+    if x0 >= min(x1, columns) or y0 >= min(y1, rows):
+        return _Layer(buffer, z)  # entirely outside the picture
     texel, depth_there = buffer[y0:y1, x0:x1], z[y0:y1, x0:x1]
     albedo = cv2.remap(
         person.texture, texel[..., :2], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
