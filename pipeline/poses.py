@@ -144,7 +144,7 @@ def largest_person(candidates: NDArray[np.floating], people: NDArray[np.floating
 
 
 def resize_keypoints(keypoints: NDArray[np.float32], scale: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y); pixel centres are integers.
+    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y); pixel centres: integers.
 
     Keypoints that are not visible stay zero.
     """

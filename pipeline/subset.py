@@ -20,8 +20,8 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
     """Draw the images of each share; a larger share holds every smaller one.
 
     The training images are put into one random order, in which a random image of every identity comes first,
-    and a share is its beginning: so shares are nested and have at least one image of each identity. A share of
-    p percent of N images has p N / 100 of them, rounded half up.
+    and a share is its beginning: so shares are nested and have at least one image of each identity. A share
+    of p percent of N images has p N / 100 of them, rounded half up.
 
     Args:
         train: training images, columns image and pid, without validation identities.

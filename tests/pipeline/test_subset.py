@@ -1,5 +1,6 @@
 """Shares of the training images are nested, exact, seeded, and know every identity."""
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ def test_shares_are_nested_exact_and_cover_everybody(
         assert images == sorted(set(images))
         assert set(pid[images]) == set(pid)
     ordered = list(subsets.values())
-    assert all(set(small) <= set(large) for small, large in zip(ordered, ordered[1:], strict=False))
+    assert all(set(small) <= set(large) for small, large in itertools.pairwise(ordered))
     assert set(ordered[-1]) == set(train.image)
 
 
@@ -80,7 +81,7 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stage, "read_index", lambda: index)
     Path("data/subsets").mkdir(parents=True)
     Path("data/subsets/35.csv").write_text("of older parameters")
-    with pytest.raises(ValueError, match="subset.percents has 20"):
+    with pytest.raises(ValueError, match=r"subset.percents has 20"):
         stage.main()
     assert Path("data/subsets/35.csv").exists()
     index["pid"] = 1
