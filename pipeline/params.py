@@ -61,15 +61,15 @@ class PosesSettings(Settings):
 class SubsetSettings(Settings):
     """The shares of the real training images."""
 
-    percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
+    fractions: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
         strict=False, min_length=1, max_length=20, description="percent of the training images, increasing"
     )
     seed: Seed
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
-        if list(self.percents) != sorted(set(self.percents)):
-            raise ValueError(f"percents are {list(self.percents)}; expected increasing numbers")
+        if list(self.fractions) != sorted(set(self.fractions)):
+            raise ValueError(f"fractions are {list(self.fractions)}; expected increasing numbers")
         return self
 
 
@@ -112,6 +112,12 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        fill, largest = self.plan.fill_percent, self.subset.fractions[-1]
+        if fill <= largest:
+            raise ValueError(
+                f"plan.fill_percent is {fill}; expected more than {largest}, the largest of subset.fractions, "
+                "so that every subset gets synthetic images"
+            )
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
         return self

@@ -1,6 +1,6 @@
 """Stage `subset`: nested random shares of the real training images that still know everybody.
 
-Reads data/index.csv; writes data/subsets/<percent>.csv, and 100.csv with all training images.
+Reads data/index.csv; writes data/subsets/<fraction>.csv, and 100.csv with all training images.
 """
 
 import zlib
@@ -28,7 +28,7 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
         settings: the shares and the seed.
 
     Returns:
-        For each percentage and for 100 the images in the order of their names.
+        For each fraction, in percent, and for 100 the images in the order of their names.
 
     Raises:
         ValueError: a share has fewer images than there are identities.
@@ -41,21 +41,21 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
     order = [*shuffled.image[~repeated], *shuffled.image[repeated]]
     identities = int((~repeated).sum())
     subsets = {}
-    for percent in (*settings.percents, 100):
-        count = (percent * len(order) + 50) // 100
+    for fraction in (*settings.fractions, 100):
+        count = (fraction * len(order) + 50) // 100
         if count < identities:
             least = -(-(100 * identities - 50) // len(order))
             raise ValueError(
-                f"subset.percents has {percent}; expected at least {least}, "
-                f"for {percent} % of {len(order)} images are fewer than the {identities} identities"
+                f"subset.fractions has {fraction}; expected at least {least}, "
+                f"for {fraction} % of {len(order)} images are fewer than the {identities} identities"
             )
-        subsets[percent] = sorted(order[:count])
+        subsets[fraction] = sorted(order[:count])
     return subsets
 
 
-def read_subset(percent: int) -> list[str]:
+def read_subset(fraction: int) -> list[str]:
     """Read the images of a share, in the order of their names."""
-    return read_csv(SUBSETS / f"{percent}.csv", {"image": str}, "subset").image.tolist()
+    return read_csv(SUBSETS / f"{fraction}.csv", {"image": str}, "subset").image.tolist()
 
 
 def main() -> None:
@@ -64,8 +64,8 @@ def main() -> None:
     subsets = draw_subsets(index[index.split == "train"], load_params().subset)
     with atomic(SUBSETS) as folder:
         folder.mkdir()
-        for percent, images in subsets.items():
-            pd.DataFrame({"image": images}).to_csv(folder / f"{percent}.csv", index=False)
+        for fraction, images in subsets.items():
+            pd.DataFrame({"image": images}).to_csv(folder / f"{fraction}.csv", index=False)
 
 
 if __name__ == "__main__":

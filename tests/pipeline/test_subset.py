@@ -20,20 +20,22 @@ def training_set(images_per_identity: list[int]) -> pd.DataFrame:
 
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
-PERCENTS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
+FRACTIONS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(
+    lambda fractions: tuple(sorted(fractions))
+)
 
 
-@given(counts=COUNTS, percents=PERCENTS, seed=st.integers(0, 99))
+@given(counts=COUNTS, fractions=FRACTIONS, seed=st.integers(0, 99))
 def test_shares_are_nested_exact_and_cover_everybody(
-    counts: list[int], percents: tuple[int, ...], seed: int
+    counts: list[int], fractions: tuple[int, ...], seed: int
 ) -> None:
     train = training_set(counts)
-    assume(percents[0] * len(train) / 100 >= len(counts))
-    subsets = stage.draw_subsets(train, SubsetSettings(percents=percents, seed=seed))
+    assume(fractions[0] * len(train) / 100 >= len(counts))
+    subsets = stage.draw_subsets(train, SubsetSettings(fractions=fractions, seed=seed))
     pid = train.set_index("image").pid
-    assert list(subsets) == [*percents, 100]
-    for percent, images in subsets.items():
-        assert len(images) == int(percent * len(train) / 100 + 0.5)
+    assert list(subsets) == [*fractions, 100]
+    for fraction, images in subsets.items():
+        assert len(images) == int(fraction * len(train) / 100 + 0.5)
         assert images == sorted(set(images))
         assert set(pid[images]) == set(pid)
     ordered = list(subsets.values())
@@ -41,35 +43,37 @@ def test_shares_are_nested_exact_and_cover_everybody(
     assert set(ordered[-1]) == set(train.image)
 
 
-@given(counts=COUNTS, percent=st.integers(1, 99))
+@given(counts=COUNTS, fraction=st.integers(1, 99))
 def test_a_share_that_would_miss_somebody_is_refused_with_the_least_one(
-    counts: list[int], percent: int
+    counts: list[int], fraction: int
 ) -> None:
     train = training_set(counts)
-    assume(int(percent * len(train) / 100 + 0.5) < len(counts))
-    with pytest.raises(ValueError, match=rf"subset.percents has {percent}; expected at least \d+") as caught:
-        stage.draw_subsets(train, SubsetSettings(percents=(percent,), seed=0))
+    assume(int(fraction * len(train) / 100 + 0.5) < len(counts))
+    with pytest.raises(
+        ValueError, match=rf"subset.fractions has {fraction}; expected at least \d+"
+    ) as caught:
+        stage.draw_subsets(train, SubsetSettings(fractions=(fraction,), seed=0))
     least = int(str(caught.value).split("at least ")[1].split(",")[0])
-    assert least > percent
+    assert least > fraction
     if least < 100:
-        stage.draw_subsets(train, SubsetSettings(percents=(least,), seed=0))
+        stage.draw_subsets(train, SubsetSettings(fractions=(least,), seed=0))
         with pytest.raises(ValueError):
-            stage.draw_subsets(train, SubsetSettings(percents=(least - 1,), seed=0))
+            stage.draw_subsets(train, SubsetSettings(fractions=(least - 1,), seed=0))
 
 
 def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
     train = training_set([9] * 10)
-    settings = SubsetSettings(percents=(20, 60), seed=0)
+    settings = SubsetSettings(fractions=(20, 60), seed=0)
     subsets = stage.draw_subsets(train, settings)
     assert subsets == stage.draw_subsets(train.sample(frac=1, random_state=1), settings)
-    assert subsets[20] != stage.draw_subsets(train, SubsetSettings(percents=(20, 60), seed=1))[20]
-    assert subsets[20] == stage.draw_subsets(train, SubsetSettings(percents=(20,), seed=0))[20]
+    assert subsets[20] != stage.draw_subsets(train, SubsetSettings(fractions=(20, 60), seed=1))[20]
+    assert subsets[20] == stage.draw_subsets(train, SubsetSettings(fractions=(20,), seed=0))[20]
 
 
 def test_every_image_can_be_drawn_first() -> None:
     """Whichever image stands for an identity is random too."""
     train = training_set([3, 3])
-    drawn = [stage.draw_subsets(train, SubsetSettings(percents=(34,), seed=seed))[34] for seed in range(40)]
+    drawn = [stage.draw_subsets(train, SubsetSettings(fractions=(34,), seed=seed))[34] for seed in range(40)]
     assert {image for images in drawn for image in images} == set(train.image)
 
 
@@ -81,7 +85,7 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stage, "read_index", lambda: index)
     Path("data/subsets").mkdir(parents=True)
     Path("data/subsets/35.csv").write_text("of older parameters")
-    with pytest.raises(ValueError, match=r"subset.percents has 20"):
+    with pytest.raises(ValueError, match=r"subset.fractions has 20"):
         stage.main()
     assert Path("data/subsets/35.csv").exists()
     index["pid"] = 1

@@ -1,0 +1,141 @@
+"""Stage `plan`: who is generated from which images, in which pose, with which noise.
+
+Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<fraction>.csv. A plan is made of
+the images of its subset alone; of the others it knows only how many they are.
+"""
+
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.files import atomic, progress, read_csv, stage_main
+from pipeline.index import read_index
+from pipeline.params import PlanSettings, load_params
+from pipeline.poses import read_poses
+from pipeline.subset import read_subset
+
+PLANS = Path("data/plans")
+COLUMNS = {
+    "name": str,  # file name of the synthetic image: that of its first source and a counter
+    "pid": int,
+    "camid": int,  # that of the first source, as the name says
+    "sources": str,  # 1 to 3 images of the identity, joined by |
+    "pose": str,  # image whose keypoints are the target pose
+    "joint": int,  # rows of one joint image are adjacent and share identity and sources
+    "scenario": str,  # of the joint image: T1, T2, T3, or multi for IMAGPose*
+    "seed": int,  # of the image's noise, 32 bits
+}
+
+
+def make_plan(
+    subset: pd.DataFrame, visible: NDArray[np.integer], count: int, fraction: int, settings: PlanSettings
+) -> pd.DataFrame:
+    """Plan synthetic images by the rule of Table 4: source and pose are random images of the subset.
+
+    The images go to those identities that have the fewest, real and synthetic together, so that everybody ends
+    up with about as many; the paper does not say how it shares them out. Sources are drawn per joint image
+    among the identity's images, poses among all images of the subset that show `min_keypoints` and are no
+    source of that joint image.
+
+    Args:
+        subset: columns image, pid, camid.
+        visible: [N] visible keypoints of each image of the subset.
+        count: number of synthetic images.
+        fraction: the subset's share in percent; draws of different shares are independent.
+        settings: sources and poses per joint image, and the seed.
+
+    Returns:
+        `COLUMNS`, ordered by identity.
+
+    Raises:
+        ValueError: too few images show enough keypoints.
+    """
+    poses = sorted(subset.image[visible >= settings.min_keypoints])
+    needed = settings.sources + settings.poses_per_joint
+    if len(poses) < needed:
+        raise ValueError(
+            f"plan.min_keypoints is {settings.min_keypoints}; only {len(poses)} images of the {fraction} % "
+            f"subset show so many, expected at least {needed} to choose a joint image's poses from"
+        )
+    camid = dict(zip(subset.image, subset.camid, strict=True))
+    images_of = {pid: sorted(images) for pid, images in subset.groupby("pid").image}
+    used: Counter[str] = Counter()
+    rows, joint = [], 0
+    for pid, share in _spread(Counter(subset.pid), count, fraction, settings.seed).items():
+        for start in range(0, share, settings.poses_per_joint):
+            rng = np.random.default_rng([settings.seed, zlib.crc32(b"plan"), fraction, pid, start])
+            sources = rng.permutation(images_of[pid])[: settings.sources].tolist()
+            candidates = rng.permutation(poses)[:needed].tolist()
+            targets = [pose for pose in candidates if pose not in sources]
+            targets = targets[: min(settings.poses_per_joint, share - start)]
+            for pose in targets:
+                used[sources[0]] += 1
+                name = f"{Path(sources[0]).stem}_g{used[sources[0]]:04d}.jpg"
+                rows.append(
+                    {
+                        "name": name,
+                        "pid": pid,
+                        "camid": camid[sources[0]],
+                        "sources": "|".join(sources),
+                        "pose": pose,
+                        "joint": joint,
+                        "scenario": _scenario(len(targets), len(sources), settings),
+                        "seed": zlib.crc32(f"{settings.seed} {fraction} {name}".encode()),
+                    }
+                )
+            joint += 1
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _spread(images: Counter[int], count: int, fraction: int, seed: int) -> dict[int, int]:
+    """Give `count` images one by one to the identity that has the fewest; a random order settles ties."""
+    rng = np.random.default_rng([seed, zlib.crc32(b"spread"), fraction])
+    identities = rng.permutation(sorted(images)).tolist()
+    have = np.array([images[pid] for pid in identities])
+    level = have.copy()
+    for _ in range(count):
+        level[level.argmin()] += 1
+    return {
+        pid: int(level[i] - have[i]) for i, pid in sorted(enumerate(identities), key=lambda item: item[1])
+    }
+
+
+def _scenario(targets: int, sources: int, settings: PlanSettings) -> str:
+    """Name the layout of a joint image: what its four views show.
+
+    multi (IMAGPose*): several poses at once. T3: several sources, one pose. For one source and one pose, T1
+    repeats the pose; T2 repeats the source, and stands in for T3 where an identity has a single image.
+    """
+    if targets > 1:
+        return "multi"
+    if sources > 1:
+        return "T3"
+    return "T2" if settings.sources > 1 else "T1"
+
+
+def read_plan(fraction: int) -> pd.DataFrame:
+    """Read the plan of a share, with the columns `COLUMNS`."""
+    return read_csv(PLANS / f"{fraction}.csv", COLUMNS, "plan")
+
+
+def main() -> None:
+    """Run the stage."""
+    params, index = load_params(), read_index().set_index("image", drop=False)
+    total = len(read_subset(100)) * params.plan.fill_percent // 100
+    with atomic(PLANS) as folder:
+        folder.mkdir()
+        for fraction in progress(
+            params.subset.fractions, total=len(params.subset.fractions), desc="planning"
+        ):
+            images = read_subset(fraction)
+            visible = (read_poses(images)[..., 2] > 0).sum(-1)
+            plan = make_plan(index.loc[images], visible, total - len(images), fraction, params.plan)
+            plan.to_csv(folder / f"{fraction}.csv", index=False)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,162 @@
+"""A plan is made of its subset alone, fills identities evenly, and names images as loaders read them."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import plan as stage
+from pipeline.files import write_csv
+from pipeline.params import PlanSettings
+from tests.pipeline.market import keypoints_frame
+
+SETTINGS = PlanSettings(fill_percent=100, sources=1, poses_per_joint=3, min_keypoints=8, seed=0)
+
+
+def subset_of(images_per_identity: list[int]) -> pd.DataFrame:
+    rows = [
+        (f"bounding_box_train/{pid:04d}_c{n % 6 + 1}s1_{n:06d}_01.jpg", pid, n % 6 + 1)
+        for pid, count in enumerate(images_per_identity, start=1)
+        for n in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["image", "pid", "camid"])
+
+
+def plan_of(counts: list[int], count: int, **changes: int) -> pd.DataFrame:
+    subset = subset_of(counts)
+    settings = SETTINGS.model_copy(update=changes)
+    return stage.make_plan(subset, np.full(len(subset), 18), count, 20, settings)
+
+
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=4, max_size=8),
+    count=st.integers(0, 60),
+    layout=st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1)]),
+    seed=st.integers(0, 9),
+)
+def test_every_plan_keeps_the_rules(
+    counts: list[int], count: int, layout: tuple[int, int], seed: int
+) -> None:
+    sources, poses_per_joint = layout
+    if sum(counts) < 4:
+        return
+    subset = subset_of(counts)
+    plan = plan_of(counts, count, sources=sources, poses_per_joint=poses_per_joint, seed=seed)
+    pid, camid = (subset.set_index("image")[column] for column in ("pid", "camid"))
+
+    assert len(plan) == count and plan.name.is_unique
+    assert plan.seed.between(0, 2**32 - 1).all()
+    for row in plan.itertuples():
+        images = str(row.sources).split("|")
+        assert len(set(images)) == len(images) == min(sources, counts[row.pid - 1])
+        assert set(pid[images]) == {row.pid} and row.camid == camid[images[0]]
+        assert row.pose in pid.index and row.pose not in images
+        assert str(row.name).startswith(Path(images[0]).stem + "_g")
+        match = re.search(r"([-\d]+)_c(\d)", str(row.name))  # what public loaders read
+        assert match is not None and tuple(map(int, match.groups())) == (row.pid, row.camid)
+
+    for joint, rows in plan.groupby("joint"):
+        assert rows[["pid", "sources", "scenario"]].drop_duplicates().shape[0] == 1
+        assert rows.index.tolist() == list(range(rows.index[0], rows.index[-1] + 1)), joint
+        assert len(rows) + rows.sources.iloc[0].count("|") + 1 <= 4
+        assert len(rows) <= poses_per_joint and rows.pose.is_unique
+    assert plan.joint.is_monotonic_increasing
+
+    final = Counter(subset.pid) + Counter(plan.pid)
+    received = [final[n] for n in set(plan.pid)]
+    assert not received or max(received) - min(final.values()) <= 1
+
+
+def test_identities_are_filled_from_below() -> None:
+    assert dict(Counter(plan_of([1, 2, 9, 3], 6).pid)) == {1: 3, 2: 2, 4: 1}
+
+
+@pytest.mark.parametrize(
+    ("sources", "poses_per_joint", "counts", "scenarios"),
+    [
+        (1, 1, [4, 4], {"T1"}),
+        (1, 3, [4, 4], {"multi"}),
+        (2, 2, [4, 4], {"multi"}),
+        (3, 1, [4, 4], {"T3"}),
+        (3, 1, [1, 5], {"T2"}),
+    ],
+)
+def test_scenarios_follow_sources_and_poses(
+    sources: int, poses_per_joint: int, counts: list[int], scenarios: set[str]
+) -> None:
+    plan = plan_of(counts, 4 if counts == [1, 5] else 12, sources=sources, poses_per_joint=poses_per_joint)
+    assert set(plan.scenario) == scenarios
+
+
+def test_a_joint_image_that_is_left_with_one_pose_is_t1() -> None:
+    plan = plan_of([5, 1], 4)
+    assert plan.scenario.tolist() == ["multi", "multi", "multi", "T1"]
+
+
+def test_poses_show_enough_keypoints() -> None:
+    subset = subset_of([5, 5])
+    visible = np.array([18, 7, 8, 0, 8] * 2)
+    plan = stage.make_plan(subset, visible, 30, 20, SETTINGS)
+    assert set(plan.pose) == set(subset.image[visible >= 8])
+    with pytest.raises(
+        ValueError, match=r"plan.min_keypoints is 9; only 2 images of the 20 % .* at least 4"
+    ) as caught:
+        stage.make_plan(
+            subset, visible, 30, 20, PlanSettings(**{**SETTINGS.model_dump(), "min_keypoints": 9})
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
+    subset = subset_of([3, 4, 5, 6])
+    visible = np.arange(len(subset)) % 4 * 6
+    plan = stage.make_plan(subset, visible, 40, 20, SETTINGS)
+    shuffled = np.random.default_rng(1).permutation(len(subset))
+    again = stage.make_plan(subset.iloc[shuffled], visible[shuffled], 40, 20, SETTINGS)
+    pd.testing.assert_frame_equal(plan, again)
+    for other in (plan_of([3, 4, 5, 6], 40, seed=1), stage.make_plan(subset, visible, 40, 40, SETTINGS)):
+        assert plan.pose.tolist() != other.pose.tolist()
+        assert not set(plan.seed) & set(other.seed)
+    assert plan.seed.is_unique
+
+
+def test_a_longer_plan_of_an_identity_begins_like_a_shorter_one() -> None:
+    """Draws are stateless: more images leave the earlier ones as they are."""
+    short, long = plan_of([4, 4], 12), plan_of([4, 4], 24)
+    merged = short.merge(long, on="name", suffixes=("", "_long"))
+    assert len(merged) == len(short)
+    for column in ("sources", "pose", "seed"):
+        assert (merged[column] == merged[f"{column}_long"]).all()
+
+
+def test_a_plan_reads_nothing_of_images_outside_its_subset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all rows of other images removed from the index and the poses, the plan is the same."""
+    monkeypatch.chdir(tmp_path)
+    shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"fractions: \[.*?\]", "fractions: [50]", shipped))
+    index = subset_of([6] * 4).assign(
+        split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
+    )
+    poses = keypoints_frame(index.image.tolist())
+    subset = sorted(index.image)[::2]
+    for fraction, images in ((50, subset), (100, sorted(index.image))):
+        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{fraction}.csv")
+    write_csv(index, "data/index.csv")
+    write_csv(poses, "data/poses.csv")
+    stage.main()
+    plan = Path("data/plans/50.csv").read_bytes()
+    assert len(stage.read_plan(50)) == 12
+
+    shutil.rmtree("data/plans")
+    write_csv(index[index.image.isin(subset)], "data/index.csv")
+    write_csv(poses[poses.image.isin(subset)], "data/poses.csv")
+    stage.main()
+    assert Path("data/plans/50.csv").read_bytes() == plan
