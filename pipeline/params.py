@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from pipeline.world.settings import WorldSettings
+from reid.settings import ReidSettings
+
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
 
 
@@ -93,6 +96,20 @@ class PlanSettings(Settings):
         return self
 
 
+class ReidSection(ReidSettings):
+    """How re-ID models are trained, and how often: one model per arm, fraction and seed."""
+
+    seeds: tuple[Seed, ...] = Field(
+        strict=False, min_length=1, max_length=100, description="of the trainings; arms are paired by them"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
+        return self
+
+
 class ContactSheetsSettings(Settings):
     """The pictures of what was generated."""
 
@@ -104,10 +121,12 @@ class Params(Settings):
     """All of params.yaml; sections stand in the order in which data flows."""
 
     dataset: DatasetSettings
+    world: WorldSettings
     index: IndexSettings
     poses: PosesSettings
     subset: SubsetSettings
     plan: PlanSettings
+    reid: ReidSection
     contact_sheets: ContactSheetsSettings
 
     @model_validator(mode="after")
@@ -115,8 +134,8 @@ class Params(Settings):
         fill, largest = self.plan.fill_percent, self.subset.fractions[-1]
         if fill <= largest:
             raise ValueError(
-                f"plan.fill_percent is {fill}; expected more than {largest}, the largest of subset.fractions, "
-                "so that every subset gets synthetic images"
+                f"plan.fill_percent is {fill}; expected more than {largest}, the largest of subset.fractions; "
+                "else that subset gets no synthetic images"
             )
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")

@@ -36,10 +36,10 @@ def make_plan(
 ) -> pd.DataFrame:
     """Plan synthetic images by the rule of Table 4: source and pose are random images of the subset.
 
-    The images go to those identities that have the fewest, real and synthetic together, so that everybody ends
-    up with about as many; the paper does not say how it shares them out. Sources are drawn per joint image
-    among the identity's images, poses among all images of the subset that show `min_keypoints` and are no
-    source of that joint image.
+    The images go to those identities that have the fewest, real and synthetic together, so that all end up
+    with about as many; the paper does not say how it shares them out. Sources are drawn per joint image among
+    the identity's images, poses among all images of the subset that show `min_keypoints` and are no source of
+    that joint image.
 
     Args:
         subset: columns image, pid, camid.

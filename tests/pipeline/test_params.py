@@ -97,8 +97,9 @@ def test_every_setting_is_described() -> None:
         (
             "plan.fill_percent",
             80,
-            "plan.fill_percent is 80; expected more than 80, the largest of subset.fracti",
+            "plan.fill_percent is 80; expected more than 80, the largest of subset.fractions",
         ),
+        ("reid.seeds", [1, 1], "reid: seeds are [1, 1]; expected each once"),
         ("plan.sources", 2, "plan: sources + poses_per_joint exceed 4, the views of a joint image"),
     ],
 )
