@@ -38,6 +38,7 @@ class Settings(BaseModel):
 class DatasetSettings(Settings):
     """The data set that every stage works on."""
 
+    name: str = Field(min_length=1, max_length=60, description="what the reports call it")
     root: Path = Field(strict=False, description="folder in Market-1501 format")
     height: int = Field(ge=32, le=1024, description="pixels; stages resize images of another height")
     width: int = Field(ge=32, le=1024, description="pixels; stages resize images of another width")
@@ -131,11 +132,11 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        fill, largest = self.plan.fill_percent, self.subset.fractions[-1]
-        if fill <= largest:
+        fill, most = self.plan.fill_percent, self.subset.fractions[-1]
+        if fill <= most:
             raise ValueError(
-                f"plan.fill_percent is {fill}; expected more than {largest}, the largest of subset.fractions; "
-                "else that subset gets no synthetic images"
+                f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.fractions, "
+                "or that subset gets no synthetic images"
             )
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")

@@ -78,7 +78,12 @@ def test_every_setting_is_described() -> None:
         ("index.seed", "7", "index.seed is '7'; expected a whole number at least 0 and less than 4294967296"),
         ("dataset.height", float("nan"), "dataset.height is nan; expected a whole number at least 32 and"),
         ("dataset.root", 3, "dataset.root is 3; expected a text"),
-        ("dataset.hight", 128, "dataset.hight is no setting; the settings here are root, height, width"),
+        ("dataset.name", "", "dataset.name is ''; expected a text"),
+        (
+            "dataset.hight",
+            128,
+            "dataset.hight is no setting; the settings here are name, root, height, width",
+        ),
         ("dataset", [1], "dataset is [1]; expected a section of settings"),
         ("worlds", 1, "worlds is no setting; the settings here are dataset, "),
         ("poses.source", "kinect", "poses.source is 'kinect'; expected one of annotations, openpose"),
