@@ -1,0 +1,168 @@
+"""Table 4's statistics agree with hand and library, and nothing is compared that may not be."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from pipeline import table4 as stage
+from pipeline.files import write_csv
+from pipeline.params import load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def models(arm: str, train_on: str, fraction: int, rank1: list[float], **changes: Any) -> pd.DataFrame:
+    frame = pd.DataFrame({"seed": range(len(rank1)), "rank1": rank1})
+    frame = frame.assign(arm=arm, train_on=train_on, fraction=fraction, n_real=fraction, n_synthetic=5)
+    frame = frame.assign(iterations=100, mAP=frame.rank1 / 2, mINP=frame.rank1 / 4, **changes)
+    return frame[[*stage.COLUMNS, *changes.keys() - stage.COLUMNS.keys()]]
+
+
+STANDARD = [50.0, 52.0, 54.0]
+AUGMENTED = [60.0, 61.0, 67.0]
+ROWS = pd.concat(
+    [
+        models("standard", "none", 20, STANDARD),
+        models("augmented", "all", 20, AUGMENTED),
+        models("standard", "none", 100, [70.0, 72.0, 74.0]),
+    ]
+)
+
+
+def test_a_case_done_by_hand() -> None:
+    cell = stage.summarise(ROWS)["augmented"]["all"]["20"]
+    assert cell["seeds"] == 3 and cell["n_real"] == 20 and cell["n_synthetic"] == 5
+    # t(0.975, 2) = 4.3027. Gains are 10, 9 and 13: mean 10.667, sd 2.0817.
+    assert cell["rank1"]["mean"] == pytest.approx(188 / 3, abs=1e-3)
+    assert cell["rank1"]["sd"] == pytest.approx(3.786, abs=1e-3)
+    assert cell["rank1"]["gain"] == pytest.approx(10.667, abs=1e-3)
+    assert cell["rank1"]["gain_high"] - cell["rank1"]["gain"] == pytest.approx(
+        4.3027 * 2.0817 / math.sqrt(3), abs=2e-3
+    )
+    assert cell["rank1"]["recovered"] == pytest.approx(10.667 / 20, abs=1e-3)
+    assert cell["mAP"]["gain"] == pytest.approx(10.667 / 2, abs=1e-3)
+
+
+def test_intervals_agree_with_the_library() -> None:
+    rng = np.random.default_rng(0)
+    standard, augmented = rng.normal(50, 3, 7), rng.normal(55, 3, 7)
+    rows = pd.concat(
+        [models("standard", "none", 20, list(standard)), models("augmented", "all", 20, list(augmented))]
+    )
+    summary = stage.summarise(rows)
+    paired = stats.ttest_rel(augmented, standard).confidence_interval(0.95)
+    gain = summary["augmented"]["all"]["20"]["rank1"]
+    assert (gain["gain_low"], gain["gain_high"]) == pytest.approx((paired.low, paired.high), abs=1e-3)
+    alone = stats.ttest_1samp(standard, 0).confidence_interval(0.95)
+    cell = summary["standard"]["none"]["20"]["rank1"]
+    assert (cell["low"], cell["high"]) == pytest.approx((alone.low, alone.high), abs=1e-3)
+
+
+def test_the_gain_is_paired_by_seed_whatever_the_order_of_the_rows() -> None:
+    """Seeds that move both arms alike do not widen the interval; a seed of one arm alone does not count."""
+    shuffled = ROWS.sample(frac=1, random_state=0)
+    assert stage.summarise(shuffled)["augmented"] == stage.summarise(ROWS)["augmented"]
+    lonely = pd.concat([ROWS, models("augmented", "all", 20, [0.0]).assign(seed=9)])
+    assert stage.summarise(lonely)["augmented"]["all"]["20"]["rank1"]["gain"] == pytest.approx(
+        10.667, abs=1e-3
+    )
+
+
+def test_what_cannot_be_said_is_none() -> None:
+    one = stage.summarise(ROWS[ROWS.seed == 0])["augmented"]["all"]["20"]["rank1"]
+    assert one["mean"] == 60 and one["gain"] == 10 and one["recovered"] == 0.5
+    assert [one[name] for name in ("sd", "low", "high", "gain_low", "gain_high")] == [None] * 5
+    alone = stage.summarise(ROWS[ROWS.arm == "augmented"])["augmented"]["all"]["20"]["rank1"]
+    assert alone["gain"] is None and alone["recovered"] is None
+    no_gap = stage.summarise(
+        pd.concat([ROWS[ROWS.fraction == 20], models("standard", "none", 100, STANDARD)])
+    )
+    assert no_gap["augmented"]["all"]["20"]["rank1"]["recovered"] is None
+    assert "gain" not in no_gap["standard"]["none"]["20"]["rank1"]
+    json.dumps(no_gap, allow_nan=False)
+
+
+def test_the_table_can_be_read() -> None:
+    lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
+    assert "embedded world" in lines[0]
+    assert [line for line in lines if line.startswith("|")] == [
+        "| arm       | generator saw |        20 % |       100 % |",
+        "| --------- | ------------- | ----------: | ----------: |",
+        "| standard  | -             | 52.0 / 26.0 | 72.0 / 36.0 |",
+        "| augmented | all           | 62.7 / 31.3 |             |",
+        "| arm       | generator saw |               20 % |",
+        "| --------- | ------------- | -----------------: |",
+        "| augmented | all           | +10.7 ± 5.2 (53 %) |",
+    ]
+    alone = stage.render(stage.summarise(ROWS[ROWS.arm == "standard"]), "x")
+    assert "Gain" not in alone
+
+
+def save(rows: pd.DataFrame, folder: Path) -> None:
+    for i, (_, row) in enumerate(rows.iterrows()):
+        write_csv(row.to_frame().T, folder / f"{i:02d}.csv")
+
+
+def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None:
+    stale = models("augmented", "all", 20, [1.0]).assign(seed=77)
+    older = models("augmented", "all", 35, [1.0])
+    extra = models("augmented", "subset", 20, [55.0], rank5=88.0)
+    save(pd.concat([ROWS, stale, older, extra]), tmp_path)
+    rows = stage.collect(tmp_path, PARAMS)
+    assert rows[["arm", "train_on", "fraction", "seed"]].values.tolist() == [
+        *(["standard", "none", 20, seed] for seed in range(3)),
+        *(["standard", "none", 100, seed] for seed in range(3)),
+        *(["augmented", "all", 20, seed] for seed in range(3)),
+        ["augmented", "subset", 20, 0],
+    ]
+    assert rows.rank5.dropna().tolist() == [88.0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (ROWS[:0], "holds no results; run the stages that train re-ID models"),
+        (pd.concat([ROWS, ROWS[:1]]), "'fraction': 20, 'seed': 0} stands in two files"),
+        (
+            pd.concat([ROWS, models("b", "all", 20, [1.0]).assign(iterations=99)]),
+            "trained for 99, 100 iterations",
+        ),
+        (ROWS.drop(columns="mAP"), "it has no column 'mAP'"),
+    ],
+)
+def test_results_that_cannot_stand_in_one_table_are_refused(
+    rows: pd.DataFrame, sentence: str, tmp_path: Path
+) -> None:
+    save(rows, tmp_path)
+    with pytest.raises(ValueError) as caught:
+        stage.collect(tmp_path, PARAMS)
+    assert sentence in str(caught.value)
+
+
+def test_the_stage_writes_table_summary_text_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
+    save(ROWS, Path("reports/reid"))
+    stage.main()
+    assert len(pd.read_csv("reports/table4.csv")) == len(ROWS)
+    assert json.loads(Path("reports/table4.json").read_text()) == stage.summarise(ROWS)
+    assert Path("reports/table4.md").read_text() in capsys.readouterr().out
+    with Image.open("reports/table4.png") as figure:
+        assert min(figure.size) > 300
+    assert sorted(path.name for path in Path("reports").glob(".*")) == []
+
+
+def test_the_figure_has_an_errorbar_per_arm_and_the_reference() -> None:
+    figure = stage.draw(stage.summarise(ROWS), "embedded world")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["rank-1 (%)", "mAP (%)"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["standard", "augmented (generator saw: all)", "100 % real images"]
