@@ -131,8 +131,8 @@ def render(summary: Summary, dataset: str) -> str:
     augmented = [row for row in arms if row[0] != "standard"]
     if augmented:
         blocks += [
-            "Gain in rank-1 over standard (points; 95 % interval of the difference, paired by seed; in brackets "
-            "the recovered share of the gap to 100 % real images):",
+            "Gain in rank-1 over standard in points, with the 95 % interval of the difference paired by seed "
+            "and, in brackets, the recovered share of the gap to 100 % real images:",
             _table(augmented, lambda cell: _gain(cell["rank1"])),
         ]
     blocks.append("Intervals cover the chance of training, not the choice of people and images to test on.")
