@@ -1,4 +1,4 @@
-"""From images to random joint samples: every frozen encoder runs once per image, never in the training loop."""
+"""From images to random joint samples: the frozen encoders run once per image, never in the training loop."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -31,10 +31,12 @@ class _Tensors:
 class EncodedViews(_Tensors):
     """N views of people as the denoiser sees them, resident in memory or on the accelerator.
 
-    F is 1, or 2 with the mirrored views: image and keypoints are flipped before they are encoded, which is exact,
-    whereas a flipped latent is not the latent of the flipped image and a flipped drawing swaps left and right.
+    F is 1, or 2 with the mirrored views: image and keypoints are flipped before they are encoded, which is
+    exact, whereas a flipped latent is not the latent of the flipped image and a flipped drawing swaps left
+    and right.
 
-    At 128x64 with 129 tokens of width 768, a view takes 25 kB (skeleton) + 2 kB (latent) + 198 kB (tokens), times F.
+    At 128x64 with 129 tokens of width 768, a view takes 25 kB (skeleton) + 2 kB (latent) + 198 kB (tokens),
+    times F.
 
     Attributes:
         latent_mean: half [N, F, C, h, w], mean of the scaled VAE latent.
@@ -69,7 +71,8 @@ def encode_views(
     """Run the frozen encoders over every image once (twice with `flip`).
 
     Args:
-        images: N images, uint8 [H_i, W_i, 3] RGB; those of another size than `view_size` are resized to it, antialiased.
+        images: N images, uint8 [H_i, W_i, 3] RGB; those of another size than `view_size` are resized to it,
+            antialiased.
         keypoints: [N, 18, 3] x, y in pixels of the image as it is given, score.
         pids: int [N], identities.
         vae: from `load_vae`.
@@ -190,18 +193,20 @@ class JointBatch:
 class JointSampler:
     """Draws joint training samples; sample i of step t depends on (seed, t * batch_size + i) alone.
 
-    Every process of a distributed run draws its slice of the global batch, so that 1 and n processes see the same
-    samples, in the same order, with the same noise.
+    Every process of a distributed run draws its slice of the global batch, so that 1 and n processes see the
+    same samples, in the same order, with the same noise.
 
     A sample is made of
 
-    - four views of one person: the first is uniform over all views, so that every image is seen equally often; the
-      others are distinct images of the same person where there are enough, and repeats of them where not,
+    - four views of one person: the first is uniform over all views, so that every image is seen equally
+      often; the others are distinct images of the same person where there are enough, and repeats of them
+      where not,
     - one decision whether all four are mirrored (a bag on the left shoulder is then on the right one in all),
     - m masked views, m uniform over `masked_views` (the paper's 1 to 4),
-    - the FLC source: one of the visible views; with four masked, an image of the person that is not among the four,
-      or one of the four where there is no other,
-    - whether F_C and F_I are dropped, independently. A sample without F_I is a joint image with all four views masked.
+    - the FLC source: one of the visible views; with four masked, an image of the person that is not among the
+      four, or one of the four where there is no other,
+    - whether F_C and F_I are dropped, independently. A sample without F_I is a joint image with all four
+      views masked.
 
     Args:
         views: the encoded training views, on the device where the samples are wanted.
@@ -272,7 +277,13 @@ class JointSampler:
             noise=join(noise),
             timesteps=drawn["timestep"],
             conditions=make_conditions(
-                self.views, four, mirrored, drawn["visible"], drawn["source"], drawn["keep_features"]
+                self.views,
+                four,
+                drawn["visible"],
+                self.views.skeletons[four, mirrored[:, None]],
+                drawn["source"],
+                mirrored,
+                drawn["keep_features"],
             ),
         )
 
@@ -280,19 +291,21 @@ class JointSampler:
 def make_conditions(
     views: EncodedViews,
     four: Tensor,
-    mirrored: Tensor,
     visible: Tensor,
+    skeletons: Tensor,
     source: Tensor,
+    mirrored: Tensor,
     keep_features: Tensor,
 ) -> Conditions:
     """The denoiser's conditions for B joint images.
 
     Args:
         views: the encoded views.
-        four: int [B, 4], the views of each joint image.
-        mirrored: int [B], 1 to take the mirrored views.
-        visible: bool [B, 4]; of the others only the skeleton is read.
+        four: int [B, 4], the views of each joint image; only those that are visible are read.
+        visible: bool [B, 4].
+        skeletons: uint8 [B, 4, 3, H, W], the poses of the four.
         source: int [B], the view that FLC reads.
+        mirrored: int [B], 1 to take the mirrored views.
         keep_features: bool [B], False to drop F_C.
     """
     mean = views.latent_mean[four, mirrored[:, None]].float()
@@ -300,7 +313,7 @@ def make_conditions(
     return Conditions(
         mask=joint_mask(visible, *views.black.shape[-2:]),
         visible=join(shown),
-        skeletons=join(views.skeletons[four, mirrored[:, None]]),
+        skeletons=join(skeletons),
         source_latents=views.latent_mean[source, mirrored].float(),
         source_tokens=views.tokens[source, mirrored].float(),
         keep_features=keep_features,

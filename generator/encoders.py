@@ -1,18 +1,18 @@
 """The two frozen encoders: images to VAE latents and back, and images to the tokens of an image encoder.
 
 Images are floats [N, 3, H, W] in [-1, 1] everywhere between these functions; bytes exist only at the edges
-(`to_float`, `to_bytes`). The VAE is a diffusers `AutoencoderKL`, the image encoder a transformers `Dinov2Model`
-or `CLIPVisionModel`.
+(`to_float`, `to_bytes`). The VAE is a diffusers `AutoencoderKL`, the image encoder a transformers
+`Dinov2Model` or `CLIPVisionModel`.
 
 A VAE whose `in_channels` is 3 k^2 with k > 1 works on pixel-unshuffled images: blocks of k x k pixels become
-channels before its encoder and pixels again after its decoder, which saves the convolutions at full resolution.
-For Stable Diffusion k = 1 and nothing happens.
+channels before its encoder and pixels again after its decoder, which saves the convolutions at full
+resolution. For Stable Diffusion k = 1 and nothing happens.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import CLIPVisionModel, Dinov2Model
 
-ImageEncoder = Dinov2Model | CLIPVisionModel
+ImageEncoder: TypeAlias = Dinov2Model | CLIPVisionModel
 
 # config.json's model_type -> the class to load and the normalisation it was trained with, which a
 # preprocessor_config.json beside the weights overrides. DINOv2 uses ImageNet's, CLIP its own (openai/CLIP).
@@ -67,8 +67,9 @@ def load_vae(folder: Path) -> AutoencoderKL:
 def load_image_encoder(folder: Path) -> ImageEncoder:
     """The frozen image encoder in a transformers folder: DINOv2, or the vision half of CLIP.
 
-    The normalisation in the folder's preprocessor_config.json (else that of the model's class) is written into
-    the model's own config as `image_mean` and `image_std`, so that it is saved and loaded with the model.
+    The normalisation in the folder's preprocessor_config.json (else that of the model's class) is written
+    into the model's own config as `image_mean` and `image_std`, so that it is saved and loaded with the
+    model.
 
     Raises:
         ValueError: the folder holds another kind of model, or no readable safetensors weights.
@@ -98,8 +99,8 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the scaled latents of images [N, 3, H, W] in [-1, 1].
 
     Returns:
-        Two tensors [N, C, H / f, W / f] with f = `vae_factor(vae)`; mean + std * noise is a sample of the latent
-        in the scale in which the denoiser works (variance about 1).
+        Two tensors [N, C, H / f, W / f] with f = `vae_factor(vae)`; mean + std * noise is a sample of the
+        latent in the scale in which the denoiser works (variance about 1).
     """
     pixels = pixel_unshuffle(images.to(vae.device, vae.dtype), _unshuffle(vae))
     posterior = vae.encode(pixels).latent_dist
@@ -119,8 +120,8 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 def encode_tokens(encoder: ImageEncoder, images: Tensor, size: tuple[int, int]) -> Tensor:
     """Last hidden state of the image encoder for images [N, 3, H, W] in [-1, 1].
 
-    The whole image is resized to `size`: no crop, which would cut the head and legs of a person, and no square.
-    The position encodings are interpolated to the grid of patches that results.
+    The whole image is resized to `size`: no crop, which would cut the head and legs of a person, and no
+    square. The position encodings are interpolated to the grid of patches that results.
 
     Args:
         encoder: from `load_image_encoder`.
@@ -169,6 +170,7 @@ def _read_config(folder: Path) -> dict:
 def _load(model_class: Any, folder: Path, dtype_argument: str) -> Any:
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no .safetensors file: pickled weights are not read.")
-    # Weights may be stored in half precision; the caller moves the model to the precision in which it shall run.
+    # Weights may be stored in half precision; the caller moves the model to the precision in which it shall
+    # run.
     options = {dtype_argument: torch.float32}
     return model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)

@@ -8,14 +8,14 @@ from generator.model import IMAGPoseDenoiser
 
 
 def prediction_target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The noise, or v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022), by the scheduler's config."""
+    """The noise, or v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022), as the scheduler says."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(latents, noise, timesteps)
     return noise
 
 
 def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """The weight of each sample's loss, so that easy timesteps do not dominate (Hang et al. 2023, section 3.4).
+    """Each sample's weight in the loss, so that easy timesteps do not dominate (Hang et al. 2023).
 
     With SNR = a / (1 - a): min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
     """
@@ -26,7 +26,7 @@ def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) ->
 
 
 class DenoisingLoss(nn.Module):
-    """A whole training step's mathematics, from a batch to its loss, in one module for distributed training to wrap.
+    """A training step from a batch to its loss, in one module for distributed training to wrap.
 
     The error is counted over the whole joint latent, visible views included, as in Eq. 4: there it soon
     vanishes, because the clean latent is among the inputs.

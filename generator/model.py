@@ -2,8 +2,8 @@
 
 The UNet denoises a joint image, a 2 x 2 grid of four views of one person. Added are
 
-- FLC: the source view's VAE latents as texture tokens F_L, concatenated with the image encoder's tokens F_H to
-  F_C = [F_L, F_H], which takes the place of the text in the cross-attention (Eq. 3),
+- FLC: the source view's VAE latents as texture tokens F_L, concatenated with the image encoder's tokens F_H
+  to F_C = [F_L, F_H], which takes the place of the text in the cross-attention (Eq. 3),
 - ILC: a binary mask (1 visible, 0 masked) and the latents of the visible views, as input channels 5 to 9,
 - CVA: after every cross-attention, self-attention between the four views at each place,
 - the pose encoder of ControlNet, whose feature of the joint skeleton is added after the first convolution.
@@ -12,6 +12,7 @@ Every added path starts at zero, so that the denoiser starts as the UNet that it
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from generator.grid import VIEWS, join, split
 from generator.seeding import rng
@@ -35,13 +37,13 @@ _MAX_ATTENTION_BATCH = 65_535
 class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
     """A stock `UNet2DConditionModel` (`.unet`) with FLC, ILC, CVA and the pose encoder.
 
-    Use `from_unet` or `load_denoiser` to start from weights, and `save_pretrained` / `from_pretrained` (safetensors)
-    to keep them.
+    Use `from_unet` or `load_denoiser` to start from weights, and `save_pretrained` / `from_pretrained`
+    (safetensors) to keep them.
 
     Args:
         unet_config: the config of the stock UNet (4 input channels).
-        encoder_width: width of the image encoder's tokens; where it is not the UNet's cross-attention width, a
-            linear layer projects them.
+        encoder_width: width of the image encoder's tokens; where it is not the UNet's cross-attention width,
+            a linear layer projects them.
         cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels: see `DenoiserSettings`.
     """
 
@@ -92,7 +94,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
     def from_unet(
         cls, unet: UNet2DConditionModel, encoder_width: int, settings: DenoiserSettings, seed: int
     ) -> Self:
-        """Make a denoiser of a stock UNet, whose weights and modules it takes over (`unet` is changed in place).
+        """Make a denoiser of a stock UNet, which it takes over (`unet` is changed in place).
 
         Args:
             unet: a latent UNet, as of Stable Diffusion.
@@ -104,10 +106,8 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
             ValueError: the UNet has not as many input as output channels (it is not a plain latent UNet).
         """
         if unet.config.in_channels != unet.config.out_channels:
-            raise ValueError(
-                f"The UNet has {unet.config.in_channels} input and {unet.config.out_channels} output channels, "
-                "where a base UNet has equally many."
-            )
+            sides = f"{unet.config.in_channels} input and {unet.config.out_channels} output channels"
+            raise ValueError(f"The UNet has {sides}, where a base UNet has equally many.")
         with torch.device("meta"):  # a shell without weights; its parts are replaced by those made of `unet`
             # Keys with an underscore say where the UNet was loaded from.
             config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
@@ -119,16 +119,16 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
 
     @property
     def latent_multiple(self) -> int:
-        """What a view's latent height and width must be multiples of, for the grid to split at every level."""
+        """What a view's latent height and width must be multiples of: the grid then splits at every level."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def check_view(self, height: int, width: int, vae_factor: int) -> None:
-        """Raise a ValueError unless views of this many pixels fit the VAE, the UNet's levels and the tokenizer."""
+        """Raise a ValueError unless views of this size in pixels fit the VAE, the UNet and the tokenizer."""
         multiple = vae_factor * self.latent_multiple
         if height % multiple or width % multiple:
             raise ValueError(
-                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE {vae_factor} x "
-                f"UNet {self.latent_multiple}), so that the joint image splits at every level."
+                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE {vae_factor} "
+                f"x UNet {self.latent_multiple}), so that the joint image splits at every level."
             )
         patch = self.config.texture_patch
         if self.config.flc_texture and (height // vae_factor % patch or width // vae_factor % patch):
@@ -136,10 +136,11 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
                 f"texture_patch is {patch}, which does not divide the latent of a view, "
                 f"{height // vae_factor}x{width // vae_factor}."
             )
-        if 2 ** (len(self.config.pose_channels) - 1) != vae_factor:
+        reach = 2 ** (len(self.config.pose_channels) - 1)
+        if reach != vae_factor:
             raise ValueError(
-                f"pose_channels has {len(self.config.pose_channels)} entries, which reach 1/"
-                f"{2 ** (len(self.config.pose_channels) - 1)} of the image, where the latent is at 1/{vae_factor}."
+                f"pose_channels has {len(self.config.pose_channels)} entries, which reach 1/{reach} of the "
+                f"image's size, where the latent is at 1/{vae_factor}."
             )
 
     def encode_features(self, latents: Tensor, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -153,19 +154,18 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         Returns:
             [B, h w / patch^2 + T, cross_attention_dim].
         """
-        features = self.token_projection(tokens)
+        features = self.token_projection(tokens.to(self.dtype))
         if self.texture_tokenizer is not None:
-            texture = self.texture_tokenizer(latents).flatten(2).transpose(1, 2)
+            texture = self.texture_tokenizer(latents.to(self.dtype)).flatten(2).transpose(1, 2)
             features = torch.cat([texture, features.to(texture.dtype)], dim=1)
         return features if keep is None else features * keep[:, None, None]
 
     def encode_pose(self, skeletons: Tensor) -> Tensor:
-        """The pose feature of joint skeletons, uint8 [B, 3, H, W], at the latent's size: [B, C, H / f, W / f].
+        """The pose feature [B, block_out_channels[0], H / f, W / f] of joint skeletons, uint8 [B, 3, H, W].
 
         It does not depend on the timestep: sampling computes it once per joint image.
         """
-        dtype = self.pose_encoder.conv_in.weight.dtype
-        return self.pose_encoder(skeletons.to(dtype) / 255)
+        return self.pose_encoder(skeletons.to(self.dtype) / 255)
 
     def forward(
         self, noisy: Tensor, timesteps: Tensor, features: Tensor, pose: Tensor, mask: Tensor, visible: Tensor
@@ -178,13 +178,14 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
             features: [B, T, cross_attention_dim] from `encode_features`.
             pose: [B, block_out_channels[0], 2h, 2w] from `encode_pose`.
             mask: [B, 1, 2h, 2w], 1 where a view is visible, 0 where it is masked.
-            visible: [B, C, 2h, 2w] joint latents of the visible views, black where masked; unused without ILC.
+            visible: [B, C, 2h, 2w] joint latents of the visible views, black where masked; unused without
+                ILC.
 
         Returns:
             [B, C, 2h, 2w].
         """
-        inputs = [noisy, mask, visible] if self.config.ilc else [noisy, mask]
-        sample = torch.cat([*inputs, pose.to(noisy.dtype)], dim=1)
+        inputs = [noisy, mask, visible, pose] if self.config.ilc else [noisy, mask, pose]
+        sample = torch.cat([part.to(self.dtype) for part in inputs], dim=1)
         return self.unet(sample, timesteps, encoder_hidden_states=features, return_dict=False)[0]
 
     def choose_attention(self, device: torch.device) -> None:
@@ -198,20 +199,17 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
 class _ConditionedInput(nn.Module):
     """The UNet's first convolution with channels for the conditions, plus a feature that rides beside them.
 
-    Its input is [noisy latents, conditions, pose feature] along the channels. The weights of the new channels are
-    zero.
+    Its input is [noisy latents, conditions, pose feature] along the channels. The weights of the new channels
+    are zero.
     """
 
     def __init__(self, conv: nn.Conv2d, extra_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            conv.in_channels + extra_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-        )
-        self.conv.to(conv.weight.device, conv.weight.dtype)
-        with torch.no_grad():
-            self.conv.weight.zero_()
-            self.conv.weight[:, : conv.in_channels] = conv.weight
-            self.conv.bias.copy_(conv.bias)
+        weight = conv.weight.detach()
+        extra = weight.new_zeros(conv.out_channels, extra_channels, *conv.kernel_size)
+        conv.weight = nn.Parameter(torch.cat([weight, extra], dim=1))
+        conv.in_channels += extra_channels
+        self.conv = conv
 
     def forward(self, sample: Tensor) -> Tensor:
         latents, feature = sample.split(
@@ -222,7 +220,7 @@ class _ConditionedInput(nn.Module):
 
 
 class _CrossViewTransformer(nn.Module):
-    """A UNet's cross-attention transformer followed by CVA: AnimateDiff's motion block with views as its frames."""
+    """A UNet's transformer followed by CVA: AnimateDiff's motion block with the views as its frames."""
 
     def __init__(self, transformer: Transformer2DModel, heads: int, layers: int) -> None:
         super().__init__()
@@ -241,7 +239,8 @@ class _CrossViewTransformer(nn.Module):
         )
         nn.init.zeros_(self.cross_view.proj_out.weight)
         nn.init.zeros_(self.cross_view.proj_out.bias)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # switched, with the function, by enable_gradient_checkpointing
+        self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         joint = self.transformer(hidden_states, *args, **kwargs)[0]
@@ -290,8 +289,8 @@ def load_denoiser(
         return IMAGPoseDenoiser.from_unet(unet, encoder_width, settings, seed)
     if config.get("_class_name") != IMAGPoseDenoiser.__name__:
         raise ValueError(
-            f"{folder} holds a {config.get('_class_name')}, where a UNet2DConditionModel or an IMAGPoseDenoiser is "
-            "needed."
+            f"{folder} holds a {config.get('_class_name')}, where a UNet2DConditionModel or an "
+            "IMAGPoseDenoiser is needed."
         )
     wanted = json.loads(settings.model_dump_json()) | {"encoder_width": encoder_width}
     for name, value in wanted.items():

@@ -28,8 +28,8 @@ COLOURS = (
     (255, 0, 85),
 )
 
-# Drawn at four times the size with OpenPose's strokes of 4 pixels and then averaged, a skeleton keeps strokes of one
-# pixel; drawn at 128x64 directly it is a blob.
+# Drawn at four times the size with OpenPose's strokes of 4 pixels and then averaged, a skeleton keeps strokes
+# of one pixel; drawn at 128x64 directly it is a blob.
 _SCALE = 4
 _STROKE = 4
 # cv2 draws at fractions of a pixel when coordinates are given in units of 2^-_SHIFT pixels.
@@ -40,8 +40,8 @@ def draw_skeleton(keypoints: NDArray[np.floating], height: int, width: int) -> N
     """Draw the visible keypoints of a person and the limbs between them, as OpenPose does, on black.
 
     Args:
-        keypoints: [18, 3] x, y in pixels of an image of this size (pixel centres at integers), score; a score of 0
-            means not visible. Parts that lie outside the image are cut off.
+        keypoints: [18, 3] x, y in pixels of an image of this size (pixel centres at integers), score; a score
+            of 0 means not visible. Parts that lie outside the image are cut off.
         height: of the image, in pixels.
         width: of the image, in pixels.
 
@@ -59,11 +59,11 @@ def draw_skeleton(keypoints: NDArray[np.floating], height: int, width: int) -> N
     for point, colour in zip(points[visible], np.array(COLOURS)[visible].tolist(), strict=True):
         centre = tuple(int(c) for c in np.round(point * 2**_SHIFT))
         cv2.circle(canvas, centre, _STROKE << _SHIFT, colour, cv2.FILLED, cv2.LINE_8, _SHIFT)
-    return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _limb(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int32]:
-    """OpenPose's limb: the polygon of an ellipse from one keypoint to the other, in units of 2^-_SHIFT pixels."""
+    """OpenPose's limb, the outline of an ellipse between two keypoints, in units of 2^-_SHIFT pixels."""
     half = (end - start) / 2
     length = np.hypot(*half)
     across = np.array([-half[1], half[0]]) * (_STROKE / length) if length > 0 else np.zeros(2)

@@ -10,17 +10,17 @@ from generator.settings import SchedulerSettings
 def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
     """The base model's schedule as a DDIM scheduler, with what the settings change.
 
-    Samples are never clipped, because latents are not bounded by 1. With zero terminal SNR the timesteps of sampling
-    are spaced from the last one down ("trailing"), for otherwise they would miss the step of pure noise
-    (Lin et al. 2024).
+    Samples are never clipped, because latents are not bounded by 1. With zero terminal SNR the timesteps of
+    sampling are spaced from the last one down ("trailing"), for otherwise they would miss the step of pure
+    noise (Lin et al. 2024).
 
     Args:
         folder: holds a diffusers scheduler_config.json of any scheduler class.
         settings: what to change.
 
     Raises:
-        ValueError: there is no such file, or zero terminal SNR is asked of a model that predicts epsilon, which pure
-            noise does not determine.
+        ValueError: there is no such file, or zero terminal SNR is asked of a model that predicts epsilon,
+            which pure noise does not determine.
     """
     if not (folder / "scheduler_config.json").is_file():
         raise ValueError(
@@ -42,12 +42,12 @@ def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
     scheduler = DDIMScheduler.from_config(config)
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f"The scheduler in {folder} has prediction_type {scheduler.config.prediction_type!r}, where epsilon or "
-            "v_prediction is needed."
+            f"The scheduler in {folder} has prediction_type {scheduler.config.prediction_type!r}, where "
+            "epsilon or v_prediction is needed."
         )
     if scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type != "v_prediction":
         raise ValueError(
-            f"zero_terminal_snr is on with prediction_type {scheduler.config.prediction_type}, where v_prediction is "
-            "needed: at the last step the input is nothing but the noise that epsilon would have to predict."
+            f"zero_terminal_snr is on with prediction_type {scheduler.config.prediction_type}, where "
+            "v_prediction is needed: the last step's input is only the noise that epsilon would have to predict."
         )
     return scheduler

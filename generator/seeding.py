@@ -1,4 +1,4 @@
-"""Stateless randomness: a draw depends on the seed, its purpose and its index, and on nothing that came before."""
+"""Stateless randomness: a draw depends on its seed, purpose and index, and on nothing that came before."""
 
 from zlib import crc32
 

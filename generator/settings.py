@@ -29,15 +29,15 @@ class DenoiserSettings(_Settings):
     pose_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         strict=False,
         min_length=2,
-        description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's are "
-        "16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
+        description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's "
+        "are 16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
     )
 
 
 class SchedulerSettings(_Settings):
     """What to change in the base model's scheduler_config.json; null keeps what stands there.
 
-    One scheduler serves training and sampling (the authors' code trained on one schedule and sampled on another).
+    One scheduler serves training and sampling; the authors' code trains on one and samples on another.
     """
 
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(

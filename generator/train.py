@@ -32,9 +32,9 @@ def train(
 ) -> IMAGPoseDenoiser:
     """Train a denoiser on encoded views and return the moving average of its weights.
 
-    Every random draw of a step follows from (seed, step), and the whole state (weights, average, optimiser) is in
-    the checkpoints, so that a run which was killed and started again ends in the same weights, to the bit on a CPU.
-    With n processes (`accelerate launch`) each takes its slice of the same global batch.
+    Every random draw of a step follows from (seed, step), and the whole state (weights, average, optimiser)
+    is in the checkpoints, so that a run which was killed and started again ends in the same weights, to the
+    bit on a CPU. With n processes (`accelerate launch`) each takes its slice of the same global batch.
 
     Args:
         denoiser: is trained in place.
@@ -42,8 +42,8 @@ def train(
         scheduler: from `load_scheduler`.
         settings: of the run.
         seed: of every draw.
-        checkpoint_dir: belongs to exactly this run, i.e. to its settings, seed, data and initial weights; a run
-            that finds checkpoints there continues from the newest sound one. All processes must see it.
+        checkpoint_dir: belongs to exactly this run, i.e. to its settings, seed, data and initial weights; a
+            run that finds checkpoints there continues from the newest sound one. All processes must see it.
         accelerator: made from the settings when not given.
         log: called on the main process after every step with the number of steps done and loss, learning_rate
             and grad_norm.
@@ -95,8 +95,9 @@ def train(
         loss = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} at step {step} with learning rate {rate:.3g}; the last good checkpoint is "
-                f"{_last_checkpoint(step, settings)} in {checkpoint_dir}: lower learning_rate or max_grad_norm."
+                f"The loss became {loss} at step {step} with learning rate {rate:.3g} (the last good "
+                f"checkpoint in {checkpoint_dir} is of step {step - step % settings.checkpoint_every}): lower "
+                "learning_rate or max_grad_norm."
             )
         grad_norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm)
         optimiser.step()
@@ -115,7 +116,7 @@ def train(
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """The learning rate of step 0, 1, ...: a linear rise to `peak` over `warmup_steps` steps, then constant."""
+    """The learning rate of step 0, 1, ...: it rises linearly over `warmup_steps` steps, then stays."""
     return peak * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
@@ -164,7 +165,3 @@ def _resume(
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _last_checkpoint(step: int, settings: TrainSettings) -> str:
-    return f"step {step // settings.checkpoint_every * settings.checkpoint_every}"
