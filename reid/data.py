@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from reid.settings import ReidSettings
 
@@ -33,8 +33,7 @@ def load_images(paths: Sequence[Path], height: int, width: int) -> np.ndarray:
         uint8 RGB array [N, height, width, 3], in the order of the paths.
 
     Raises:
-        ValueError: if a file is not a readable image.
-        OSError: if a file is missing.
+        ValueError: if a file is missing or not a readable image.
     """
     images = np.empty((len(paths), height, width, 3), np.uint8)
 
@@ -44,8 +43,8 @@ def load_images(paths: Sequence[Path], height: int, width: int) -> np.ndarray:
                 images[i] = np.asarray(
                     image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
                 )
-        except (UnidentifiedImageError, SyntaxError) as error:
-            raise ValueError(f"{paths[i]} is not a readable image; restore or remove it.") from error
+        except (OSError, SyntaxError) as error:  # missing, truncated, or no image at all
+            raise ValueError(f"{paths[i]} cannot be read ({error}); restore it or leave it out.") from error
 
     # Pillow lets go of the interpreter while it decodes and resizes, so threads use all cores.
     with ThreadPoolExecutor() as pool:

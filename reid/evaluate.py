@@ -127,28 +127,25 @@ def evaluate(
     matches, first_rank = np.zeros(n, np.int64), np.zeros(n, np.int64)
     average_precision, trapezoid, inverse_penalty = (np.full(n, np.nan) for _ in range(3))
 
-    query = 0
-    for block in blocks:
-        for row in block:
-            same_pid = of_pid[query_pids[query]]
-            same_camera = gallery_camids[same_pid] == query_camids[query]
-            positives = same_pid[~same_camera]
-            if len(positives):
-                row = row.copy()
-                row[junk] = np.inf  # never before a match
-                row[same_pid[same_camera]] = np.inf
-                ranks = np.sort([_rank(row, positive) for positive in positives])
-                found = np.arange(1, len(ranks) + 1)
-                precision = found / ranks
-                # Precision one place before each match; in front of the whole list it counts as 1.
-                before = np.divide(found - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
-                matches[query], first_rank[query] = len(ranks), ranks[0]
-                average_precision[query] = precision.mean()
-                trapezoid[query] = (before + precision).mean() / 2
-                inverse_penalty[query] = precision[-1]
-            query += 1
-    if query != n:
-        raise ValueError(f"the distance matrix has {query} rows for {n} queries; give one row per query.")
+    rows = (row for block in blocks for row in block)
+    for query, (row, pid, camid) in enumerate(zip(rows, query_pids, query_camids, strict=True)):
+        same_pid = of_pid[pid]
+        same_camera = gallery_camids[same_pid] == camid
+        positives = same_pid[~same_camera]
+        if not len(positives):
+            continue
+        kept = row.copy()
+        kept[junk] = np.inf  # dropped: never before a match
+        kept[same_pid[same_camera]] = np.inf
+        ranks = np.sort([_rank(kept, positive) for positive in positives])
+        found = np.arange(1, len(ranks) + 1)
+        precision = found / ranks
+        # Precision one place before each match; before the first place of all it counts as 1.
+        before = np.divide(found - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
+        matches[query], first_rank[query] = len(ranks), ranks[0]
+        average_precision[query] = precision.mean()
+        trapezoid[query] = (before + precision).mean() / 2
+        inverse_penalty[query] = precision[-1]
     if not matches.any():
         raise ValueError(
             f"none of the {n} queries has an image of its identity from another camera in the gallery."

@@ -19,16 +19,22 @@ class BoT(nn.Module):
     Args:
         settings: backbone, width, neck and precision.
         classes: number of training identities.
+        backbone: where settings.backbone is "given", a module that maps images [B, 3, H, W] to feature maps
+            [B, D, h, w], and D.
 
     Raises:
         FileNotFoundError: if settings.weights names no file.
         ValueError: if it does not hold a ResNet-50.
     """
 
-    def __init__(self, settings: ReidSettings, classes: int) -> None:
+    def __init__(
+        self, settings: ReidSettings, classes: int, backbone: tuple[nn.Module, int] | None = None
+    ) -> None:
         super().__init__()
         self.bf16 = settings.mixed_precision == "bf16"
-        if settings.backbone == "resnet50":
+        if backbone is not None:
+            self.backbone, self.dimension = backbone
+        elif settings.backbone == "resnet50":
             self.backbone, self.dimension = _resnet50(settings)
         else:
             self.backbone, self.dimension = _resnet10(settings)
@@ -99,14 +105,7 @@ def _load_imagenet(net: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
-    except (
-        RuntimeError,
-        AttributeError,
-        TypeError,
-        pickle.UnpicklingError,
-        EOFError,
-        SafetensorError,
-    ) as error:
+    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(
             f"reid.weights names {path}, which is not a state dict of torchvision's resnet50; "
             "give such a file (.pth or .safetensors), or null."

@@ -18,8 +18,8 @@ class ReidSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    backbone: Literal["resnet10", "resnet50"] = Field(
-        description="BoT: resnet50; resnet10 is a small one for CPUs"
+    backbone: Literal["resnet10", "resnet50", "given"] = Field(
+        description="BoT: resnet50; resnet10 is a small one for CPUs; given = a module that the caller passes"
     )
     channels: int = Field(ge=8, le=64, description="channels of the first stage; a ResNet's own number is 64")
     weights: str | None = Field(

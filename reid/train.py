@@ -47,6 +47,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every: int = 1000,
     title: str = "train",
+    backbone: tuple[nn.Module, int] | None = None,
 ) -> BoT:
     """Trains one re-identification model.
 
@@ -65,6 +66,7 @@ def train(
             arguments only.
         checkpoint_every: iterations between two writes of it.
         title: name on the progress bar.
+        backbone: see `reid.model.BoT`; it is trained in place.
 
     Returns:
         The model in evaluation mode, on the device.
@@ -86,7 +88,7 @@ def train(
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
-        model = BoT(settings, len(identities)).to(device).train()
+        model = BoT(settings, len(identities), backbone).to(device).train()
         center = CenterLoss(len(identities), model.dimension).to(device)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -94,7 +96,7 @@ def train(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    # BoT divides the centers' gradient by the weight of their loss, which then holds for the network only; for
+    # BoT divides the gradient of the centers by their weight, so that it holds for the network only; for
     # plain SGD a larger rate is the same.
     center_rate = settings.center_learning_rate / (settings.center_weight or 1)
     center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
@@ -183,9 +185,12 @@ def _restore(
             parts[part][name] = file.get_tensor(key)
     model.load_state_dict(parts["model"])
     center.load_state_dict(parts["center"])
-    adam: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = optimizer.param_groups[0]["params"]
+    adam: dict[int, dict[str, torch.Tensor]] = {number: {} for number in range(len(parameters))}
     for key, tensor in parts["adam"].items():
         number, name = key.split(".", 1)
-        adam.setdefault(int(number), {})[name] = tensor
+        # The fused step walks parameter and moments in parallel, so they need the same order in memory.
+        like = tensor if name == "step" else parameters[int(number)]
+        adam[int(number)][name] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     return done

@@ -1,0 +1,96 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from reid.model import BoT
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    """A network in the place of torchvision's ImageNet one."""
+    torch.manual_seed(0)
+    return torchvision.models.resnet50().eval()
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, (4, 2)), (2, (2, 1))])
+@pytest.mark.parametrize(("backbone", "channels", "dimension"), [("resnet10", 8, 64), ("resnet50", 64, 2048)])
+def test_last_stage_and_dimension(small, backbone, channels, dimension, stride, size):
+    model = BoT(small(backbone=backbone, channels=channels, last_stride=stride), 5).eval()
+    maps = model.backbone(torch.zeros(1, 3, 64, 32))
+    assert maps.shape == (1, dimension, *size)
+    assert model.dimension == dimension
+
+
+def test_bnneck(small):
+    model = BoT(small(), 5).train()
+    assert model.classifier.bias is None
+    assert not model.neck.bias.requires_grad
+    assert model.neck.weight.requires_grad
+    pooled, feature = model(torch.randn(16, 3, 64, 32))
+    expected = (pooled - pooled.mean(0)) / (pooled.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(feature, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_classifier_starts_near_zero(small):
+    weights = BoT(small(channels=64), 200).classifier.weight
+    assert weights.mean().abs() < 1e-5
+    assert weights.std().item() == pytest.approx(0.001, rel=0.02)
+
+
+def test_without_bnneck_the_feature_is_the_pooled_one(small):
+    model = BoT(small(bnneck=False), 5)
+    pooled, feature = model(torch.randn(4, 3, 64, 32))
+    assert feature is pooled
+    assert model.classifier.bias is not None
+
+
+def test_features_are_float32_under_mixed_precision(small):
+    images = torch.randn(4, 3, 64, 32)
+    torch.manual_seed(0)
+    mixed = BoT(small(mixed_precision="bf16"), 5).eval()
+    full = BoT(small(mixed_precision="no"), 5).eval()
+    full.load_state_dict(mixed.state_dict())
+    assert mixed(images)[1].dtype == torch.float32
+    torch.testing.assert_close(mixed(images)[1], full(images)[1], rtol=0.05, atol=0.05)
+    assert not torch.equal(mixed(images)[1], full(images)[1])
+
+
+@pytest.mark.parametrize(("suffix", "save"), [(".pth", torch.save), (".safetensors", save_file)])
+def test_imagenet_weights_give_torchvisions_features(bot, imagenet, tmp_path, suffix, save):
+    path = tmp_path / f"resnet50{suffix}"
+    save(imagenet.state_dict(), path)
+    model = BoT(bot(weights=str(path), last_stride=2, mixed_precision="no"), 5).eval()
+    images = torch.randn(2, 3, 64, 32)
+    headless = copy.deepcopy(imagenet)
+    headless.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images)[0], headless(images), rtol=1e-3, atol=1e-3)
+
+
+def write_other_network(path):
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+
+
+def write_whole_module(path):
+    torch.save(torch.nn.Linear(1, 1), path)  # a pickled object: not to be trusted, so not to be loaded
+
+
+def write_text(path):
+    path.write_text("no weights")
+
+
+@pytest.mark.parametrize("write", [write_other_network, write_whole_module, write_text])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_wrong_weights_are_named(bot, tmp_path, write, suffix):
+    path = tmp_path / f"weights{suffix}"
+    write(path)
+    with pytest.raises(ValueError, match=f"{path.name}, which is not a state dict of torchvision's resnet50"):
+        BoT(bot(weights=str(path)), 5)
+
+
+def test_missing_weights_are_named(bot, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth, which does not exist"):
+        BoT(bot(weights=str(tmp_path / "nowhere.pth")), 5)

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+
+def test_published_settings_are_valid(bot):
+    assert bot().milestones == (40, 70)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"erasing_area": (0.4, 0.02)},
+        {"erasing_area": (0.02, 1.0)},
+        {"milestones": (70, 40)},
+        {"milestones": (40, 40)},
+        {"channels": 32},  # a ResNet-50 has 64
+        {"backbone": "resnet10", "weights": "resnet50.pth"},
+        {"images_per_identity": 1},  # no positive for the triplet
+        {"learning_rate": float("nan")},
+        {"iterations": "100"},
+        {"last_stride": 3},
+        {"unknown": 1},
+    ],
+)
+def test_bad_settings_are_refused(bot, changes):
+    with pytest.raises(ValidationError) as error:
+        bot(**changes)
+    assert next(iter(changes)) in str(error.value)
+
+
+def test_settings_do_not_import_torch():
+    code = "import sys, reid.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import reid.train
+from reid.evaluate import distances, evaluate, features
+from reid.model import BoT
+from reid.train import learning_rate, train
+
+N_IDENTITIES, N_IMAGES = 8, 10
+
+
+def people(purpose):
+    """Toy people: shirt and trousers of two colours in front of noise, lit by a random lamp.
+
+    The colour of the lamp differs more than the clothes do, so that an untrained network cannot tell them
+    apart.
+    """
+    rng = np.random.default_rng([0, purpose])
+    clothes = np.random.default_rng(0).uniform(60, 130, (N_IDENTITIES, 2, 3))
+    pids = np.repeat(np.arange(N_IDENTITIES) + 1, N_IMAGES)
+    images = rng.uniform(0, 130, (len(pids), 64, 32, 3))
+    for image, pid in zip(images, pids, strict=True):
+        image[10:35, 8:24] = clothes[pid - 1, 0] + rng.normal(0, 10, (25, 16, 3))
+        image[35:60, 8:24] = clothes[pid - 1, 1] + rng.normal(0, 10, (25, 16, 3))
+    lamps = rng.uniform(0.4, 1.8, (len(pids), 1, 1, 3))
+    return (images * lamps).clip(0, 255).astype(np.uint8), pids
+
+
+IMAGES, PIDS = people(0)
+REAL = np.zeros(len(PIDS), bool)
+HALF = np.arange(len(PIDS)) % 2 == 0
+
+
+def rank1(model):
+    """Share of held-out images whose nearest other image shows the same person."""
+    images, pids = people(1)
+    feature = features(model, images, 40)
+    query = np.arange(len(pids)) % 2 == 0
+    cameras = query.astype(int)
+    return evaluate(
+        distances(feature[query], feature[~query]), pids[query], cameras[query], pids[~query], cameras[~query]
+    ).rank(1)
+
+
+def assert_same(model, other):
+    for (name, ours), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def differ(model, other):
+    return not torch.equal(model.classifier.weight, other.classifier.weight)
+
+
+# --- schedule -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("iteration", "factor"),
+    [
+        (0, 0.109),  # the first epoch: 3.82e-5, as reid-strong-baseline logs it
+        (182, 0.109),
+        (183, 0.208),
+        (9 * 183 - 1, 0.901),
+        (9 * 183, 1),  # the tenth epoch
+        (39 * 183 - 1, 1),
+        (39 * 183, 0.1),  # the fortieth
+        (69 * 183 - 1, 0.1),
+        (69 * 183, 0.01),
+        (120 * 183 - 1, 0.01),
+    ],
+)
+def test_published_schedule(bot, iteration, factor):
+    assert learning_rate(bot(), iteration) == pytest.approx(3.5e-4 * factor)
+
+
+def test_schedule_scales_with_the_iterations(bot):
+    long, short = bot(), bot(iterations=240)
+    for epoch in range(120):
+        assert learning_rate(short, 2 * epoch) == learning_rate(long, 183 * epoch)
+        assert learning_rate(short, 2 * epoch + 1) == learning_rate(long, 183 * epoch)
+
+
+def test_schedule_without_warmup(bot):
+    assert learning_rate(bot(warmup_epochs=0), 0) == 3.5e-4
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def test_training_separates_people(small):
+    settings = small(iterations=80, learning_rate=3e-3, channels=16, erasing_probability=0.0)
+    untrained = train(IMAGES, PIDS, REAL, settings.model_copy(update={"iterations": 1}), 0)
+    print(rank1(untrained), rank1(train(IMAGES, PIDS, REAL, settings, 0)))
+    assert rank1(untrained) < 0.6
+    assert rank1(train(IMAGES, PIDS, REAL, settings, 0)) > 0.9
+
+
+def test_training_is_a_function_of_its_arguments(small):
+    random_state = torch.get_rng_state()
+    first = train(IMAGES, PIDS, HALF, small(), 0, synthetic_share=0.5)
+    torch.manual_seed(123)
+    second = train(IMAGES, PIDS, HALF, small(), 0, synthetic_share=0.5)
+    torch.set_rng_state(random_state)
+    assert_same(first, second)
+    assert differ(first, train(IMAGES, PIDS, HALF, small(), 1, synthetic_share=0.5))
+
+
+def test_training_leaves_the_global_generator_alone(small):
+    before = torch.get_rng_state()
+    train(IMAGES, PIDS, REAL, small(iterations=1), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("killed_at", [3, 5, 8])
+def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
+    arguments = IMAGES, PIDS, HALF, small(), 0
+    done = []
+
+    def augment(*inputs):
+        if len(done) == killed_at:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*inputs)
+
+    original = reid.train.augment
+    with monkeypatch.context() as patch:
+        patch.setattr(reid.train, "augment", augment)
+        with pytest.raises(KeyboardInterrupt):
+            train(*arguments, checkpoint=tmp_path, checkpoint_every=5)
+    assert (tmp_path / "state.safetensors").exists() == (killed_at >= 5)
+    resumed = train(*arguments, checkpoint=tmp_path, checkpoint_every=5)
+    assert_same(resumed, train(*arguments))
+    assert_same(resumed, train(*arguments, checkpoint=tmp_path))  # finished: nothing is left to do
+
+
+def test_neck_shift_stays_zero(small):
+    neck = train(IMAGES, PIDS, REAL, small(), 0).neck
+    assert (neck.bias == 0).all()
+    assert (neck.weight != 1).any()
+
+
+def test_centers_move_at_their_own_rate(small, tmp_path):
+    """BoT's centers follow the features by center_learning_rate, whatever weight their loss has for the
+    network."""
+
+    def centers(name, **changes):
+        settings = small(iterations=1, **changes)
+        train(IMAGES, PIDS, REAL, settings, 0, checkpoint=tmp_path / name)
+        return load_file(tmp_path / name / "state.safetensors")["center.centers"]
+
+    start = centers("off", center_weight=0.0)
+    slow = centers("slow", center_learning_rate=0.1) - start
+    torch.testing.assert_close(centers("heavy", center_weight=0.1) - start, 5 * slow, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(centers("light", center_weight=5e-4) - start, 5 * slow, rtol=1e-3, atol=1e-5)
+    assert (slow != 0).any(dim=1).sum() == 4  # one row for each identity of the batch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"triplet_weight": 0.0},
+        {"center_weight": 0.0},
+        {"label_smoothing": 0.0},
+        {"bnneck": False},
+        {"last_stride": 2},
+        {"weight_decay": 0.0},
+        {"warmup_epochs": 0},
+        {"mixed_precision": "no"},
+    ],
+)
+def test_every_trick_is_in_the_loop(small, change):
+    settings = small(iterations=4)
+    changed = settings.model_copy(update=change)
+    assert differ(train(IMAGES, PIDS, REAL, settings, 0), train(IMAGES, PIDS, REAL, changed, 0))
+
+
+def test_weight_of_synthetic_images(small):
+    plain = train(IMAGES, PIDS, REAL, small(), 0)
+    assert_same(train(IMAGES, PIDS, REAL, small(), 0, synthetic_weight=0.1), plain)  # none are synthetic
+    assert_same(train(IMAGES, PIDS, ~REAL, small(), 0, synthetic_weight=0.5), plain)  # only ratios count
+    half = train(IMAGES, PIDS, HALF, small(), 0)
+    assert differ(train(IMAGES, PIDS, HALF, small(), 0, synthetic_weight=0.1), half)
+
+
+def test_the_model_comes_back_ready_for_evaluation(small):
+    model = train(IMAGES, PIDS, REAL, small(iterations=1), 0)
+    assert isinstance(model, BoT)
+    assert not model.training
+
+
+def test_divergence_stops_with_one_sentence(small):
+    with pytest.raises(ValueError, match="loss of broken is nan at iteration 3; lower learning_rate"):
+        train(IMAGES, PIDS, REAL, small(iterations=3, learning_rate=1e38), 0, title="broken")
+
+
+def test_images_of_another_size_are_refused(small):
+    with pytest.raises(ValueError, match="ask for height 96"):
+        train(IMAGES, PIDS, REAL, small(height=96), 0)
+
+
+def test_synthetic_images_cannot_weigh_nothing(small):
+    with pytest.raises(ValueError, match="synthetic_weight is 0"):
+        train(IMAGES, PIDS, HALF, small(), 0, synthetic_weight=0.0)
