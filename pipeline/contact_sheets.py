@@ -1,0 +1,119 @@
+"""Stage `contact_sheets`: synthetic images to look at, beside their source, target pose and the real person.
+
+Reads data/synthetic/<train_on>/<fraction>/, data/index.csv, data/poses.csv and the images of the data set;
+writes reports/contact_sheets/<train_on>-<fraction>.png.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from generator.pose import draw_skeleton
+from pipeline import plan
+from pipeline.files import atomic, progress, read_csv, stage_main
+from pipeline.index import read_index
+from pipeline.params import Params, load_params
+from pipeline.poses import read_poses
+
+SYNTHETIC = Path("data/synthetic")
+SHEETS = Path("reports/contact_sheets")
+
+TILES = ("source", "target pose", "generated", "real")
+_TILE_HEIGHT = 256  # pixels on the sheet, and the shape of the data set's images
+_PER_LINE = 3  # generated images side by side, so that a sheet fits on a screen
+_GAP, _GROUP_GAP, _LABEL = 4, 28, 30  # pixels between tiles, between groups, and for a line of text
+_INK, _PAPER, _NOTHING = (30, 30, 30), (255, 255, 255), (200, 200, 200)
+
+
+def pose_distance(
+    pose: NDArray[np.floating], others: NDArray[np.floating], height: int
+) -> NDArray[np.float64]:
+    """Mean distance in pixels between the keypoints of one pose [18, 3] and of each of others [N, 18, 3].
+
+    A keypoint that only one of them shows counts as a quarter of the image's height; one that neither shows
+    does not count at all.
+    """
+    one, other = pose[None, :, 2] > 0, others[..., 2] > 0
+    apart = np.linalg.norm(others[..., :2] - pose[None, :, :2], axis=-1)
+    apart = np.where(one & other, apart, height / 4)
+    shown = one | other
+    return (apart * shown).sum(-1) / np.maximum(shown.sum(-1), 1)
+
+
+def choose(manifest: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Draw the rows to show, of as many different identities as there are, in the order of the manifest."""
+    rng = np.random.default_rng([seed, zlib.crc32(b"contact sheet")])
+    shuffled = manifest.iloc[rng.permutation(len(manifest))]
+    shuffled = shuffled.assign(turn=shuffled.groupby("pid").cumcount()).sort_values("turn", kind="stable")
+    return manifest.loc[sorted(shuffled.index[:count])]
+
+
+def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params: Params) -> Image.Image:
+    """Draw one sheet: for each chosen image its first source, its pose, itself and the person in reality.
+
+    The real image is the training image nearest in pose that is no source; grey where there is none.
+
+    Args:
+        manifest: the plan's columns of the images in `folder`.
+        folder: with the synthetic images.
+        index: all training images, columns image, pid.
+        params: size of the images, root of the data set, number of rows and seed.
+    """
+    height, width, root = params.dataset.height, params.dataset.width, params.dataset.root
+    tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
+    group_width = len(TILES) * (tile[0] + _GAP) - _GAP + _GROUP_GAP
+    chosen = choose(manifest, params.contact_sheets.rows, params.contact_sheets.seed)
+    lines = -(-len(chosen) // _PER_LINE)
+    columns = min(_PER_LINE, len(chosen))
+    size = (_GROUP_GAP + columns * group_width, _LABEL + lines * (_LABEL + tile[1] + _GAP))
+    sheet = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(20)
+    for i, row in enumerate(chosen.to_dict("records")):
+        sources = row["sources"].split("|")
+        own = index.image[(index.pid == row["pid"]) & ~index.image.isin(sources)].tolist()
+        pose = read_poses([row["pose"]])[0]
+        real = own[int(pose_distance(pose, read_poses(own), height).argmin())] if own else None
+        skeleton = Image.fromarray(draw_skeleton(pose, height, width))
+        pictures = [
+            _open(root / sources[0]),
+            skeleton,
+            _open(folder / row["name"]),
+            _open(root / real) if real else Image.new("RGB", tile, _NOTHING),
+        ]
+        left = _GROUP_GAP + i % _PER_LINE * group_width
+        top = _LABEL + i // _PER_LINE * (_LABEL + tile[1] + _GAP)
+        pen.text((left, top + 4), f"identity {row['pid']:04d}, {row['scenario']}", _INK, font)
+        for name, picture in zip(TILES, pictures, strict=True):
+            if i < _PER_LINE:
+                pen.text((left, 4), name, _INK, font)
+            sheet.paste(picture.resize(tile, Image.Resampling.BICUBIC), (left, top + _LABEL))
+            left += tile[0] + _GAP
+    return sheet
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def main() -> None:
+    """Run the stage."""
+    params, index = load_params(), read_index()
+    train = index[index.split == "train"]
+    manifests = sorted(SYNTHETIC.glob("*/*/manifest.csv"))
+    manifests = [m for m in manifests if int(m.parent.name) in params.subset.fractions]
+    with atomic(SHEETS) as sheets:
+        sheets.mkdir()
+        for manifest in progress(manifests, total=len(manifests), desc="contact sheets"):
+            rows = read_csv(manifest, plan.COLUMNS, "generate")
+            name = f"{manifest.parent.parent.name}-{manifest.parent.name}.png"
+            draw_sheet(rows, manifest.parent, train, params).save(sheets / name)
+
+
+if __name__ == "__main__":
+    stage_main(main)
