@@ -4,6 +4,7 @@ Reads data/synthetic/<train_on>/<fraction>/, data/index.csv, data/poses.csv and 
 writes reports/contact_sheets/<train_on>-<fraction>.png.
 """
 
+import argparse
 import zlib
 from pathlib import Path
 
@@ -14,12 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generator.pose import draw_skeleton
 from pipeline import plan
-from pipeline.files import atomic, progress, read_csv, stage_main
+from pipeline.files import atomic, read_csv, stage_main
 from pipeline.index import read_index
-from pipeline.params import Params, load_params
+from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.poses import read_poses
 
-SYNTHETIC = Path("data/synthetic")
 SHEETS = Path("reports/contact_sheets")
 
 TILES = ("source", "target pose", "generated", "real")
@@ -103,16 +103,16 @@ def _open(path: Path) -> Image.Image:
 
 def main() -> None:
     """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.contact_sheets", description=__doc__)
+    parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
+    parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
+    arguments = parser.parse_args()
     params, index = load_params(), read_index()
-    train = index[index.split == "train"]
-    manifests = sorted(SYNTHETIC.glob("*/*/manifest.csv"))
-    manifests = [m for m in manifests if int(m.parent.name) in params.subset.fractions]
-    with atomic(SHEETS) as sheets:
-        sheets.mkdir()
-        for manifest in progress(manifests, total=len(manifests), desc="contact sheets"):
-            rows = read_csv(manifest, plan.COLUMNS, "generate")
-            name = f"{manifest.parent.parent.name}-{manifest.parent.name}.png"
-            draw_sheet(rows, manifest.parent, train, params).save(sheets / name)
+    folder = SYNTHETIC / arguments.train_on / str(arguments.fraction)
+    manifest = read_csv(folder / "manifest.csv", plan.COLUMNS, "generate")
+    sheet = draw_sheet(manifest, folder, index[index.split == "train"], params)
+    with atomic(SHEETS / f"{arguments.train_on}-{arguments.fraction}.png") as file:
+        sheet.save(file)
 
 
 if __name__ == "__main__":

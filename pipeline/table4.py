@@ -21,7 +21,7 @@ TABLE = Path("reports/table4.csv")
 
 COLUMNS = {
     "arm": str,  # the recipe; "standard" has real images only
-    "train_on": str,  # what the generator was trained on: all or subset of the real images, or none
+    "train_on": str,  # what the generator was trained on: all or subset of the real images, none, or other
     "fraction": int,  # percent of the real training images
     "seed": int,
     "n_real": int,  # training images
@@ -45,7 +45,7 @@ Summary = dict[str, dict[str, dict[str, dict[str, Any]]]]
 def collect(folder: Path, params: Params) -> pd.DataFrame:
     """Put the rows of all result files that belong to the present parameters into one table.
 
-    Results of a seed or a fraction that was taken out of params.yaml may still lie in the folder.
+    Results of an arm, a fraction or a seed that was taken out of params.yaml may still lie in the folder.
 
     Raises:
         ValueError: there is none, a model stands there twice, or models were not trained equally long.
@@ -54,7 +54,9 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")
     rows = pd.concat(tables, ignore_index=True)
-    rows = rows[rows.seed.isin(params.reid.seeds) & rows.fraction.isin([*params.subset.fractions, 100])]
+    arms = ["standard", *params.arms]
+    fractions = [*params.subset.fractions, 100]
+    rows = rows[rows.arm.isin(arms) & rows.fraction.isin(fractions) & rows.seed.isin(params.reid.seeds)]
     twice = rows[rows.duplicated(_KEY)]
     if len(twice):
         raise ValueError(f"{folder}: the model {twice[_KEY].iloc[0].to_dict()} stands in two files")
@@ -63,8 +65,8 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
         raise ValueError(
             f"{folder}: models were trained for {lengths} iterations; a table compares equal ones"
         )
-    # The reference first, then the arms by name.
-    return rows.sort_values(_KEY, key=lambda column: column.replace("standard", ""), ignore_index=True)
+    by_arm = rows.arm.map(arms.index)
+    return rows.assign(by_arm=by_arm).sort_values(["by_arm", *_KEY], ignore_index=True).drop(columns="by_arm")
 
 
 def summarise(rows: pd.DataFrame) -> Summary:

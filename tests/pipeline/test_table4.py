@@ -112,9 +112,10 @@ def save(rows: pd.DataFrame, folder: Path) -> None:
 
 def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None:
     stale = models("augmented", "all", 20, [1.0]).assign(seed=77)
+    gone = models("no-longer-an-arm", "all", 20, [1.0])
     older = models("augmented", "all", 35, [1.0])
     extra = models("augmented", "subset", 20, [55.0], rank5=88.0)
-    save(pd.concat([ROWS, stale, older, extra]), tmp_path)
+    save(pd.concat([ROWS, stale, gone, older, extra]), tmp_path)
     rows = stage.collect(tmp_path, PARAMS)
     assert rows[["arm", "train_on", "fraction", "seed"]].values.tolist() == [
         *(["standard", "none", 20, seed] for seed in range(3)),
@@ -131,7 +132,7 @@ def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None
         (ROWS[:0], "holds no results; run the stages that train re-ID models"),
         (pd.concat([ROWS, ROWS[:1]]), "'fraction': 20, 'seed': 0} stands in two files"),
         (
-            pd.concat([ROWS, models("b", "all", 20, [1.0]).assign(iterations=99)]),
+            pd.concat([ROWS, models("augmented", "subset", 20, [1.0]).assign(iterations=99)]),
             "trained for 99, 100 iterations",
         ),
         (ROWS.drop(columns="mAP"), "it has no column 'mAP'"),
