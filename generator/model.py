@@ -127,8 +127,8 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         multiple = vae_factor * self.latent_multiple
         if height % multiple or width % multiple:
             raise ValueError(
-                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE {vae_factor} "
-                f"x UNet {self.latent_multiple}), so that the joint image splits at every level."
+                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE "
+                f"{vae_factor} x UNet {self.latent_multiple}), so that the joint image splits at every level."
             )
         patch = self.config.texture_patch
         if self.config.flc_texture and (height // vae_factor % patch or width // vae_factor % patch):

@@ -172,8 +172,8 @@ class IMAGPosePipeline(DiffusionPipeline):
             seeds = [range(len(poses)) for poses in target_poses]
         if not len(people) == len(source_poses) == len(target_poses) == len(seeds):
             raise ValueError(
-                f"There are sources of {len(people)} persons, source poses of {len(source_poses)}, target poses "
-                f"of {len(target_poses)} and seeds of {len(seeds)}, where all must agree."
+                f"There are sources of {len(people)} persons, source poses of {len(source_poses)}, target "
+                f"poses of {len(target_poses)} and seeds of {len(seeds)}, where all must agree."
             )
 
         # 1. Encode every source once

@@ -48,6 +48,6 @@ def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
     if scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type != "v_prediction":
         raise ValueError(
             f"zero_terminal_snr is on with prediction_type {scheduler.config.prediction_type}, where "
-            "v_prediction is needed: the last step's input is only the noise that epsilon would have to predict."
+            "v_prediction is needed: the last step's input is the very noise that epsilon has to predict."
         )
     return scheduler

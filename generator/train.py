@@ -95,9 +95,8 @@ def train(
         loss = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} at step {step} with learning rate {rate:.3g} (the last good "
-                f"checkpoint in {checkpoint_dir} is of step {step - step % settings.checkpoint_every}): lower "
-                "learning_rate or max_grad_norm."
+                f"The loss became {loss} at step {step} with learning rate {rate:.3g}; the last good "
+                f"checkpoint in {checkpoint_dir} is of step {step - step % settings.checkpoint_every}."
             )
         grad_norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm)
         optimiser.step()

@@ -1,0 +1,211 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from generator import model
+from generator.grid import split
+from generator.model import IMAGPoseDenoiser, load_denoiser
+from tests.generator import tiny
+
+ABLATIONS = {
+    "B0": {"cva": False, "flc_texture": False, "ilc": False},
+    "B1": {"cva": True, "flc_texture": False, "ilc": False},
+    "B2": {"cva": False, "flc_texture": True, "ilc": False},
+    "B3": {"cva": True, "flc_texture": False, "ilc": True},
+    "B4": {"cva": False, "flc_texture": True, "ilc": True},
+    "IMAGPose": {"cva": True, "flc_texture": True, "ilc": True},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_at_initialisation_it_is_the_stock_unet(name):
+    stock, denoiser, given = tiny.unet(), tiny.denoiser(**ABLATIONS[name]), tiny.inputs()
+    skeletons = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = stock(given["noisy"], given["timesteps"], given["features"]).sample
+        got = denoiser(**given | {"pose": denoiser.encode_pose(skeletons)})
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_have_the_papers_parts(name):
+    switches = ABLATIONS[name]
+    denoiser = tiny.denoiser(**switches)
+    assert denoiser.unet.conv_in.conv.in_channels == (9 if switches["ilc"] else 5)
+    blocks = sum(isinstance(module, model._CrossViewTransformer) for module in denoiser.modules())
+    assert blocks == (
+        7 if switches["cva"] else 0
+    )  # 2 in the down blocks, 1 in the middle, 4 in the up blocks
+    latents, tokens = torch.randn(2, *tiny.LATENT), torch.randn(2, tiny.TOKENS, tiny.WIDTH)
+    texture = 2 if switches["flc_texture"] else 0
+    assert denoiser.encode_features(latents, tokens).shape == (2, texture + tiny.TOKENS, 8)
+
+
+@pytest.mark.parametrize(("ilc", "read"), [(True, {"noisy", "mask", "visible"}), (False, {"noisy", "mask"})])
+def test_which_inputs_have_an_effect(ilc, read):
+    denoiser, given = tiny.denoiser(trained=True, ilc=ilc), tiny.inputs()
+    with torch.no_grad():
+        reference = denoiser(**given)
+        for name in ("noisy", "mask", "visible", "features", "pose"):
+            changed = not torch.equal(denoiser(**given | {name: given[name] + 1}), reference)
+            assert changed == (name in read | {"features", "pose"})
+
+
+def test_features_are_texture_then_semantics_and_dropped_ones_are_zero():
+    denoiser = tiny.denoiser(trained=True)
+    latents, tokens = torch.randn(2, *tiny.LATENT), torch.randn(2, tiny.TOKENS, tiny.WIDTH)
+    features = denoiser.encode_features(latents, tokens, keep=torch.tensor([True, False]))
+    patches = latents[0].unfold(1, 2, 2).unfold(2, 2, 2).permute(1, 2, 0, 3, 4).reshape(2, -1)  # row by row
+    texture = patches @ denoiser.texture_tokenizer.weight.flatten(1).T + denoiser.texture_tokenizer.bias
+    torch.testing.assert_close(features[0, :2], texture)
+    torch.testing.assert_close(features[0, 2:], denoiser.token_projection(tokens[0]))
+    assert not features[1].any()
+
+
+def test_no_projection_where_the_widths_agree():
+    denoiser = IMAGPoseDenoiser.from_unet(tiny.unet(), 8, tiny.DENOISER, seed=0)
+    tokens = torch.randn(1, 3, 8)
+    assert torch.equal(denoiser.encode_features(torch.randn(1, *tiny.LATENT), tokens)[:, 2:], tokens)
+
+
+def test_cva_mixes_views_at_one_place_and_nothing_else():
+    """Every place of every view sees that place of all four views, and no other place.
+
+    GroupNorm, whose statistics run over the whole joint image as everywhere in the UNet, is taken out.
+    """
+    block = tiny.denoiser(trained=True).unet.down_blocks[0].attentions[0]
+    block.cross_view.norm = torch.nn.Identity()
+    views = torch.randn(1, 4, 8, 3, 2, requires_grad=True)
+    mixed = block._mix(views)
+    view, row, column = 2, 1, 0
+    mixed[0, view, :, row, column].sum().backward()
+    seen = views.grad[0].abs().sum(dim=1) > 0  # [view, row, column]
+    expected = torch.zeros(4, 3, 2, dtype=torch.bool)
+    expected[:, row, column] = True
+    assert torch.equal(seen, expected)
+
+
+def test_cva_in_parts_is_cva(monkeypatch):
+    denoiser, given = tiny.denoiser(trained=True), tiny.inputs(batch=3)
+    with torch.no_grad():
+        whole = denoiser(**given)
+        monkeypatch.setattr(model, "_MAX_ATTENTION_BATCH", 9)  # one joint image of 4x2 places at a time
+        assert len(model._CrossViewTransformer._parts(torch.zeros(3, 4, 8, 4, 2))) == 3
+        torch.testing.assert_close(denoiser(**given), whole)
+
+
+def test_without_cva_no_transformer_is_wrapped_and_views_still_share_the_unet():
+    """Self-attention of the joint image connects the views even in B0: they are one image."""
+    denoiser, given = tiny.denoiser(trained=True, **ABLATIONS["B0"]), tiny.inputs(batch=1)
+    given["noisy"].requires_grad_()
+    split(denoiser(**given))[:, 0].sum().backward()
+    assert split(given["noisy"].grad)[:, 3].abs().sum() > 0
+
+
+def test_save_and_load_are_bit_exact(tmp_path):
+    denoiser, given = tiny.denoiser(trained=True), tiny.inputs()
+    denoiser.save_pretrained(tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir() if path.name != "config.json"] == [".safetensors"]
+    for loaded in (
+        IMAGPoseDenoiser.from_pretrained(tmp_path),
+        load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=9).eval(),
+    ):
+        torch.testing.assert_close(loaded.state_dict(), denoiser.state_dict(), rtol=0, atol=0)
+        with torch.no_grad():
+            assert torch.equal(loaded(**given), denoiser(**given))
+
+
+def test_load_denoiser_makes_one_of_a_stock_unet(tmp_path):
+    tiny.unet().half().save_pretrained(tmp_path)
+    made = load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
+    expected = IMAGPoseDenoiser.from_unet(tiny.unet().half().float(), tiny.WIDTH, tiny.DENOISER, seed=0)
+    torch.testing.assert_close(made.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert "_name_or_path" not in made.config.unet_config  # no path of this machine goes into what is saved
+
+
+def test_the_initial_weights_follow_from_the_seed_alone():
+    a, b, c = (IMAGPoseDenoiser.from_unet(tiny.unet(), tiny.WIDTH, tiny.DENOISER, seed=s) for s in (0, 0, 1))
+    assert torch.equal(a.token_projection.weight, b.token_projection.weight)
+    assert not torch.equal(a.token_projection.weight, c.token_projection.weight)
+
+
+def test_wrong_folders_and_settings_are_named(tmp_path):
+    with pytest.raises(ValueError, match="is not the folder of a saved model"):
+        load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
+    tiny.vae().save_pretrained(tmp_path / "vae")
+    with pytest.raises(
+        ValueError, match="holds a AutoencoderKL, where a UNet2DConditionModel or an IMAGPose"
+    ):
+        load_denoiser(tmp_path / "vae", tiny.DENOISER, tiny.WIDTH, seed=0)
+    tiny.denoiser().save_pretrained(tmp_path / "saved")
+    other = tiny.DENOISER.model_copy(update={"cva_heads": 4})
+    with pytest.raises(ValueError, match="was saved with cva_heads 2, where the settings say 4"):
+        load_denoiser(tmp_path / "saved", other, tiny.WIDTH, seed=0)
+    with pytest.raises(ValueError, match="was saved with encoder_width 12, where the settings say 13"):
+        load_denoiser(tmp_path / "saved", tiny.DENOISER, 13, seed=0)
+    inpainting = UNet2DConditionModel.from_config({**tiny.unet().config, "in_channels": 9})
+    with pytest.raises(ValueError, match="9 input and 4 output channels"):
+        IMAGPoseDenoiser.from_unet(inpainting, tiny.WIDTH, tiny.DENOISER, seed=0)
+    with pytest.raises(ValueError, match="cva_heads is 3, which does not divide the UNet's 8 channels"):
+        tiny.denoiser(cva_heads=3)
+
+
+def test_sizes_that_do_not_fit_are_named():
+    denoiser = tiny.denoiser()
+    denoiser.check_view(32, 16, vae_factor=8)
+    with pytest.raises(ValueError, match="40x16 pixels, where both must be multiples of 16"):
+        denoiser.check_view(40, 16, vae_factor=8)
+    with pytest.raises(
+        ValueError, match="texture_patch is 4, which does not divide the latent of a view, 4x2"
+    ):
+        tiny.denoiser(texture_patch=4).check_view(32, 16, vae_factor=8)
+    with pytest.raises(ValueError, match="pose_channels has 3 entries, which reach 1/4"):
+        tiny.denoiser(pose_channels=(4, 4, 8)).check_view(32, 16, vae_factor=8)
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_nothing():
+    def run(checkpointing):
+        denoiser, kept = tiny.denoiser(trained=True).train(), 0
+        if checkpointing:
+            denoiser.enable_gradient_checkpointing()
+
+        def pack(tensor):
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = denoiser(**tiny.inputs()).square().mean()
+        loss.backward()
+        return kept, {name: parameter.grad for name, parameter in denoiser.named_parameters()}
+
+    (plain_bytes, plain), (checkpointed_bytes, checkpointed) = run(False), run(True)
+    assert checkpointed_bytes < 0.5 * plain_bytes
+    torch.testing.assert_close(checkpointed, plain)
+
+
+def test_plain_and_fused_attention_agree():
+    denoiser, given = tiny.denoiser(trained=True), tiny.inputs()
+    with torch.no_grad():
+        fused = denoiser(**given)
+        denoiser.choose_attention(torch.device("cpu"))
+        torch.testing.assert_close(denoiser(**given), fused, atol=1e-4, rtol=1e-4)
+
+
+def test_stable_diffusion_15_has_the_papers_size():
+    """859.5 M of the UNet; 273 M of CVA after each of its 16 cross-attentions (DESIGN's count)."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        stock = sum(parameter.numel() for parameter in unet.parameters())
+    settings = tiny.DENOISER.model_copy(
+        update={"texture_patch": 2, "cva_heads": 8, "pose_channels": (16, 32, 96, 256)}
+    )
+    with torch.device("meta"):
+        denoiser = IMAGPoseDenoiser(
+            unet_config=dict(unet.config), encoder_width=1536, **settings.model_dump()
+        )
+    blocks = [m.cross_view for m in denoiser.modules() if isinstance(m, model._CrossViewTransformer)]
+    assert round(stock / 1e6, 1) == 859.5
+    assert len(blocks) == 16
+    assert round(sum(p.numel() for block in blocks for p in block.parameters()) / 1e6) == 273
+    assert denoiser.token_projection.in_features == 1536

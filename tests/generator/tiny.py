@@ -1,0 +1,147 @@
+"""The smallest models and data that the real code accepts: views of 32x16 pixels, latents of 4x2."""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import Dinov2Config, Dinov2Model
+
+from generator.data import EncodedViews
+from generator.model import IMAGPoseDenoiser
+from generator.settings import DenoiserSettings, TrainSettings
+
+VIEW_SIZE = (32, 16)
+TOKEN_SIZE = (16, 8)
+LATENT = (4, 4, 2)
+TOKENS, WIDTH = 9, 12
+
+DENOISER = DenoiserSettings(
+    cva=True,
+    flc_texture=True,
+    ilc=True,
+    texture_patch=2,
+    cva_heads=2,
+    cva_layers=1,
+    pose_channels=(4, 4, 4, 8),
+)
+TRAIN = TrainSettings(
+    steps=6,
+    batch_size=4,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    warmup_steps=2,
+    max_grad_norm=1.0,
+    ema_decay=0.9,
+    mixed_precision="no",
+    masked_views=(1, 4),
+    drop_features=0.2,
+    drop_image=0.2,
+    flip=0.5,
+    min_snr_gamma=None,
+    checkpoint_every=2,
+)
+
+
+def unet(seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def denoiser(trained: bool = False, **changes: object) -> IMAGPoseDenoiser:
+    """A denoiser; `trained` makes its zero-initialised parts random, so that everything has an effect."""
+    made = IMAGPoseDenoiser.from_unet(unet(), WIDTH, DENOISER.model_copy(update=changes), seed=0).eval()
+    if trained:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+def scheduler(**changes: object) -> DDIMScheduler:
+    v_prediction = {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    return DDIMScheduler(
+        **({"beta_schedule": "scaled_linear", "clip_sample": False} | v_prediction | changes)
+    )
+
+
+def vae(blocks: int = 1) -> AutoencoderKL:
+    """A VAE of factor 8 on pixel-unshuffled images, blocks of `blocks` x `blocks` pixels."""
+    torch.manual_seed(2)
+    levels = {1: 4, 2: 3}[blocks]
+    return (
+        AutoencoderKL(
+            in_channels=3 * blocks**2,
+            out_channels=3 * blocks**2,
+            block_out_channels=(4,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            norm_num_groups=2,
+            latent_channels=4,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def image_encoder() -> Dinov2Model:
+    torch.manual_seed(3)
+    config = Dinov2Config(
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=4,
+        image_size=16,
+        mlp_ratio=1,
+    )
+    config.image_mean, config.image_std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+    return Dinov2Model(config).eval().requires_grad_(False)
+
+
+def views(pids: list[int], mirrored: bool = True, seed: int = 0) -> EncodedViews:
+    """Random encoded views of these identities."""
+    torch.manual_seed(seed)
+    shape = (len(pids), 2 if mirrored else 1)
+    return EncodedViews(
+        latent_mean=torch.randn(*shape, *LATENT).half(),
+        latent_std=torch.rand(*shape, *LATENT).half() * 0.1,
+        tokens=torch.randn(*shape, TOKENS, WIDTH).half(),
+        skeletons=torch.randint(0, 256, (*shape, 3, *VIEW_SIZE), dtype=torch.uint8),
+        pids=torch.tensor(pids),
+        black=torch.randn(LATENT),
+    )
+
+
+def keypoints(count: int, seed: int = 0) -> np.ndarray:
+    """Random keypoints [count, 18, 3] inside a view, all visible."""
+    points = np.random.default_rng(seed).random((count, 18, 3)).astype(np.float32)
+    points[..., 0] *= VIEW_SIZE[1] - 1
+    points[..., 1] *= VIEW_SIZE[0] - 1
+    points[..., 2] = 1
+    return points
+
+
+def inputs(batch: int = 2, seed: int = 0, width: int = 8) -> dict[str, torch.Tensor]:
+    """Random arguments of the denoiser's forward pass."""
+    torch.manual_seed(seed)
+    return {
+        "noisy": torch.randn(batch, 4, 8, 4),
+        "timesteps": torch.arange(batch) * 300 + 5,
+        "features": torch.randn(batch, 7, width),
+        "pose": torch.randn(batch, 8, 8, 4),
+        "mask": torch.randint(0, 2, (batch, 1, 8, 4)).float(),
+        "visible": torch.randn(batch, 4, 8, 4),
+    }
