@@ -4,6 +4,7 @@ Frames: metres; y up; at rest the person stands upright, arms down, facing +z, s
 A surface is a *loft*: a row of elliptic rings, each bound to one or two bones (linear blend skinning).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ class Loft(NamedTuple):
 
 
 def loft(
-    knots: list[tuple[float, ...]],
+    knots: Sequence[Sequence[float]],
     bones: tuple[int, int],
     joint: tuple[float, float] = (2.0, 3.0),
     along: str = "y",

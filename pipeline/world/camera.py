@@ -148,15 +148,15 @@ def _scene(rng: np.random.Generator) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def sample_camera(seed: int, purpose: str, index: int) -> Camera:
+def sample_camera(seed: int, purpose: str, index: int, strength: float = 1.0) -> Camera:
     """Draw a camera; equal arguments give the same camera.
-
-    The spread of gains, tone curves and light below is the spread that makes re-identification across cameras hard.
 
     Args:
         seed: Seed of the world.
         purpose: The set of cameras, for example ``"world"`` or ``"foundation"``.
         index: Number of the camera within the set.
+        strength: How much of its colour response, tone curve and noise it keeps, from 0 (a neutral camera) to 1.
+            Light, scenery, blur and viewpoint do not depend on it.
     """
     rng = generator(seed, f"{purpose}/camera", index)
     azimuth, elevation = rng.uniform(-np.pi, np.pi), rng.uniform(0.35, 1.2)
@@ -164,7 +164,7 @@ def sample_camera(seed: int, purpose: str, index: int) -> Camera:
         [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
     )
     warmth = rng.normal(0, 0.10)
-    strength = rng.uniform(0.25, 0.80)
+    glare = rng.uniform(0.25, 0.80)  # 0 overcast, 1 bright sun
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
     # Colour response: white balance, hue shift, saturation.
     gain = np.exp(rng.normal(0, 0.10, 3)) * np.exp(rng.normal(0, 0.15))
@@ -173,23 +173,25 @@ def sample_camera(seed: int, purpose: str, index: int) -> Camera:
     axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     rotation = np.eye(3) * np.cos(hue) + np.sin(hue) * axis + (1 - np.cos(hue)) * grey
     colour = np.diag(gain) @ (saturation * rotation + (1 - saturation) * grey)
+    colour = np.eye(3) + strength * (colour - np.eye(3))
     level = np.arange(256) / 255
     contrast, haze = rng.uniform(0.62, 1.25), rng.uniform(0, 0.16)
     gamma = np.exp(rng.normal(0, 0.22)) * np.exp(rng.normal(0, 0.05, 3))
     curve = np.clip(haze + (1 - haze) * (0.45 + contrast * (level[:, None] ** gamma - 0.45)), 0, 1)
+    curve = level[:, None] + strength * (curve - level[:, None])
     return Camera(
         pitch=rng.uniform(0.0, 0.52),
         roll=rng.normal(0, 0.035),
         distance=rng.uniform(3.5, 12),
         sun=sun,
-        sun_colour=strength * tint,
-        sky_colour=(1.02 - 0.62 * strength) * (2 - tint),
+        sun_colour=glare * tint,
+        sky_colour=(1.02 - 0.62 * glare) * (2 - tint),
         scene=_scene(rng),
         colour=colour.astype(np.float32),
         curve=(255 * curve).astype(np.uint8)[None],
         vignette=rng.uniform(0, 0.25),
         blur=rng.uniform(0.15, 0.95),
-        noise=rng.uniform(1.5, 8.0),
+        noise=strength * rng.uniform(1.5, 8.0),
         shadow=rng.uniform(0.1, 0.55),
         zoom=rng.uniform(1.01, 1.12),
         aim=(rng.normal(0, 0.012), rng.normal(0, 0.012)),

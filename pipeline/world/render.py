@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.world.body import RINGS, SEGMENTS, Stance, pose_surface
 from pipeline.world.camera import SCENE_HEIGHT, SCENE_WIDTH, Camera, View
-from pipeline.world.person import TILE, Person
+from pipeline.world.cloth import TILE
+from pipeline.world.person import Person
 
 SUPERSAMPLING = 2  # samples per pixel, both ways
 FAR = 100.0  # metres; depth of pixels where nobody is

@@ -15,7 +15,7 @@ class WorldSettings(BaseModel):
     test_identities: int = Field(description="Identities in query and bounding_box_test", ge=2, le=4999)
     images_per_identity: int = Field(description="Images of each identity, over all cameras", ge=2, le=1000)
     cameras: int = Field(
-        description="Cameras of the world; Market-1501 has 6, its file names allow one digit", ge=2, le=9
+        description="Cameras of the world; Market-1501 has 6, its file names allow one digit", ge=2, le=6
     )
     distractors: int = Field(
         description="Images of people who are nobody's match (0000), in the gallery", ge=0

@@ -5,19 +5,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.world.body import Stance
-from pipeline.world.camera import View, sample_camera, sample_view
+from pipeline.world.camera import Camera, View, sample_camera, sample_view
 from pipeline.world.person import sample_person
 from pipeline.world.random import generator
 from pipeline.world.render import Rendering, render
 from pipeline.world.stance import sample_stance
 
 # People of these purposes walk past the same cameras; every other purpose has cameras of its own.
-_WORLD = ("train", "test", "distractor", "junk")
+_WORLD = ("train", "test", "distractor")
+# How strongly the world's cameras distort colours. With it a small re-ID net (half-width ResNet-10, 200 iterations) that is
+# trained on 20 % of 60 identities x 20 images reaches rank-1 50, on all of them 77: neither too hard nor too easy to show
+# what generated images do. At 1, which all other sets of cameras have, the same net reaches 22 and 41.
+_WORLD_STRENGTH = 0.25
 
 
-def camera_set(purpose: str) -> str:
-    """Return the purpose under which `sample_camera` knows the cameras that see people of ``purpose``."""
-    return "world" if purpose in _WORLD else purpose
+def purpose_camera(seed: int, purpose: str, camid: int) -> Camera:
+    """Return a camera (``camid`` from 1) of the set that sees people of ``purpose``."""
+    if purpose in _WORLD:
+        return sample_camera(seed, "world", camid - 1, _WORLD_STRENGTH)
+    return sample_camera(seed, purpose, camid - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +42,8 @@ class Shot:
 
     def name(self, pid: int) -> str:
         """Return the Market-1501 file name; ``pid`` -1 is junk, 0 a distractor."""
-        return f"{pid if pid < 0 else f'{pid:04d}'}_c{self.camid}s{self.sequence}_{self.frame:06d}_{self.box:02d}.jpg"
+        who = "-1" if pid == -1 else f"{pid:04d}"
+        return f"{who}_c{self.camid}s{self.sequence}_{self.frame:06d}_{self.box:02d}.jpg"
 
 
 def render_shot(
@@ -50,7 +57,7 @@ def render_shot(
             sample_person(seed, other, view.passer_by % 64),
             sample_stance(seed, other, view.passer_by),
         )
-    camera = sample_camera(seed, camera_set(purpose), camid - 1)
+    camera = purpose_camera(seed, purpose, camid)
     return render(sample_person(seed, purpose, pid), stance, camera, view, height, width, passer_by)
 
 

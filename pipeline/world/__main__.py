@@ -1,0 +1,15 @@
+"""Stage `world`: render the embedded data set that stands in for Market-1501."""
+
+from pipeline.files import stage_main
+from pipeline.params import load_params
+from pipeline.world.dataset import available_cores, build
+
+
+def main() -> None:
+    """Render the world of params.yaml to the data set's root."""
+    params = load_params()
+    build(params.world, params.dataset.root, available_cores())
+
+
+if __name__ == "__main__":
+    stage_main(main)

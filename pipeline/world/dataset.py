@@ -1,0 +1,130 @@
+"""Write the embedded world as a folder in exact Market-1501 format, with the keypoints of every image."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline.files import atomic, progress, write_csv
+from pipeline.world.camera import sample_view
+from pipeline.world.random import generator
+from pipeline.world.settings import WorldSettings
+from pipeline.world.shots import Shot, render_shot, shots
+from pipeline.world.stance import sample_stance
+
+TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"  # Market-1501's folders
+JPEG_QUALITY = 92
+
+# A job is (kind, number): all photos of one identity, or one stray box of the gallery.
+Job = tuple[str, int]
+
+
+def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
+    """Yield the images of one job, each with its path relative to the root.
+
+    Training identities have the pids from 1, test identities follow. A test identity gives one query from each camera
+    with at least two photos of it (from its first camera where there is none such), so that the gallery keeps a match
+    in another camera.
+    """
+    kind, number = job
+    if kind in ("distractor", "junk"):
+        pid = 0 if kind == "distractor" else -1
+        shot = stray_shot(settings, kind, number)
+        yield f"{GALLERY}/{shot.name(pid)}", shot
+        return
+    pid = number + 1 if kind == "train" else settings.train_identities + number + 1
+    taken = shots(
+        settings.seed,
+        kind,
+        number,
+        settings.images_per_identity,
+        settings.cameras,
+        settings.height,
+        settings.width,
+    )
+    queries = _queries(settings.seed, number, [shot.camid for shot in taken]) if kind == "test" else set()
+    for index, shot in enumerate(taken):
+        folder = TRAIN if kind == "train" else QUERY if index in queries else GALLERY
+        yield f"{folder}/{shot.name(pid)}", shot
+
+
+def _queries(seed: int, number: int, camids: list[int]) -> set[int]:
+    rng = generator(seed, "test/query", number)
+    by_camera = [np.flatnonzero(np.array(camids) == camid) for camid in sorted(set(camids))]
+    several = [indices for indices in by_camera if len(indices) > 1] or by_camera[:1]
+    return {int(rng.choice(indices)) for indices in several}
+
+
+def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
+    """Return a gallery image that is nobody's match.
+
+    Args:
+        settings: The world.
+        kind: ``"distractor"``: somebody whom no query asks for, now and then in a loose box; ``"junk"``: a box that
+            misses a good part of a test identity.
+        number: Which one; it is also in the file name, so that no two names are alike.
+    """
+    rng = generator(settings.seed, kind, number)
+    if kind == "junk":
+        purpose, person, loose = "test", int(rng.integers(settings.test_identities)), 14.0
+    else:
+        purpose, person, loose = "distractor", number, 6.0 if rng.random() < 0.25 else 1.0
+    camid = 1 + int(rng.integers(settings.cameras))
+    stance = sample_stance(settings.seed, kind, number)
+    view = sample_view(settings.seed, kind, number, loose=loose)
+    drawn = render_shot(settings.seed, purpose, person, camid, stance, view, settings.height, settings.width)
+    return Shot(*drawn, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
+
+
+def build(settings: WorldSettings, root: Path, workers: int) -> None:
+    """Render the world to ``root``; an old folder there is replaced when the new one is complete.
+
+    The files do not depend on the number of worker processes.
+
+    Args:
+        settings: The world.
+        root: Where `bounding_box_train`, `query`, `bounding_box_test` and `keypoints.csv` go.
+        workers: Processes.
+    """
+    jobs: list[Job] = [
+        *(("train", number) for number in range(settings.train_identities)),
+        *(("test", number) for number in range(settings.test_identities)),
+        *(("distractor", number) for number in range(settings.distractors)),
+        *(("junk", number) for number in range(settings.junk)),
+    ]
+    rows: list[tuple[str, np.ndarray]] = []
+    with atomic(root) as folder:
+        for name in (TRAIN, QUERY, GALLERY):
+            (folder / name).mkdir(parents=True)
+        with get_context("spawn").Pool(workers) as pool:
+            written = pool.imap(partial(_write, settings, folder), jobs, chunksize=4)
+            for part in progress(written, total=len(jobs), desc="world"):
+                rows += part
+        rows.sort(key=lambda row: row[0])
+        columns = [f"{name}_{value}" for name in KEYPOINT_NAMES for value in ("x", "y", "score")]
+        frame = pd.DataFrame(
+            np.stack([keypoints for _, keypoints in rows]).reshape(len(rows), -1), columns=columns
+        )
+        frame.insert(0, "image", [name for name, _ in rows])
+        write_csv(frame, folder / "keypoints.csv", float_format="%.2f")
+
+
+def _write(settings: WorldSettings, folder: Path, job: Job) -> list[tuple[str, np.ndarray]]:
+    cv2.setNumThreads(1)
+    rows = []
+    for name, shot in photos(settings, job):
+        _, code = cv2.imencode(".jpg", shot.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (folder / name).write_bytes(code.tobytes())
+        rows.append((name, shot.keypoints))
+    return rows
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
