@@ -2,14 +2,19 @@
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from generator.settings import DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.world.settings import WorldSettings
 from reid.settings import ReidSettings
+
+T = TypeVar("T", bound=BaseModel)
+
+SYNTHETIC = Path("data/synthetic")  # what the stage `generate` writes
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
 
@@ -103,12 +108,57 @@ class ReidSection(ReidSettings):
     seeds: tuple[Seed, ...] = Field(
         strict=False, min_length=1, max_length=100, description="of the trainings; arms are paired by them"
     )
+    evaluate_on: Literal["test", "validation"] = Field(
+        description="validation (needs index.validation_identities) is for choices, test for the table"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
         return self
+
+
+class GeneratorSection(Settings):
+    """The generator: where it starts, what it is made of, and how it is fine-tuned."""
+
+    base: Path = Field(
+        strict=False, description="diffusers folder with vae/, scheduler/, and denoiser/ or unet/"
+    )
+    image_encoder: Path = Field(strict=False, description="transformers folder of a DINOv2 or CLIP")
+    token_height: int = Field(ge=14, le=1024, description="height of the image encoder's input, pixels")
+    token_width: int = Field(ge=14, le=1024, description="width of the image encoder's input, pixels")
+    encode_batch: int = Field(ge=1, description="images at once through the frozen encoders")
+    train_on: tuple[Literal["all", "subset"], ...] = Field(
+        strict=False,
+        min_length=1,
+        max_length=2,
+        description="all = one generator for all real training images (the paper's protocol); "
+        "subset = one per subset that sees nothing else (leak-free)",
+    )
+    denoiser: DenoiserSettings
+    scheduler: SchedulerSettings
+    train: TrainSettings
+    seed: Seed
+
+
+class GenerateSection(Settings):
+    """How synthetic images are drawn and stored."""
+
+    sample: SampleSettings
+    jpeg_quality: int = Field(ge=50, le=100, description="of the synthetic images")
+
+
+class ArmSettings(Settings):
+    """One recipe for training re-ID models with synthetic images; its name is its key."""
+
+    synthetic: Path = Field(
+        strict=False, description="folder with a folder of images per subset, as data/synthetic/all"
+    )
+    synthetic_share: float | None = Field(
+        ge=0, le=1, description="synthetic share of each identity's images in a batch; null mixes uniformly"
+    )
+    synthetic_weight: float = Field(gt=0, le=10, description="weight of a synthetic image in the loss")
 
 
 class ContactSheetsSettings(Settings):
@@ -126,8 +176,11 @@ class Params(Settings):
     index: IndexSettings
     poses: PosesSettings
     subset: SubsetSettings
+    generator: GeneratorSection
     plan: PlanSettings
+    generate: GenerateSection
     reid: ReidSection
+    arms: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], ArmSettings] = Field(min_length=1)
     contact_sheets: ContactSheetsSettings
 
     @model_validator(mode="after")
@@ -138,13 +191,32 @@ class Params(Settings):
                 f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.fractions, "
                 "or that subset gets no synthetic images"
             )
+        if self.reid.evaluate_on == "validation" and not self.index.validation_identities:
+            raise ValueError(
+                "index.validation_identities is 0; expected some, since reid.evaluate_on is validation"
+            )
+        for name, arm in self.arms.items():
+            if name == "standard":
+                raise ValueError(
+                    "arms.standard: the arm of that name has real images only; choose another name"
+                )
+            if arm.synthetic.parent == SYNTHETIC and arm.synthetic.name not in self.generator.train_on:
+                raise ValueError(
+                    f"arms.{name}.synthetic is {arm.synthetic}; expected generator.train_on to hold "
+                    f"{arm.synthetic.name}, which makes these images"
+                )
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
         return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml; raises as `load` does."""
+    return load(path, Params)
+
+
+def load(path: str | Path, schema: type[T]) -> T:
+    """Read a YAML file of settings and check it against a model of them.
 
     Raises:
         ParamsError: the file is missing, is not YAML, or has a key that is missing, unknown or out of its
@@ -163,17 +235,19 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: it holds {_show(values)}, expected sections with settings")
     try:
-        return Params.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        schema = Params.model_json_schema()
-        raise ParamsError(
-            "\n".join(f"{path}: {_sentence(dict(e), schema)}" for e in error.errors())
-        ) from None
+        allowed = schema.model_json_schema()
+        mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
+        # A bad entry of a list makes the list bad too; the entry alone is worth a sentence.
+        outer = {mistake["loc"][:depth] for mistake in mistakes for depth in range(1, len(mistake["loc"]))}
+        sentences = [_sentence(mistake, allowed) for mistake in mistakes if mistake["loc"] not in outer]
+        raise ParamsError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from None
 
 
 def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:
     """Say what is wrong with one key, from pydantic's error and the JSON schema of the settings."""
-    kind, loc = error["type"], error["loc"]
+    kind, loc = error["type"], tuple(part for part in error["loc"] if part != "[key]")
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{_one_line(part)}" for part in loc)[1:]
     if kind == "missing":
         return f"{key} is missing"
@@ -181,7 +255,9 @@ def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:
         known = _schema_at(schema, loc[:-1]).get("properties", {})
         return f"{key} is no setting; the settings here are {', '.join(known)}"
     if kind == "value_error":  # a validator's own sentence
-        return f"{key}: {error['ctx']['error']}".removeprefix(": ")
+        return _one_line(f"{key}: {error['ctx']['error']}").removeprefix(": ")
+    if loc != error["loc"]:
+        return f"{key} is no name for a section: {error['msg']}"
     return f"{key} is {_show(error['input'])}; expected {_expected(_schema_at(schema, loc)) or error['msg']}"
 
 
@@ -192,8 +268,11 @@ def _schema_at(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, 
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
         if part is not None:
-            inside = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-            node = inside or node.get("additionalProperties") or {}
+            if isinstance(part, int):
+                node = dict(enumerate(node.get("prefixItems", []))).get(part) or node.get("items", {})
+            else:
+                named = node.get("patternProperties", {})  # a dict of sections, such as the arms
+                node = node.get("properties", {}).get(part) or next(iter(named.values()), {})
     return node
 
 
@@ -206,12 +285,13 @@ def _expected(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "")
     bounds = {
         "greater than": schema.get("exclusiveMinimum"),
-        "at least": schema.get("minimum", schema.get("minItems")),
+        "at least": schema.get("minimum", schema.get("minItems", schema.get("minProperties"))),
         "less than": schema.get("exclusiveMaximum"),
         "at most": schema.get("maximum", schema.get("maxItems")),
     }
     stated = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
-    return f"{_KINDS.get(kind, '')} {stated}{' entries' if stated and kind == 'array' else ''}".strip()
+    entries = " entries" if stated and kind in ("array", "object") else ""
+    return f"{_KINDS.get(kind, '')} {stated}{entries}".strip()
 
 
 def _show(value: Any) -> str:

@@ -105,6 +105,28 @@ def test_every_setting_is_described() -> None:
             "plan.fill_percent is 80; expected more than 80, the largest of subset.fractions",
         ),
         ("reid.seeds", [1, 1], "reid: seeds are [1, 1]; expected each once"),
+        (
+            "arms.augmented.synthetic_share",
+            2,
+            "arms.augmented.synthetic_share is 2; expected a number at least 0",
+        ),
+        (
+            "arms.augmented.share",
+            2,
+            "arms.augmented.share is no setting; the settings here are synthetic, synth",
+        ),
+        (
+            "arms.My Arm",
+            VALUES["arms"]["augmented"],
+            "arms.My Arm is no name for a section: String should match",
+        ),
+        ("arms", {}, "arms is {}; expected a section of settings at least 1 entries"),
+        (
+            "generator.train.masked_views",
+            [1, 5],
+            "generator.train.masked_views[1] is 5; expected a whole number",
+        ),
+        ("generator.train_on", ["some"], "generator.train_on[0] is 'some'; expected one of all, subset"),
         ("plan.sources", 2, "plan: sources + poses_per_joint exceed 4, the views of a joint image"),
     ],
 )
