@@ -1,6 +1,6 @@
 """A human skeleton, its forward kinematics, and the lofted surfaces that hang on it.
 
-Frames: metres; y up; at rest the person stands upright, arms down, facing +z, so that the person's left is +x.
+Metres; y up; at rest the person stands upright, arms down, facing +z, so that the person's left is +x.
 A surface is a *loft*: a row of elliptic rings, each bound to one or two bones (linear blend skinning).
 """
 
@@ -97,7 +97,7 @@ def rest_keypoints(build: Build) -> np.ndarray:
 
 
 class Loft(NamedTuple):
-    """Elliptic rings at rest; ring i is ``centre + side sin(t) + front cos(t)``, with t = 0 at the middle of the texture."""
+    """Elliptic rings at rest: ``centre + side sin(t) + front cos(t)``; t = 0 is the texture's middle."""
 
     rings: np.ndarray  # [RINGS, 3 (centre, side, front), 3], metres
     bones: np.ndarray  # [RINGS, 2] int
@@ -117,9 +117,9 @@ def loft(
     """Interpolate a loft through knots.
 
     Args:
-        knots: Rows (position along the axis, half width, half depth, x, y or z of the centre), in the order of the
-            texture's rows. ``along="y"``: the axis is vertical, the row ends with (x, z) of the centre, the ring's
-            front is +z. ``along="z"``: the axis points forward, the row ends with (x, y), the ring's front is +y.
+        knots: Rows (position along the axis, half width, half depth, two coordinates of the centre), in the
+            order of the texture's rows. ``along="y"``: the axis is vertical, they are x and z, the front is
+            +z. ``along="z"``: the axis points forward, they are x and y, the front is +y.
         bones: The bones that carry the first and the last ring.
         joint: Where between the knots (0 first, 1 last) the first bone hands over to the second.
         along: ``"y"`` or ``"z"``.
@@ -163,8 +163,8 @@ def ball(centre: Vector, radii: Vector, bone: int, square: float = 1.0, stretch:
 class Stance:
     """A pose: what the joints do, whoever strikes it and whoever looks.
 
-    ``angles`` [13, 3] in radians per bone: flexion (limb swings forward, trunk bows), inward twist about the bone's
-    own axis, and abduction (away from the body's middle). The pelvis's and the trunk's twist turns to the left.
+    ``angles`` [13, 3] in radians per bone: flexion (limb swings forward, trunk bows), inward twist about the
+    bone's own axis, and abduction (away from the body's middle). The trunk's twist turns to the left.
     """
 
     heading: float  # degrees; 0 faces the camera, 90 walks towards the right edge of the image
@@ -180,11 +180,11 @@ def bone_transforms(build: Build, stance: Stance) -> np.ndarray:
     """Forward kinematics: how each bone moves from rest to the stance.
 
     Returns:
-        Float array [13, 3, 4]: rotation and translation that map a point at rest to the posed point. The pelvis
-        stays over the origin at its height at rest; `pose_rings` then puts the feet on the ground.
+        Float array [13, 3, 4]: rotation and translation that map a point at rest to the posed point. The
+        pelvis stays where it is at rest; `pose_surface` then puts the feet on the ground.
     """
     flexion, twist, abduction = stance.angles.T
-    # Limbs hang down, so swinging forward is a negative turn about x; the trunk stands up, so bowing is positive.
+    # Limbs hang down: swinging forward is a negative turn about x. The trunk stands up: bowing is positive.
     x = np.where(_TRUNK, flexion, -flexion)
     y = twist * _MIRROR
     z = np.where(_TRUNK, 1.0, -_MIRROR) * abduction
@@ -209,7 +209,7 @@ def bone_transforms(build: Build, stance: Stance) -> np.ndarray:
 def drape(part: Loft, build: Build, transforms: np.ndarray) -> np.ndarray:
     """Hang a skirt or a coat around both legs.
 
-    Every ring keeps its height below the pelvis and grows until it holds both legs, so that a stride opens no gap.
+    Every ring keeps its height below the pelvis and grows until it holds both legs: a stride opens no gap.
 
     Returns:
         Float array [RINGS, 3, 3] of posed rings.
@@ -235,7 +235,7 @@ def drape(part: Loft, build: Build, transforms: np.ndarray) -> np.ndarray:
     # The thigh is thicker than the shank.
     thick = np.clip((height - joints[R_SHANK, 1]) / (joints[R_THIGH, 1] - joints[R_SHANK, 1]), 0, 1)
     reach = build.limb * (0.068 + 0.032 * thick) + part.flare
-    # Half axes r I + s s^T / |s|: r + |s| along the legs' offset s, r across it, and no turn of the cloth about the body.
+    # Half axes r I + s s^T / |s|: r + |s| along the legs' offset s, r across it; the cloth does not turn.
     offset = 0.5 * (left - right) @ np.stack([side, front], 1)
     shape = reach[:, None, None] * np.eye(2) + offset[:, :, None] * offset[:, None] / (
         np.linalg.norm(offset, axis=1)[:, None, None] + 1e-9

@@ -92,11 +92,11 @@ def _scene(rng: np.random.Generator) -> np.ndarray:
     vanish = (float(rng.uniform(-0.3, 1.3) * w), base - h * rng.uniform(0.1, 0.9))
     if rng.random() < 0.65:
         wall_rows = image[:base].copy()
-        for x in np.arange(-2 * w, 3 * w, rng.uniform(26, 60)):
+        for start in np.arange(-2 * w, 3 * w, rng.uniform(26, 60)):
             cv2.line(
                 image,
-                (int(x), h),
-                (int(vanish[0] + 0.02 * (x - vanish[0])), int(vanish[1])),
+                (int(start), h),
+                (int(vanish[0] + 0.02 * (start - vanish[0])), int(vanish[1])),
                 tint(ground, 0.78, 0.88),
                 1,
             )
@@ -155,7 +155,7 @@ def sample_camera(seed: int, purpose: str, index: int, strength: float = 1.0) ->
         seed: Seed of the world.
         purpose: The set of cameras, for example ``"world"`` or ``"foundation"``.
         index: Number of the camera within the set.
-        strength: How much of its colour response, tone curve and noise it keeps, from 0 (a neutral camera) to 1.
+        strength: How much of its colour response, tone curve and noise it keeps: 0 makes it neutral.
             Light, scenery, blur and viewpoint do not depend on it.
     """
     rng = generator(seed, f"{purpose}/camera", index)

@@ -7,7 +7,7 @@ import numpy as np
 
 TILE = 64  # texels of one part's texture, both ways
 
-# Texture coordinates of a tile's texels: U around the part (0.5 is the front), V along it (0 is the first ring).
+# Texture coordinates of a tile's texels: U around the part (0.5: front), V along it from the first ring.
 U, V = np.meshgrid((np.arange(TILE) + 0.5) / TILE, (np.arange(TILE) + 0.5) / TILE)
 ANGLE = 2 * np.pi * (U - 0.5)  # radians from the front, + towards the person's left
 FRONT = np.abs(ANGLE) < 0.5 * np.pi
@@ -47,7 +47,7 @@ BAGS: Palette = (
 
 
 def pick(rng: np.random.Generator, palette: Palette, spread: float = 4) -> Colour:
-    """Draw a colour; ``spread`` is the standard deviation per channel, brightness varies 2.5 times as much."""
+    """Draw a colour; ``spread`` is the standard deviation per channel, 2.5 times as much in brightness."""
     share = np.array([entry[0] for entry in palette])
     base = np.array(palette[rng.choice(len(palette), p=share / share.sum())][1], float)
     return np.clip(base + rng.normal(0, spread, 3) + rng.normal(0, 2.5 * spread), 10, 245)
@@ -68,7 +68,7 @@ class Cloth:
     period: float
 
     def paint(self, width: float, height: float) -> np.ndarray:
-        """Return the fabric as a tile [TILE, TILE, 3], wrapped around a part ``width`` x ``height`` metres."""
+        """Return the fabric as a tile [TILE, TILE, 3] for a part ``width`` m around and ``height`` m long."""
         x, y = U * width / self.period, V * height / self.period
         # A whole number of periods around the part: no seam.
         turn = U * np.round(width / self.period) % 1

@@ -28,9 +28,9 @@ Job = tuple[str, int]
 def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
     """Yield the images of one job, each with its path relative to the root.
 
-    Training identities have the pids from 1, test identities follow. A test identity gives one query from each camera
-    with at least two photos of it (from its first camera where there is none such), so that the gallery keeps a match
-    in another camera.
+    Training identities have the pids from 1, test identities follow. A test identity gives one query
+    from each camera with at least two photos of it (from its first camera where there is none such), so that
+    the gallery keeps a match in another camera.
     """
     kind, number = job
     if kind in ("distractor", "junk"):
@@ -66,8 +66,8 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
 
     Args:
         settings: The world.
-        kind: ``"distractor"``: somebody whom no query asks for, now and then in a loose box; ``"junk"``: a box that
-            misses a good part of a test identity.
+        kind: ``"distractor"``: somebody whom no query asks for, now and then in a loose box; ``"junk"``: a
+            box that misses a good part of a test identity.
         number: Which one; it is also in the file name, so that no two names are alike.
     """
     rng = generator(settings.seed, kind, number)

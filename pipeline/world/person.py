@@ -55,7 +55,7 @@ from pipeline.world.random import generator
 
 Part = tuple[Loft, np.ndarray]  # a surface and its tile [TILE, TILE, 3]
 
-# Clothes for the upper body: share, how far they stand off the trunk and off the arm (metres), share with a pattern.
+# Upper clothes: share, how far they stand off the trunk and off the arm in metres, share with a pattern.
 _UPPER_WEAR = {
     "t-shirt": (0.34, 0.0, 0.012, 0.38),
     "shirt": (0.16, 0.004, 0.010, 0.45),
@@ -117,16 +117,14 @@ def _build(rng: np.random.Generator, woman: bool) -> Build:
     )
 
 
-# --- geometry ------------------------------------------------------------------------------------------------------
-
-
 def _torso(build: Build, puff: float) -> Loft:
     h, b = build.height, build
     rows = [
         (0.46, 0.70 * b.hip, 0.080, 0.0), (0.50, b.hip, 0.112, -0.008), (0.54, b.hip, 0.116, -0.008),
         (0.58, 0.45 * b.hip + 0.55 * b.waist, 0.102, 0.0), (0.62, b.waist, 0.094, 0.004),
         (0.66, 0.6 * b.waist + 0.4 * b.chest, 0.096, 0.006), (0.70, b.chest, b.depth, 0.004 + 0.6 * b.bust),
-        (0.74, b.chest, b.depth, 0.7 * b.bust), (0.78, 0.94 * b.shoulder, 0.92 * b.depth, 0.1 * b.bust - 0.004),
+        (0.74, b.chest, b.depth, 0.7 * b.bust),
+        (0.78, 0.94 * b.shoulder, 0.92 * b.depth, 0.1 * b.bust - 0.004),
         (0.81, 0.82 * b.shoulder, 0.75 * b.depth, -0.008), (0.835, 0.42 * b.shoulder, 0.070, -0.010),
         (0.852, 0.055, 0.056, -0.006),
     ]  # fmt: skip
@@ -209,7 +207,7 @@ def _face(
     return tile
 
 
-# --- what they wear ------------------------------------------------------------------------------------------------
+# --- what they wear ---
 
 
 def _outfit(rng: np.random.Generator, woman: bool) -> _Outfit:
@@ -425,11 +423,11 @@ def _carried(rng: np.random.Generator, build: Build, outfit: _Outfit, bag: _Bag)
         size = rng.uniform(0.85, 1.15)
         z = -build.depth - outfit.puff - 0.065
         sack = [
-            (0.80 * h - 0.36 * size, 0.130 * size, 0.055, 0, z),
-            (0.80 * h - 0.30 * size, 0.155 * size, 0.085, 0, z),
-            (0.80 * h - 0.10, 0.150 * size, 0.075, 0, z),
-            (0.80 * h, 0.125 * size, 0.055, 0, z),
-            (0.815 * h, 0.070 * size, 0.030, 0, z),
+            (0.80 * h - 0.36 * size, 0.130 * size, 0.055, 0.0, z),
+            (0.80 * h - 0.30 * size, 0.155 * size, 0.085, 0.0, z),
+            (0.80 * h - 0.10, 0.150 * size, 0.075, 0.0, z),
+            (0.80 * h, 0.125 * size, 0.055, 0.0, z),
+            (0.815 * h, 0.070 * size, 0.030, 0.0, z),
         ]
         yield loft(sack, (CHEST, CHEST), square=0.6), tile
     elif bag.kind == "shoulder bag":
@@ -444,10 +442,10 @@ def _carried(rng: np.random.Generator, build: Build, outfit: _Outfit, bag: _Bag)
     elif bag.kind == "handbag":
         x, y, _ = rest_keypoints(build)[4 if bag.right else 7]
         sack = [
-            (y - 0.40, 0.045, 0.14, x, 0),
-            (y - 0.22, 0.045, 0.15, x, 0),
-            (y - 0.17, 0.020, 0.11, x, 0),
-            (y - 0.09, 0.008, 0.03, x, 0),
+            (y - 0.40, 0.045, 0.14, x, 0.0),
+            (y - 0.22, 0.045, 0.15, x, 0.0),
+            (y - 0.17, 0.020, 0.11, x, 0.0),
+            (y - 0.09, 0.008, 0.03, x, 0.0),
         ]
         hand = R_HAND if bag.right else L_HAND
         yield loft(sack, (hand, hand), square=0.6), tile

@@ -1,4 +1,4 @@
-"""Draw a person in a stance through a camera: textured surfaces, z-buffer, deferred light, lens and sensor."""
+"""Draw a person in a stance through a camera: textured surfaces, z-buffer, light, lens and sensor."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from pipeline.world.person import Person
 SUPERSAMPLING = 2  # samples per pixel, both ways
 FAR = 100.0  # metres; depth of pixels where nobody is
 
-# How far behind the drawn surface a keypoint may lie and still be seen, in metres: joints lie inside the limb.
+# How far behind the drawn surface a keypoint may lie and still be seen, in metres: joints lie inside limbs.
 _TOLERANCE = np.array(
     [
         0.04,
@@ -96,6 +96,12 @@ def _settings() -> cv2.TriangleRasterizeSettings:
 _SETTINGS = _settings()
 
 
+def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the greatest x and y of points [..., 2]."""
+    x, y = points[..., 0], points[..., 1]
+    return np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+
+
 class _Projection:
     """A pinhole camera that looks at the middle of the person and crops the detector's box."""
 
@@ -105,8 +111,7 @@ class _Projection:
         self.rotation = (np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]) @ pitch).astype(np.float32)
         self.distance = np.float32(camera.distance)
         self.middle = np.array([0, 0.9, 0], np.float32)
-        plane, _ = self._plane(vertices.reshape(-1, 3))
-        low, high = plane.min(0), plane.max(0)
+        low, high = _bounds(self._plane(vertices)[0])
         box = (high[1] - low[1]) * camera.zoom * view.zoom
         self.scale = np.float32(height / box)
         centre = 0.5 * (low + high)
@@ -130,7 +135,7 @@ def _draw(
 ) -> _Layer:
     parts = len(vertices)
     pixel, depth = project(vertices)
-    # OpenCV's rasteriser has its own pinhole: undo it, so that it draws at our pixels. Field of view: tan = 1/2.
+    # Undo the pinhole of OpenCV's rasteriser (tan of its field of view: 1/2), so that it draws at our pixels.
     focal = float(height)
     corners = np.empty((*depth.shape, 3), np.float32)
     corners[..., 0] = (pixel[..., 0] - 0.5 * width) / focal * depth
@@ -143,18 +148,18 @@ def _draw(
     rows, columns = height * SUPERSAMPLING, width * SUPERSAMPLING
     buffer = np.zeros((rows, columns, 3), np.float32)
     z = np.full((rows, columns), FAR, np.float32)
-    buffer, z = cv2.triangleRasterize(
+    cv2.triangleRasterize(
         corners.reshape(-1, 3), _triangles(parts), attributes.reshape(-1, 3), buffer, z,
         np.eye(4, dtype=np.float32), 2 * np.arctan(0.5), 0.5, FAR, _SETTINGS,
     )  # fmt: skip
     # The rest is worked out only inside the person's bounding box.
-    low, high = np.floor(SUPERSAMPLING * pixel.min((0, 1, 2))), np.ceil(SUPERSAMPLING * pixel.max((0, 1, 2)))
-    (x0, y0), (x1, y1) = np.clip(low.astype(int), 0, None), np.clip(high.astype(int), 1, None)
+    low, high = _bounds(SUPERSAMPLING * pixel)
+    (x0, y0), (x1, y1) = np.floor(low).clip(0).astype(int), np.ceil(high).clip(1).astype(int)
     if x0 >= min(x1, columns) or y0 >= min(y1, rows):
         return _Layer(buffer, z)  # entirely outside the picture
     texel, depth_there = buffer[y0:y1, x0:x1], z[y0:y1, x0:x1]
     albedo = cv2.remap(
-        person.texture, texel[..., :2], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        person.texture, texel[..., 0], texel[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     # Creases and gaps between limbs are darker: compare each depth with its surroundings (ambient occlusion).
     near = np.minimum(depth_there, project.distance + np.float32(0.6))

@@ -21,7 +21,7 @@ from pipeline.world.body import (
 )
 from pipeline.world.random import generator
 
-# Arm habits: (share, upper-arm flexion, twist, abduction, elbow flexion) in degrees; None swings with the gait.
+# Arm habits: share, then upper-arm flexion, twist, abduction and elbow flexion in degrees (None: swings).
 _ARMS: dict[str, tuple[float, tuple[float, float, float, float] | None]] = {
     "swing": (0.52, None),
     "pocket": (0.13, (-14, 25, 14, 48)),
