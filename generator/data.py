@@ -87,9 +87,13 @@ def encode_views(
         The encoded views, on the CPU.
 
     Raises:
-        ValueError: there are more or fewer images than keypoints and identities.
+        ValueError: images, keypoints and identities are not equally many.
     """
     count, copies = len(keypoints), 2 if flip else 1
+    if len(pids) != count:
+        raise ValueError(
+            f"There are keypoints of {count} images and identities of {len(pids)}: one each is needed."
+        )
     out: dict[str, Tensor] = {"pids": torch.as_tensor(np.asarray(pids, np.int64))}
     done = 0
     for batch in _batches(zip(images, keypoints, strict=True), batch_size):
@@ -108,10 +112,6 @@ def encode_views(
             out[name][done : done + len(batch)] = part
         done += len(batch)
         progress(len(batch))
-    if len(out["pids"]) != count or done != count:
-        raise ValueError(
-            f"There are {done} images, {count} keypoints and {len(pids)} identities, where all must agree."
-        )
     black, _ = encode_latents(vae, torch.full((1, 3, *view_size), -1.0))
     return EncodedViews(**out, black=black[0].float().cpu())
 

@@ -122,7 +122,9 @@ def test_wrong_folders_are_named(tmp_path):
         with pytest.raises(ValueError, match="is not the folder of a saved model"):
             load(tmp_path / "nowhere")
     UNet2DConditionModel.from_config(tiny.unet().config).save_config(tmp_path)
-    with pytest.raises(ValueError, match="holds a UNet2DConditionModel, where a diffusers AutoencoderKL is needed"):
+    with pytest.raises(
+        ValueError, match="holds a UNet2DConditionModel, where a diffusers AutoencoderKL is needed"
+    ):
         encoders.load_vae(tmp_path)
     with pytest.raises(ValueError, match="holds a model of type None"):
         encoders.load_image_encoder(tmp_path)

@@ -1,0 +1,35 @@
+"""A tiny training as a process of its own, for test_train.py: killed after some step, or one of several.
+
+Usage: python -m tests.generator.killed <checkpoint folder> <step of the kill, or 0> <file for the weights>
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from generator.train import train
+from tests.generator import tiny
+
+
+def main() -> None:
+    folder, kill_after, out = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+
+    def log(step: int, values: dict[str, float]) -> None:
+        if step == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    views = tiny.views([1] * 5 + [2])
+    average = train(
+        tiny.denoiser(), views, tiny.scheduler(), tiny.TRAIN, seed=1, checkpoint_dir=folder, log=log
+    )
+    if os.environ.get("RANK", "0") == "0":
+        save_file(average.state_dict(), out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from generator import encoders
+from generator.data import encode_views
+from generator.sample import IMAGPosePipeline, JointRequest
+from generator.settings import SampleSettings
+from tests.generator import tiny
+
+SETTINGS = SampleSettings(
+    steps=2, guidance_scale=2.0, guidance_drop=("features", "image"), batch_size=2, mixed_precision="no"
+)
+PEOPLE = list(np.random.default_rng(0).integers(0, 256, (4, *tiny.VIEW_SIZE, 3), dtype=np.uint8))
+POSES = tiny.keypoints(8)
+
+
+def pipeline(denoiser=None, scheduler=None):
+    pipe = IMAGPosePipeline(
+        tiny.vae(),
+        tiny.image_encoder(),
+        denoiser or tiny.denoiser(trained=True),
+        scheduler or tiny.scheduler(),
+        *tiny.VIEW_SIZE,
+        *tiny.TOKEN_SIZE,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def views():
+    return encode_views(
+        PEOPLE,
+        POSES[:4],
+        np.zeros(4, int),
+        tiny.vae(),
+        tiny.image_encoder(),
+        view_size=tiny.VIEW_SIZE,
+        token_size=tiny.TOKEN_SIZE,
+        flip=False,
+        batch_size=4,
+    )
+
+
+def request(sources=(0,), targets=1, seed=5, fill="target", first=4):
+    poses = POSES[first : first + targets]
+    return JointRequest(tuple(sources), poses, tuple(range(seed, seed + targets)), fill)
+
+
+def generate(views, *requests, pipe=None, **changes):
+    return list((pipe or pipeline()).generate(views, requests, SETTINGS.model_copy(update=changes)))
+
+
+# ---- what a user does ----
+
+
+def test_from_images_to_images_in_five_lines_and_after_saving(tmp_path):
+    pipeline().save_pretrained(tmp_path)
+    pipe = IMAGPosePipeline.from_pretrained(tmp_path)
+    source = Image.fromarray(PEOPLE[0]).resize((40, 70))  # of any size, its keypoints in its own pixels
+    images = pipe([source], POSES[:1], POSES[4:7], seeds=[1, 2, 3], num_inference_steps=2).images
+    assert [image.size for image in images] == [(16, 32)] * 3
+
+    again = pipeline()([source], POSES[:1], POSES[4:7], seeds=[1, 2, 3], num_inference_steps=2).images
+    for one, other in zip(images, again, strict=True):
+        np.testing.assert_array_equal(one, other)  # saving and loading changed nothing
+    assert not list(tmp_path.rglob("*.bin"))
+    assert pipe.view_size == tiny.VIEW_SIZE and pipe.token_size == tiny.TOKEN_SIZE
+
+
+def test_a_batch_of_people_is_each_of_them():
+    pipe, pictures = pipeline(), [Image.fromarray(image) for image in PEOPLE]
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    both = pipe(
+        [pictures[:1], pictures[1:3]], [POSES[:1], POSES[1:3]], [POSES[4:6], POSES[6:7]], **options
+    ).images
+    alone = pipe(pictures[1:3], POSES[1:3], POSES[6:7], **options).images
+    assert [len(images) for images in both] == [2, 1]
+    # Another batch size may round otherwise, by a level at most.
+    assert np.abs(both[1][0].astype(int) - alone[0]).max() <= 1
+
+
+def test_numbers_that_do_not_fit_are_named():
+    picture = Image.fromarray(PEOPLE[0])
+    with pytest.raises(
+        ValueError, match="1 sources and 4 target poses, where at least one of each and at most 4"
+    ):
+        pipeline()([picture], POSES[:1], POSES[:4])
+    with pytest.raises(ValueError, match="2 seeds for 1 target poses"):
+        pipeline()([picture], POSES[:1], POSES[:1], seeds=[1, 2])
+    with pytest.raises(ValueError, match="sources of 2 persons, source poses of 1"):
+        pipeline()([[picture], [picture]], [POSES[:1]], [POSES[:1]])
+
+
+# ---- scenarios ----
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "fill", "expected"),
+    [
+        (1, 1, "target", "S0 T0 T0' T0''"),  # T1
+        (1, 1, "source", "S0 T0 S0' S0''"),  # T2
+        (2, 1, "target", "S0 S1 T0 T0'"),  # T3
+        (3, 1, "target", "S0 S1 S2 T0"),  # T3
+        (1, 3, "target", "S0 T0 T1 T2"),  # IMAGPose*
+        (2, 1, "source", "S0 S1 T0 S0'"),
+        (1, 2, "source", "S0 T0 T1 S0'"),
+        (2, 2, "target", "S0 S1 T0 T1"),
+    ],
+)
+def test_the_slots_of_every_scenario(views, sources, targets, fill, expected):
+    joint = request(range(sources), targets, fill=fill)
+    names = [f"{kind[0].upper()}{index}{copy * chr(39)}" for kind, index, copy in joint.slots()]
+    assert " ".join(names) == expected
+    (images,) = generate(views, joint)
+    assert images.shape == (targets, *tiny.VIEW_SIZE, 3) and images.dtype == np.uint8
+
+    conditions, noise = pipeline()._prepare(views, [joint])
+    mask = [1.0 if name[0] == "S" else 0.0 for name in names]
+    assert conditions.mask[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]].tolist() == mask
+    assert (
+        len({float(value) for value in noise[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]]}) == 4
+    )  # no copied noise
+
+
+def test_only_sources_are_shown_and_the_first_is_flcs(views):
+    conditions, _ = pipeline()._prepare(views, [request((2, 0), 2)])
+    upper, lower = conditions.visible[0].chunk(2, dim=1)
+    expected = torch.cat([views.latent_mean[2, 0], views.latent_mean[0, 0]], dim=2).float()
+    assert torch.equal(upper, expected)
+    assert torch.equal(lower, torch.cat([views.black] * 2, dim=2))
+    assert torch.equal(conditions.source_tokens[0], views.tokens[2, 0].float())
+    assert torch.equal(conditions.source_latents[0], views.latent_mean[2, 0].float())
+
+
+# ---- sampling ----
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(views):
+    wanted = request(targets=3)
+    first, _ = generate(views, wanted, request((1,), seed=50))
+    again, _ = generate(views, wanted, request((3, 2), 2, seed=99, first=5))
+    np.testing.assert_array_equal(first, again)
+    *_, third = generate(views, request((1,)), request((3,)), wanted)
+    np.testing.assert_allclose(third.astype(int), first, atol=1)  # alone in its batch
+
+
+def test_a_part_that_starts_with_a_batch_is_the_whole(views):
+    joints = [request((i,), i, seed=10 * i) for i in (1, 2, 3)] + [request((0,), 2, seed=7)]
+    whole = generate(views, *joints)
+    for one, other in zip(whole[2:], generate(views, *joints[2:]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_seed_pose_and_source_matter(views):
+    reference = generate(views, request())[0]
+    for other in (request(seed=6), request(first=5), request((1,)), request((0, 1))):
+        assert (generate(views, other)[0] != reference).any()
+    np.testing.assert_array_equal(generate(views, request())[0], reference)
+
+
+@pytest.mark.parametrize("drop", [("features",), ("image",), ("features", "image")])
+def test_guidance_is_eq_5(views, drop):
+    """The slow way: two passes per step; null tokens are zero, a dropped F_I is black with mask 0."""
+    pipe = pipeline()
+    given, noise = pipe._prepare(views, [request(targets=2), request((1, 2))])
+    settings = SETTINGS.model_copy(update={"guidance_drop": drop, "guidance_scale": 3.0})
+    with torch.no_grad():
+        got = pipe._denoise(given, views.black, noise, settings)
+        features = pipe.denoiser.encode_features(given.source_latents, given.source_tokens)
+        pose = pipe.denoiser.encode_pose(given.skeletons)
+        latents = noise
+        pipe.scheduler.set_timesteps(2)
+        for timestep in pipe.scheduler.timesteps:
+            conditional = pipe.denoiser(latents, timestep, features, pose, given.mask, given.visible)
+            null = pipe.denoiser(
+                latents,
+                timestep,
+                features * 0 if "features" in drop else features,
+                pose,
+                given.mask * 0 if "image" in drop else given.mask,
+                views.black.repeat(1, 2, 2).expand_as(given.visible) if "image" in drop else given.visible,
+            )
+            guided = 3.0 * conditional + (1 - 3.0) * null
+            latents = pipe.scheduler.step(guided, timestep, latents).prev_sample
+    torch.testing.assert_close(got, latents, atol=1e-3, rtol=1e-3)
+
+
+def test_conditions_are_encoded_once_and_the_null_branch_only_when_needed(views, monkeypatch):
+    pipe, calls = pipeline(), []
+    for name in ("encode_features", "encode_pose", "forward"):
+        method = getattr(pipe.denoiser, name)
+
+        def spy(*args, name=name, method=method):
+            calls.append((name, len(args[0])))
+            return method(*args)
+
+        monkeypatch.setattr(pipe.denoiser, name, spy)
+    generate(views, request(), pipe=pipe)
+    assert calls == [("encode_features", 1), ("encode_pose", 1)] + [("forward", 2)] * 2
+    calls.clear()
+    generate(views, request(), pipe=pipe, guidance_scale=1.0)
+    assert calls == [("encode_features", 1), ("encode_pose", 1)] + [("forward", 1)] * 2
+
+
+class Oracle(torch.nn.Module):
+    """A denoiser that knows the clean latents."""
+
+    def __init__(self, scheduler, clean):
+        super().__init__()
+        self.scheduler, self.clean = scheduler, clean
+
+    def encode_features(self, latents, tokens):
+        return tokens
+
+    def encode_pose(self, skeletons):
+        return skeletons
+
+    def forward(self, noisy, timestep, *conditions):
+        a = self.scheduler.alphas_cumprod[timestep]
+        noise = (noisy - a.sqrt() * self.clean) / (1 - a).sqrt()
+        if self.scheduler.config.prediction_type == "epsilon":
+            return noise
+        return a.sqrt() * noise - (1 - a).sqrt() * self.clean
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddim_with_a_perfect_denoiser_finds_the_clean_latents(views, prediction_type):
+    zero_snr = prediction_type == "v_prediction"
+    scheduler = tiny.scheduler(
+        prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr, timestep_spacing="trailing"
+    )
+    clean = torch.randn(1, 4, 8, 4)
+    pipe = pipeline(scheduler=scheduler)
+    pipe.register_modules(denoiser=Oracle(scheduler, clean))
+    given, noise = pipe._prepare(views, [request()])
+    got = pipe._denoise(
+        given, views.black, noise, SETTINGS.model_copy(update={"steps": 20, "guidance_scale": 1.0})
+    )
+    torch.testing.assert_close(got, clean, atol=1e-3, rtol=1e-3)
+
+
+def test_reduced_precision_stays_close(views):
+    exact, rough = (generate(views, request(), mixed_precision=precision)[0] for precision in ("no", "bf16"))
+    assert 0 < np.abs(exact.astype(int) - rough).mean() < 12
+
+
+def test_images_are_the_decoded_target_views(views):
+    pipe, joint = pipeline(), request((0,), 3)
+    given, noise = pipe._prepare(views, [joint])
+    with torch.no_grad():
+        latents = pipe._denoise(given, views.black, noise, SETTINGS)
+    lower_right = encoders.to_bytes(encoders.decode_latents(pipe.vae, latents[:, :, 4:, 2:]))[0].numpy()
+    (images,) = generate(views, joint, pipe=pipe)
+    np.testing.assert_allclose(images[2].astype(int), lower_right, atol=1)

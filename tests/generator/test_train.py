@@ -1,0 +1,179 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from generator.data import JointSampler
+from generator.loss import DenoisingLoss
+from generator.train import average_decay, learning_rate, train, update_average
+from tests.generator import tiny
+
+
+def run(folder, denoiser=None, log=lambda step, values: None, views=None, seed=1, **changes):
+    settings = tiny.TRAIN.model_copy(update=changes)
+    views = views or tiny.views([1] * 5 + [2])
+    return train(denoiser or tiny.denoiser(), views, tiny.scheduler(), settings, seed, folder, log=log)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("run")).state_dict()
+
+
+def assert_same(a, b):
+    torch.testing.assert_close(dict(a), dict(b), rtol=0, atol=0)
+
+
+# ---- learning ----
+
+
+def test_one_optimisation_on_four_images_overfits_them(tmp_path):
+    views, before = tiny.views([1] * 4), tiny.denoiser()
+    changes = {"flip": 0.0, "drop_features": 0.0, "drop_image": 0.0, "masked_views": (1, 3)}
+    fixed = tiny.TRAIN.model_copy(update=changes | {"batch_size": 32})
+    batch = JointSampler(views, fixed, 1000, seed=99).draw(0)  # samples that the training does not see
+
+    def loss(denoiser):
+        with torch.no_grad():
+            return DenoisingLoss(denoiser, tiny.scheduler(), None)(batch).item()
+
+    start = loss(before)
+    after = run(
+        tmp_path,
+        before,
+        views=views,
+        steps=250,
+        batch_size=8,
+        learning_rate=1e-2,
+        checkpoint_every=250,
+        weight_decay=0.0,
+        **changes,
+    )
+    assert loss(after) < 0.35 * start
+
+
+def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
+    denoiser = tiny.denoiser()
+    before = {name: parameter.clone() for name, parameter in denoiser.named_parameters()}
+    views = tiny.views([1] * 5)
+    kept = [tensor.clone() for tensor in (views.latent_mean, views.tokens, views.black)]
+    run(tmp_path, denoiser, views=views, weight_decay=0.0)
+    assert [name for name, p in denoiser.named_parameters() if torch.equal(p, before[name])] == []
+    for tensor, copy in zip((views.latent_mean, views.tokens, views.black), kept, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_the_result_is_the_average_and_the_log_tells_the_run(tmp_path):
+    denoiser, lines = tiny.denoiser(), []
+    first = next(denoiser.parameters())
+    expected, steps = first.detach().clone(), []
+
+    def log(step, values):
+        steps.append(step)
+        lines.append(values)
+        expected.lerp_(first.detach(), 1 - min(0.9, step / (step + 9)))
+
+    average = run(tmp_path, denoiser, log)
+    torch.testing.assert_close(next(average.parameters()), expected)
+    assert not torch.equal(next(average.parameters()), first)
+    assert steps == list(range(1, 7))
+    assert [line["learning_rate"] for line in lines] == [0.0005] + [0.001] * 5
+    assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in lines)
+
+
+def test_learning_rate_and_average_decay():
+    assert [learning_rate(step, 1.0, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert learning_rate(0, 1.0, 0) == 1
+    assert average_decay(0, 0.999) == 0.1 and average_decay(10**6, 0.999) == 0.999
+    a, b = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    expected = 0.75 * a.weight + 0.25 * b.weight
+    update_average(a, b, decay=0.75)
+    torch.testing.assert_close(a.weight, expected)
+
+
+def test_bf16_autocast_keeps_single_precision_weights(tmp_path):
+    average = run(tmp_path, mixed_precision="bf16", steps=2)
+    assert {parameter.dtype for parameter in average.parameters()} == {torch.float32}
+
+
+# ---- killing and resuming ----
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 6])
+def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, uninterrupted, after):
+    def stop(step, values):
+        if step == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(tmp_path, log=stop)
+    steps = []
+    assert_same(run(tmp_path, log=lambda step, values: steps.append(step)).state_dict(), uninterrupted)
+    assert steps[0] == (after - 1) // 2 * 2 + 1  # from the last checkpoint, which are two steps apart
+
+
+def test_a_finished_run_is_only_read(tmp_path, uninterrupted):
+    run(tmp_path)
+    assert_same(run(tmp_path, log=lambda step, values: pytest.fail("it trained")).state_dict(), uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path, uninterrupted):
+    run(tmp_path)
+    (tmp_path / "step-00000006" / "state.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="set aside"):
+        assert_same(run(tmp_path).state_dict(), uninterrupted)
+
+
+def start(folder, out, kill_after=0, **environment):
+    command = [sys.executable, "-m", "tests.generator.killed", folder, str(kill_after), out]
+    return subprocess.Popen(command, env=os.environ | {"ACCELERATE_USE_CPU": "1"} | environment)
+
+
+def test_a_killed_process_is_continued_to_the_bit(tmp_path, uninterrupted):
+    assert start(tmp_path, tmp_path / "weights", kill_after=5).wait() == -signal.SIGKILL
+    assert (tmp_path / "step-00000004").is_dir()
+    assert_same(run(tmp_path).state_dict(), uninterrupted)
+
+
+def test_two_processes_train_as_one(tmp_path, uninterrupted):
+    """Each draws its half of the same batches (test_data), gradients are averaged: only rounding differs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    out = tmp_path / "weights"
+    processes = [start(tmp_path, out, RANK=rank, LOCAL_RANK=rank, **world) for rank in "01"]
+    assert [process.wait() for process in processes] == [0, 0]
+    torch.testing.assert_close(load_file(out), dict(uninterrupted), rtol=1e-3, atol=1e-4)
+
+
+# ---- refusals ----
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(tmp_path):
+    views = tiny.views([1] * 5)
+    run(tmp_path, views=views, steps=2)
+    bad = replace(views, latent_std=views.latent_std * float("inf"))
+    message = (
+        r"The loss became (nan|inf) at step 2 with learning rate 0\.001; the last good .* is of step 2\."
+    )
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, views=bad)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002"]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    three = types.SimpleNamespace(process_index=0, num_processes=3)
+    with pytest.raises(ValueError, match="batch_size is 4, which 3 processes cannot share evenly"):
+        train(tiny.denoiser(), tiny.views([1]), tiny.scheduler(), tiny.TRAIN, 0, tmp_path, accelerator=three)
