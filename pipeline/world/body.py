@@ -234,7 +234,7 @@ def drape(part: Loft, build: Build, transforms: np.ndarray) -> np.ndarray:
     side, front = pelvis[:, 0], pelvis[:, 2]
     # The thigh is thicker than the shank.
     thick = np.clip((height - joints[R_SHANK, 1]) / (joints[R_THIGH, 1] - joints[R_SHANK, 1]), 0, 1)
-    reach = build.limb * (0.068 + 0.032 * thick) + part.flare
+    reach = build.limb * (0.072 + 0.038 * thick) + part.flare
     # Half axes r I + s s^T / |s|: r + |s| along the legs' offset s, r across it; the cloth does not turn.
     offset = 0.5 * (left - right) @ np.stack([side, front], 1)
     shape = reach[:, None, None] * np.eye(2) + offset[:, :, None] * offset[:, None] / (

@@ -368,7 +368,12 @@ def _legs(
         tile = legwear.paint(0.45, 0.85)
         if lower == "trousers" and legwear.pattern == "plain":
             tile *= (1 - 0.12 * (np.abs(np.abs(ANGLE) - 1.57) < 0.12))[..., None]  # seams
+        covered = tile[V > 0.70]
         tile[end > V] = np.array([40, 38, 42]) if tights else skin
+        if lower in ("skirt", "dress"):
+            tile[V > 0.70] = (
+                covered  # what every skirt covers; a thigh that nears the cloth does not shine through
+            )
         if boots:
             tile[V < 0.26] = shoe
         elif lower == "shorts":
@@ -387,7 +392,7 @@ def _hems(rng: np.random.Generator, build: Build, outfit: _Outfit, opened: bool)
         skirt = legwear.paint(1.0, 0.5)
         if rng.random() < 0.5:  # pleats
             skirt *= (1 + 0.10 * np.sin(U * 2 * np.pi * 9))[..., None]
-        yield _skirt(build, 0.59, hem, rng.uniform(0.012, 0.05), 0.012), skirt
+        yield _skirt(build, 0.59, hem, rng.uniform(0.020, 0.05), 0.012), skirt
     if upper == "coat":
         hem = rng.uniform(0.26, 0.40)
         coat = cloth.paint(1.0, 0.6)

@@ -86,7 +86,7 @@ def test_a_skirt_covers_the_thighs_in_every_stride():
                     ring = rings[np.abs(rings[:, 0, 1] - point[1]).argmin()]
                     outline = ring[:, [0, 2]].astype(np.float32)
                     distance = cv2.pointPolygonTest(outline, (float(point[0]), float(point[2])), True)
-                    assert distance > 0.03, "the leg's axis comes within 3 cm of the cloth"
+                    assert distance > 0.06, "the leg's axis comes within 6 cm of the cloth"
 
 
 # --- keypoints ---
