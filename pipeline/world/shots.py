@@ -13,9 +13,10 @@ from pipeline.world.stance import sample_stance
 
 # People of these purposes walk past the same cameras; every other purpose has cameras of its own.
 _WORLD = ("train", "test", "distractor")
-# How strongly the world's cameras distort colours; all other cameras have 1. Set so that generated images have
-# room to help: rank-1 of a small re-ID net (half-width ResNet-10, 200 iterations) trained on 20 % and on all of
-# 60 identities x 20 images is 55 and 73 (another seed: 60 and 84) at 0.25, 40 and 64 at 0.5, 22 and 41 at 1.
+# How strongly the world's cameras distort colours; all other cameras have 1. Set so that generated images
+# have room to help: rank-1 of a small re-ID net (half-width ResNet-10, 200 iterations) trained on 20 % and on
+# all of 60 identities x 20 images is 55 and 73 at 0.25 (another seed: 60 and 84), 40 and 64 at 0.5, 22 and 41
+# at 1; one run each.
 _WORLD_STRENGTH = 0.3
 
 
