@@ -1,13 +1,10 @@
 """BoT training: one flat loop from images in memory to a model, exact under restarts."""
 
-import json
 from bisect import bisect_right
-from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import nn
 from tqdm import tqdm
 
@@ -17,7 +14,16 @@ from reid.model import BoT
 from reid.settings import ReidSettings
 
 REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU wait
-STATE = "state.safetensors"
+
+
+class Checkpoints(Protocol):
+    """Where the state of a run is kept; how and where is the caller's business."""
+
+    def load(self, **parts: Any) -> int:
+        """Restore the parts (what has a state_dict) in place; returns the iterations done, 0 at a start."""
+
+    def save(self, done: int, **parts: Any) -> None:
+        """Keep the state of the parts after so many iterations."""
 
 
 def learning_rate(settings: ReidSettings, iteration: int) -> float:
@@ -44,7 +50,7 @@ def train(
     synthetic_share: float | None = None,
     synthetic_weight: float = 1.0,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
     title: str = "train",
     backbone: tuple[nn.Module, int] | None = None,
@@ -62,9 +68,8 @@ def train(
         synthetic_share: see `reid.data.IdentitySampler`.
         synthetic_weight: weight of a synthetic image in every loss; a real one has 1.
         device: torch's name of the device.
-        checkpoint: folder where an interrupted run finds its state again; it must be used with these
-            arguments only.
-        checkpoint_every: iterations between two writes of it.
+        checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
+        checkpoint_every: iterations between two of them.
         title: name on the progress bar.
         backbone: see `reid.model.BoT`; it is trained in place.
 
@@ -100,7 +105,8 @@ def train(
     # plain SGD a larger rate is the same.
     center_rate = settings.center_learning_rate / (settings.center_weight or 1)
     center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
-    start = _restore(checkpoint, model, center, optimizer)
+    parts = {"model": model, "center": center, "optimizer": optimizer}  # the center's SGD has no state
+    start = checkpoints.load(**parts) if checkpoints else 0
 
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
@@ -146,51 +152,6 @@ def train(
                     )
                 accuracy = (logits.argmax(dim=1) == target).float().mean()
                 bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
-            if checkpoint and (done % checkpoint_every == 0 or done == settings.iterations):
-                _save(checkpoint, model, center, optimizer, done)
+            if checkpoints and (done % checkpoint_every == 0 or done == settings.iterations):
+                checkpoints.save(done, **parts)
     return model.eval()
-
-
-def _state(model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Every tensor that the next iteration depends on, by name; the center's SGD has no state of its own."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"center.{name}": tensor for name, tensor in center.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
-    return tensors
-
-
-def _save(
-    folder: Path, model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer, done: int
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # safetensors stores row-major memory only; the values, not the memory order, are the state.
-    tensors = {name: tensor.contiguous() for name, tensor in _state(model, center, optimizer).items()}
-    temporary = folder / (STATE + ".partial")
-    safetensors.torch.save_file(tensors, temporary, metadata={"done": json.dumps(done)})
-    temporary.replace(folder / STATE)  # whole or not at all: a kill in the middle leaves the previous state
-
-
-def _restore(
-    folder: Path | None, model: nn.Module, center: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
-    """Puts back what `_save` wrote and returns the number of iterations done; 0 if there is nothing."""
-    if folder is None or not (folder / STATE).is_file():
-        return 0
-    with safe_open(folder / STATE, framework="pt") as file:
-        done = json.loads(file.metadata()["done"])
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "center": {}, "adam": {}}
-        for key in file.keys():  # noqa: SIM118 - a safetensors file is no dict
-            part, name = key.split(".", 1)
-            parts[part][name] = file.get_tensor(key)
-    model.load_state_dict(parts["model"])
-    center.load_state_dict(parts["center"])
-    parameters = optimizer.param_groups[0]["params"]
-    adam: dict[int, dict[str, torch.Tensor]] = {number: {} for number in range(len(parameters))}
-    for key, tensor in parts["adam"].items():
-        number, name = key.split(".", 1)
-        # The fused step walks parameter and moments in parallel, so they need the same order in memory.
-        like = tensor if name == "step" else parameters[int(number)]
-        adam[int(number)][name] = torch.empty_like(like, device="cpu").copy_(tensor)
-    optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
-    return done

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import reid.train
+from pipeline.checkpoints import Checkpoints
 from reid.evaluate import distances, evaluate, features
 from reid.model import BoT
 from reid.train import learning_rate, train
@@ -127,11 +127,11 @@ def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(reid.train, "augment", augment)
         with pytest.raises(KeyboardInterrupt):
-            train(*arguments, checkpoint=tmp_path, checkpoint_every=5)
-    assert (tmp_path / "state.safetensors").exists() == (killed_at >= 5)
-    resumed = train(*arguments, checkpoint=tmp_path, checkpoint_every=5)
+            train(*arguments, checkpoints=Checkpoints(tmp_path), checkpoint_every=5)
+    assert (tmp_path / "step-00000005").is_dir() == (killed_at >= 5)
+    resumed = train(*arguments, checkpoints=Checkpoints(tmp_path), checkpoint_every=5)
     assert_same(resumed, train(*arguments))
-    assert_same(resumed, train(*arguments, checkpoint=tmp_path))  # finished: nothing is left to do
+    assert_same(resumed, train(*arguments, checkpoints=Checkpoints(tmp_path)))
 
 
 def test_neck_shift_stays_zero(small):
@@ -140,19 +140,26 @@ def test_neck_shift_stays_zero(small):
     assert (neck.weight != 1).any()
 
 
-def test_centers_move_at_their_own_rate(small, tmp_path):
+def test_centers_move_at_their_own_rate(small):
     """BoT's centers follow the features by center_learning_rate, whatever weight their loss has for the
     network."""
 
-    def centers(name, **changes):
-        settings = small(iterations=1, **changes)
-        train(IMAGES, PIDS, REAL, settings, 0, checkpoint=tmp_path / name)
-        return load_file(tmp_path / name / "state.safetensors")["center.centers"]
+    class Last:
+        def load(self, **parts):
+            return 0
 
-    start = centers("off", center_weight=0.0)
-    slow = centers("slow", center_learning_rate=0.1) - start
-    torch.testing.assert_close(centers("heavy", center_weight=0.1) - start, 5 * slow, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(centers("light", center_weight=5e-4) - start, 5 * slow, rtol=1e-3, atol=1e-5)
+        def save(self, done, **parts):
+            self.centers = parts["center"].centers.detach().clone()
+
+    def centers(**changes):
+        last = Last()
+        train(IMAGES, PIDS, REAL, small(iterations=1, **changes), 0, checkpoints=last)
+        return last.centers
+
+    start = centers(center_weight=0.0)
+    slow = centers(center_learning_rate=0.1) - start
+    torch.testing.assert_close(centers(center_weight=0.1) - start, 5 * slow, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(centers(center_weight=5e-4) - start, 5 * slow, rtol=1e-3, atol=1e-5)
     assert (slow != 0).any(dim=1).sum() == 4  # one row for each identity of the batch
 
 

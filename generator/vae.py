@@ -1,0 +1,128 @@
+"""Train a small VAE from scratch: the embedded run's stand-in for Stable Diffusion's first stage."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn.functional import mse_loss, pixel_shuffle, pixel_unshuffle
+from tqdm import tqdm
+
+from generator.base_settings import VaeSettings
+from generator.encoders import decode_latents, encode_latents, to_float
+
+LOG_EVERY = 50  # steps
+
+
+def build_vae(settings: VaeSettings) -> AutoencoderKL:
+    """Stock AutoencoderKL for images whose blocks of k x k pixels (k = `unshuffle`) have become channels."""
+    levels = len(settings.channels)
+    return AutoencoderKL(
+        in_channels=3 * settings.unshuffle**2,
+        out_channels=3 * settings.unshuffle**2,
+        latent_channels=settings.latent_channels,
+        block_out_channels=settings.channels,
+        layers_per_block=settings.layers,
+        norm_num_groups=settings.norm_groups,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+
+
+def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """L1 of the pixels plus L1 of their horizontal and vertical differences.
+
+    The second term stands in for LPIPS, whose backbone cannot be had offline: without it, contours and
+    patterns, which are a small share of the pixels, are blurred first.
+
+    Args:
+        reconstruction: [N, 3, H, W] in [-1, 1].
+        images: the same shape and range.
+    """
+    error = reconstruction - images
+    return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def train_vae(
+    images: np.ndarray,
+    settings: VaeSettings,
+    seed: int,
+    checkpoints: Any,
+    log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> AutoencoderKL:
+    """Train a VAE and set its scaling factor to 1 / (deviation of its latents) (Rombach et al. 2022).
+
+    Args:
+        images: uint8 [N, H, W, 3]; a memory map will do.
+        settings: architecture and schedule.
+        seed: of the initial weights, the order of the images and the latent noise.
+        checkpoints: where the run is saved to and resumed from.
+        log: called with the step and its losses every 50 steps.
+
+    Returns:
+        The trained VAE, float32, frozen, in evaluation mode.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vae = build_vae(settings).to(device).train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    start = checkpoints.load(vae=vae, optimizer=optimizer)
+
+    bar = tqdm(range(start, settings.steps), "VAE", total=settings.steps, initial=start, unit="step")
+    for step in bar:
+        # --- batch and schedule -------------------------------------------------------------------
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
+        batch = to_float(torch.from_numpy(images[chosen.numpy()]).to(device))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * cosine * min(1.0, (step + 1) / settings.warmup_steps)
+
+        # --- step ---------------------------------------------------------------------------------
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(pixel_unshuffle(batch, settings.unshuffle)).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            decoded = vae.decode(posterior.mean.float() + posterior.std.float() * noise).sample
+        reconstruction = pixel_shuffle(decoded.float(), settings.unshuffle)
+        error = reconstruction_loss(reconstruction, batch)
+        kl = posterior.kl().float().mean() / noise[0].numel()
+        loss = error + settings.kl_weight * kl
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), settings.max_grad_norm)
+        optimizer.step()
+
+        # --- report, save -------------------------------------------------------------------------
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == settings.steps:
+            if not math.isfinite(loss.item()):
+                raise ValueError(f"the VAE's loss is {loss.item()} at step {done}; lower vae.learning_rate")
+            decibels = -10 * math.log10(mse_loss(reconstruction, batch).item() / 4)
+            values = {"loss": error.item(), "kl": kl.item(), "psnr": decibels}
+            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+            log(done, values)
+        if done % settings.checkpoint_every == 0 or done == settings.steps:
+            checkpoints.save(done, vae=vae, optimizer=optimizer)
+
+    vae.eval().requires_grad_(False)
+    sample = to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
+    deviation = torch.cat([encode_latents(vae, part)[0] for part in sample.split(64)]).std().item()
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor / deviation)
+    return vae
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
+    """Mean peak signal-to-noise ratio, dB, of images uint8 [N, H, W, 3] after encoding and decoding."""
+    values = []
+    for part in torch.from_numpy(images).split(64):
+        pixels = to_float(part).to(vae.device)
+        error = decode_latents(vae, encode_latents(vae, pixels)[0]).clamp(-1, 1) - pixels
+        values.append(-10 * torch.log10(error.pow(2).mean(dim=(1, 2, 3)) / 4))
+    return torch.cat(values).mean().item()

@@ -1,0 +1,348 @@
+"""Stage `foundation`: train the base models of the embedded run, on rendered people who appear in no split.
+
+The paper starts from Stable Diffusion and DINOv2. Neither can be had offline, so this stage makes small
+models of the same classes in the same folder layout: a VAE, an image encoder and an IMAGPose denoiser. It
+takes hours, so it is frozen in dvc.yaml and its result, weights/embedded, is in git. Every part resumes
+from its last checkpoint.
+"""
+
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
+from PIL import Image
+from pydantic import Field
+from skimage.metrics import structural_similarity
+from torch import nn
+from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
+
+import generator
+import pipeline.world
+import reid
+from generator.base_settings import ImageEncoderSettings, UnetSettings, VaeSettings
+from generator.data import encode_views
+from generator.encoders import load_image_encoder, load_vae
+from generator.model import IMAGPoseDenoiser, load_denoiser
+from generator.pose import draw_skeleton
+from generator.sample import IMAGPosePipeline, JointRequest
+from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
+from generator.train import train
+from generator.vae import psnr, train_vae
+from pipeline.checkpoints import Checkpoints
+from pipeline.curve import Curve
+from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
+from pipeline.params import Seed, Settings, load
+from pipeline.world.shots import shots
+from reid.data import normalise
+from reid.settings import ReidSettings
+from reid.train import train as train_bot
+
+PARAMS = Path("params.foundation.yaml")
+WEIGHTS = Path("weights/embedded")
+POSES = 3  # target poses per held-out person in the measurements
+
+
+class FoundationSettings(Settings):
+    """People to learn from, the three models to train on them, and a judge."""
+
+    seed: Seed
+    identities: int = Field(ge=2, description="people to train on")
+    held_out_identities: int = Field(ge=2, description="people to measure on")
+    images_per_identity: int = Field(ge=7, description="photos of each")
+    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    height: int = Field(ge=32, description="pixels")
+    width: int = Field(ge=32, description="pixels")
+    vae: VaeSettings
+    image_encoder: ImageEncoderSettings
+    image_encoder_training: ReidSettings
+    unet: UnetSettings
+    denoiser: DenoiserSettings
+    train: TrainSettings
+    sample: SampleSettings
+    judge: ReidSettings
+
+
+@dataclass(frozen=True)
+class People:
+    """Photos: uint8 `images` [N, H, W, 3], float32 `keypoints` [N, 18, 3], int64 `pids` [N]."""
+
+    images: np.ndarray
+    keypoints: np.ndarray
+    pids: np.ndarray
+
+
+def photograph(settings: FoundationSettings, first: int, count: int) -> People:
+    """Render the people `first` to `first + count - 1`, once: a later call finds them on the disk."""
+    photos = {"seed": settings.seed, "each": settings.images_per_identity, "cameras": settings.cameras}
+    size = {"height": settings.height, "width": settings.width}
+    folder = scratch("people", first=first, count=count, **photos, **size, code=code_hash(pipeline.world))
+    if not (folder / "photos").is_dir():
+        with ProcessPoolExecutor() as pool, atomic(folder / "photos") as temporary:
+            temporary.mkdir()
+            people = pool.map(partial(_shoot, settings), range(first, first + count), chunksize=8)
+            images, keypoints = zip(*progress(people, count, "rendering people"), strict=True)
+            np.save(temporary / "images.npy", np.concatenate(images))
+            np.save(temporary / "keypoints.npy", np.concatenate(keypoints))
+    images = np.load(folder / "photos" / "images.npy", mmap_mode="c")
+    keypoints = np.load(folder / "photos" / "keypoints.npy")
+    return People(images, keypoints, np.repeat(np.arange(count), settings.images_per_identity))
+
+
+def _shoot(settings: FoundationSettings, pid: int) -> tuple[np.ndarray, np.ndarray]:
+    count, cameras, size = settings.images_per_identity, settings.cameras, (settings.height, settings.width)
+    photos = shots(settings.seed, "foundation", pid, count, cameras, *size)
+    return np.stack([photo.image for photo in photos]), np.stack([photo.keypoints for photo in photos])
+
+
+class TokenMap(nn.Module):
+    """An image encoder as a backbone of BoT: at each patch, the class token beside the patch's token.
+
+    Both take part, so that identity reaches the patch tokens too, which the denoiser reads as F_H.
+    """
+
+    def __init__(self, encoder: Dinov2Model) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalised images [B, 3, H, W] to [B, 2 width, patches, 1]."""
+        tokens = self.encoder(pixel_values=images).last_hidden_state
+        patches = tokens[:, 1:]
+        return torch.cat([tokens[:, :1].expand_as(patches), patches], dim=2).transpose(1, 2)[..., None]
+
+
+def build_image_encoder(settings: FoundationSettings) -> Dinov2Model:
+    """An untrained DINOv2 model."""
+    shape = settings.image_encoder
+    torch.manual_seed(settings.seed)
+    return Dinov2Model(
+        Dinov2Config(
+            hidden_size=shape.hidden_size,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            patch_size=shape.patch_size,
+            image_size=settings.height,
+        )
+    )
+
+
+def build_denoiser(settings: FoundationSettings, latent_channels: int) -> IMAGPoseDenoiser:
+    """An untrained denoiser on an untrained stock UNet."""
+    shape = settings.unet
+    torch.manual_seed(settings.seed)
+    kinds = {
+        "conv": ("DownBlock2D", "UpBlock2D"),
+        "attention": ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"),
+    }
+    unet = UNet2DConditionModel(
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=shape.channels,
+        layers_per_block=shape.layers,
+        down_block_types=tuple(kinds[block][0] for block in shape.blocks),
+        up_block_types=tuple(kinds[block][1] for block in reversed(shape.blocks)),
+        cross_attention_dim=shape.cross_attention_dim,
+        attention_head_dim=shape.heads,  # diffusers' name for the number of heads
+        norm_num_groups=shape.norm_groups,
+    )
+    return IMAGPoseDenoiser.from_unet(
+        unet, settings.image_encoder.hidden_size, settings.denoiser, settings.seed
+    )
+
+
+def build_scheduler(settings: UnetSettings) -> DDIMScheduler:
+    """The one scheduler of training and sampling."""
+    return DDIMScheduler(
+        beta_schedule=settings.beta_schedule,
+        beta_start=0.00085,  # Stable Diffusion's
+        beta_end=0.012,
+        prediction_type=settings.prediction_type,
+        rescale_betas_zero_snr=settings.zero_terminal_snr,
+        timestep_spacing="trailing" if settings.zero_terminal_snr else "leading",
+        clip_sample=False,
+        set_alpha_to_one=settings.zero_terminal_snr,
+        steps_offset=0 if settings.zero_terminal_snr else 1,
+    )
+
+
+def make_vae(people: People, settings: FoundationSettings, folder: Path) -> None:
+    """Train the VAE and save it."""
+    curve = Curve(folder / "curve.jsonl")
+    vae = train_vae(people.images, settings.vae, settings.seed, Checkpoints(folder), curve.log)
+    _save(vae, curve, folder)
+
+
+def make_image_encoder(people: People, settings: FoundationSettings, folder: Path) -> None:
+    """Train the image encoder to tell people apart (DINO's own training needs millions of images) and save it."""
+    encoder = build_image_encoder(settings)
+    train_bot(
+        people.images,
+        people.pids,
+        np.zeros(len(people.pids), bool),
+        settings.image_encoder_training,
+        settings.seed,
+        backbone=(TokenMap(encoder), 2 * settings.image_encoder.hidden_size),
+        checkpoints=Checkpoints(folder),
+        title="image encoder",
+    )
+    _save(encoder.eval(), None, folder)
+
+
+def make_denoiser(
+    people: People, settings: FoundationSettings, folder: Path, vae: Path, encoder: Path
+) -> None:
+    """Train the whole of IMAGPose from scratch, from cached latents and tokens, and save it."""
+    frozen = load_vae(vae), load_image_encoder(encoder)
+    size = settings.height, settings.width
+    views = encode_views(
+        people.images,
+        people.keypoints,
+        people.pids,
+        *frozen,
+        view_size=size,
+        token_size=size,
+        flip=settings.train.flip > 0,
+        batch_size=64,
+    )
+    curve = Curve(folder / "curve.jsonl")
+    denoiser = train(
+        build_denoiser(settings, frozen[0].config.latent_channels),
+        views,
+        build_scheduler(settings.unet),
+        settings.train,
+        settings.seed,
+        Checkpoints(folder),
+        log=curve.log,
+    )
+    _save(denoiser, curve, folder)
+
+
+def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path) -> None:
+    """Store a trained model in half precision, and its learning curve as a table."""
+    with atomic(folder / "model") as temporary:
+        model.half().save_pretrained(temporary, safe_serialization=True)
+        if curve:
+            curve.table().to_csv(temporary / "curve.csv", index=False, float_format="%.5g")
+
+
+def measure(
+    weights: Path, people: People, settings: FoundationSettings
+) -> tuple[dict[str, float], Image.Image]:
+    """Generate people who were never trained on, from one and from three sources, and compare with their photos.
+
+    The judge is a re-ID model trained on all photos of these people: its top-1 says how often it names
+    the right one for a generated image. SSIM compares with the photo that gave the target pose, whose
+    camera the generator does not know.
+
+    Returns:
+        The scores, and a contact sheet: three sources, target pose, from one source, from three, photo.
+    """
+    parts = IMAGPosePipeline.from_pretrained(weights, local_files_only=True)
+    parts.denoiser.choose_attention(parts.device)
+    each, size = settings.images_per_identity, (settings.height, settings.width)
+    views = encode_views(
+        people.images,
+        people.keypoints,
+        people.pids,
+        parts.vae,
+        parts.image_encoder,
+        view_size=size,
+        token_size=size,
+        flip=False,
+        batch_size=64,
+    )
+    judge = train_bot(
+        people.images,
+        people.pids,
+        np.zeros(len(people.pids), bool),
+        settings.judge,
+        settings.seed,
+        title="judge",
+    )
+    # Spread over a person's photos, which are in the order of their cameras.
+    chosen = np.linspace(0, each - 1, 3 + POSES).astype(int)
+    sources, targets = chosen[::2][:3], chosen[1::2][:POSES]
+    scores = {"vae_psnr": psnr(parts.vae, people.images)}
+    pictures = {}
+    for count in (1, 3):
+        start = time.monotonic()
+        requests = [
+            JointRequest(
+                tuple(first + sources[:count]), people.keypoints[first + group], tuple(first + group)
+            )
+            for first in range(0, len(people.pids), each)
+            for group in np.split(targets, range(4 - count, POSES, 4 - count))
+        ]
+        images = np.concatenate(list(parts.generate(views, requests, settings.sample)))
+        seconds = time.monotonic() - start
+        photos = people.images.reshape(-1, each, *people.images.shape[1:])[:, targets].reshape(images.shape)
+        pids = np.repeat(np.unique(people.pids), POSES)
+        with torch.inference_mode():
+            named = [
+                judge.classifier(judge(normalise(part))[1]).argmax(1)
+                for part in torch.from_numpy(images).split(64)
+            ]
+        similar = [structural_similarity(a, b, channel_axis=2) for a, b in zip(images, photos, strict=True)]
+        suffix = f"{count}_source{'s' if count > 1 else ''}"
+        scores[f"judge_top1_{suffix}"] = 100 * float((torch.cat(named).numpy() == pids).mean())
+        scores[f"ssim_{suffix}"] = float(np.mean(similar))
+        scores[f"seconds_per_image_{suffix}"] = seconds / len(images)
+        pictures[count] = images
+    rows = []
+    for person in range(0, min(12, len(people.pids) // each)):
+        first, made = person * each, person * POSES
+        skeleton = draw_skeleton(people.keypoints[first + targets[0]], *size)
+        cells = [*people.images[first + sources], skeleton, pictures[1][made], pictures[3][made]]
+        rows.append(np.concatenate([*cells, people.images[first + targets[0]]], axis=1))
+    halves = [np.concatenate(rows[i::2]) for i in range(2)]
+    return scores, Image.fromarray(np.concatenate(halves, axis=1))
+
+
+def main() -> None:
+    """Run the stage."""
+    settings = load(PARAMS, FoundationSettings)
+    people = photograph(settings, 0, settings.identities)
+    strangers = photograph(settings, settings.identities, settings.held_out_identities)
+    key = {
+        "settings": settings.model_copy(update={"held_out_identities": 2}),
+        "code": code_hash(generator, reid),
+    }
+    folders = {name: scratch("foundation", part=name, **key) for name in ("vae", "image_encoder", "denoiser")}
+    models = {name: folder / "model" for name, folder in folders.items()}
+    if not models["vae"].is_dir():
+        make_vae(people, settings, folders["vae"])
+    if not models["image_encoder"].is_dir():
+        make_image_encoder(people, settings, folders["image_encoder"])
+    if not models["denoiser"].is_dir():
+        make_denoiser(people, settings, folders["denoiser"], models["vae"], models["image_encoder"])
+    with atomic(WEIGHTS) as temporary:
+        parts = IMAGPosePipeline(
+            load_vae(models["vae"]),
+            load_image_encoder(models["image_encoder"]),
+            load_denoiser(
+                models["denoiser"], settings.denoiser, settings.image_encoder.hidden_size, settings.seed
+            ),
+            build_scheduler(settings.unet),
+            view_height=settings.height,
+            view_width=settings.width,
+            token_height=settings.height,
+            token_width=settings.width,
+        )
+        parts.to(torch.float16)
+        parts.save_pretrained(temporary, safe_serialization=True)
+        scores, sheet = measure(temporary, strangers, settings)
+        write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
+        sheet.save(temporary / "contact_sheet.png")
+        shutil.copy(PARAMS, temporary / "settings.yaml")
+        for name in ("vae", "denoiser"):
+            shutil.copy(models[name] / "curve.csv", temporary / f"curve_{name}.csv")
+
+
+if __name__ == "__main__":
+    stage_main(main)

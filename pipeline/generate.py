@@ -1,0 +1,117 @@
+"""Stage `generate`: make the synthetic images of one subset's plan.
+
+Reads data/plans/<fraction>.csv and the generator that may be used for it; writes
+data/synthetic/<train_on>/<fraction>/ with the images, under Market-1501 names, and manifest.csv. On n
+processes: `accelerate launch --num_processes n -m pipeline.generate all 20`; the files are the same, byte
+for byte.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+
+import generator
+from generator.sample import IMAGPosePipeline, JointRequest
+from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
+from pipeline.index import read_index
+from pipeline.params import SYNTHETIC, Params, load_params
+from pipeline.plan import read_plan
+from pipeline.poses import read_poses
+from pipeline.train_generator import MODELS, encode_images
+
+
+def joint_requests(
+    plan: pd.DataFrame, sources: dict[str, int], poses: dict[str, np.ndarray]
+) -> list[JointRequest]:
+    """One request per joint image of a plan, in its order; `sources` numbers the encoded views."""
+    return [
+        JointRequest(
+            sources=tuple(sources[image] for image in rows.sources.iloc[0].split("|")),
+            poses=np.stack([poses[image] for image in rows.pose]),
+            seeds=tuple(rows.seed),
+            fill="source" if rows.scenario.iloc[0] == "T2" else "target",
+        )
+        for _, rows in plan.groupby("joint", sort=False)
+    ]
+
+
+def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, state: PartialState) -> None:
+    """Write the images of a plan to `folder`; those that a killed run left there are not made again.
+
+    Batches are cut from the whole plan before the processes share them out, so that neither their number
+    nor a restart changes what is in a batch, and with it the last bit of an image.
+    """
+    settings = params.generate.sample
+    parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True)
+    parts.to(state.device)
+    parts.denoiser.choose_attention(state.device)
+    names = sorted(set("|".join(plan.sources).split("|")))
+    views = encode_images(
+        params.dataset.root,
+        names,
+        np.zeros(len(names), int),
+        parts,
+        params.generator.encode_batch,
+        flip=False,
+    )
+    poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
+    requests = joint_requests(plan, {name: i for i, name in enumerate(names)}, poses)
+    files = [[folder / name for name in rows.name] for _, rows in plan.groupby("joint", sort=False)]
+    size = settings.batch_size
+    batches = range(state.process_index * size, len(requests), state.num_processes * size)
+    with tqdm(
+        total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
+    ) as bar:
+        for start in batches:
+            wanted = files[start : start + size]
+            if not all(file.is_file() for group in wanted for file in group):
+                made = parts.generate(views, requests[start : start + size], settings)
+                for group, images in zip(wanted, made, strict=True):
+                    for file, image in zip(group, images, strict=True):
+                        with atomic(file) as temporary:
+                            Image.fromarray(image).save(temporary, quality=params.generate.jpeg_quality)
+            bar.update(state.num_processes * sum(map(len, wanted)))
+    state.wait_for_everyone()
+
+
+def main() -> None:
+    """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.generate", description=__doc__)
+    parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
+    parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
+    arguments = parser.parse_args()
+    params = load_params()
+    plan = read_plan(arguments.fraction)
+    model = MODELS / arguments.train_on / ("100" if arguments.train_on == "all" else str(arguments.fraction))
+    if not (model / "model_index.json").is_file():
+        raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
+    md5_of = read_index().set_index("image").md5
+    used = sorted(set("|".join(plan.sources).split("|")))
+    folder = scratch(
+        "generate",
+        settings=params.generate,
+        plan=plan.to_csv(),
+        sources=md5_of[used].to_dict(),
+        poses=md5("data/poses.csv"),
+        model=[md5(file) for file in sorted(model.rglob("*.safetensors"))],
+        code=code_hash(generator),
+    )
+    state = PartialState()
+    generate(plan, model, params, folder, state)
+    if state.is_main_process:
+        manifest = plan.assign(md5=[md5(folder / name) for name in plan.name])
+        with atomic(SYNTHETIC / arguments.train_on / str(arguments.fraction)) as output:
+            output.mkdir()
+            for name in plan.name:
+                shutil.copy(folder / name, output / name)
+            write_csv(manifest, output / "manifest.csv")
+
+
+if __name__ == "__main__":
+    stage_main(main)
