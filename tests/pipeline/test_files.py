@@ -3,13 +3,12 @@
 import errno
 import json
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel
@@ -70,34 +69,28 @@ def test_atomic_says_which_file_a_full_disk_concerns(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "out")
 
 
+def replace_forever(path: Path, directory: bool) -> None:
+    while True:
+        with files.atomic(path) as temporary:
+            if directory:
+                temporary.mkdir()
+            for file in [temporary / str(i) for i in range(9)] if directory else [temporary]:
+                file.write_text("x" * 999)
+
+
 @pytest.mark.parametrize("directory", [False, True])
 def test_atomic_survives_a_kill_at_any_moment(tmp_path: Path, directory: bool) -> None:
     """A process that replaces an output over and over is killed; the output is whole, and leftovers go."""
     path = tmp_path / "out"
-    write = (
-        "t.mkdir(); [(t / str(i)).write_text('x' * 99) for i in range(9)]"
-        if directory
-        else "t.write_text('x' * 999)"
-    )
-    code = textwrap.dedent(f"""
-        from pipeline.files import atomic
-        print("ready", flush=True)
-        while True:
-            with atomic({str(path)!r}) as t:
-                {write}
-    """)
-    for delay in (0.0, 0.003, 0.011, 0.017):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
+    for delay in np.random.default_rng(0).uniform(0.002, 0.02, 20):
+        process = get_context("fork").Process(target=replace_forever, args=(path, directory))
+        process.start()
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        if directory and path.exists():
-            assert [file.stat().st_size for file in path.iterdir()] == [99] * 9
-        elif path.exists():
-            assert path.stat().st_size == 999
+        process.kill()
+        process.join()
+        if path.exists():
+            sizes = [file.stat().st_size for file in (path.iterdir() if directory else [path])]
+            assert sizes == [999] * (9 if directory else 1)
     with files.atomic(path) as temporary:
         temporary.mkdir() if directory else temporary.write_text("")
     assert entries(tmp_path) == ["out"]
