@@ -2,22 +2,30 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch import nn
+from torch.optim import AdamW
 from tqdm import tqdm
 
-from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.data import EncodedViews, JointSampler
 from generator.loss import DenoisingLoss
 from generator.model import IMAGPoseDenoiser
 from generator.settings import TrainSettings
+
+
+class Checkpoints(Protocol):
+    """Where the state of a run is kept; how and where is the caller's business."""
+
+    def load(self, **parts: Any) -> int:
+        """Restore the parts (what has a state_dict) in place; the number of steps done, 0 at a start."""
+
+    def save(self, done: int, **parts: Any) -> None:
+        """Keep the state of the parts after so many steps."""
 
 
 def train(
@@ -26,7 +34,7 @@ def train(
     scheduler: DDIMScheduler,
     settings: TrainSettings,
     seed: int,
-    checkpoint_dir: Path,
+    checkpoints: Checkpoints,
     accelerator: Accelerator | None = None,
     log: Callable[[int, dict[str, float]], object] = lambda step, values: None,
 ) -> IMAGPoseDenoiser:
@@ -42,8 +50,8 @@ def train(
         scheduler: from `load_scheduler`.
         settings: of the run.
         seed: of every draw.
-        checkpoint_dir: belongs to exactly this run, i.e. to its settings, seed, data and initial weights; a
-            run that finds checkpoints there continues from the newest sound one. All processes must see it.
+        checkpoints: belong to exactly this run, i.e. to its settings, seed, data and initial weights; it
+            continues from the newest. All processes must see them.
         accelerator: made from the settings when not given.
         log: called on the main process after every step with the number of steps done and loss, learning_rate
             and grad_norm.
@@ -71,7 +79,11 @@ def train(
     )
     objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)
     sampler = JointSampler(views.to(accelerator.device), settings, scheduler.config.num_train_timesteps, seed)
-    done = _resume(checkpoint_dir, denoiser, average, optimiser, accelerator)
+    state: dict[str, Any] = {"denoiser": denoiser, "average": average, "optimiser": optimiser}
+    if accelerator.scaler:
+        state["scaler"] = accelerator.scaler
+    with accelerator.main_process_first():  # the main process sets damaged checkpoints aside
+        done = checkpoints.load(**state)
     objective, optimiser = accelerator.prepare(objective, optimiser)
 
     # 3. The loop
@@ -95,8 +107,8 @@ def train(
         loss = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} at step {step} with learning rate {rate:.3g}; the last good "
-                f"checkpoint in {checkpoint_dir} is of step {step - step % settings.checkpoint_every}."
+                f"The loss became {loss} at step {step} with learning rate {rate:.3g}; the last good state "
+                f"is {checkpoints}."
             )
         grad_norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm)
         optimiser.step()
@@ -108,7 +120,7 @@ def train(
             bar.update(settings.batch_size)
             log(done, {"loss": loss, "learning_rate": rate, "grad_norm": float(grad_norm)})
             if done % settings.checkpoint_every == 0 or done == settings.steps:
-                save_checkpoint(checkpoint_dir, done, *_state(denoiser, average, optimiser, accelerator))
+                checkpoints.save(done, **state)
     bar.close()
     accelerator.wait_for_everyone()
     return average
@@ -128,39 +140,3 @@ def average_decay(step: int, decay: float) -> float:
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the parameters of `average` towards those of `model` by the share 1 - decay."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def _state(
-    denoiser: nn.Module, average: nn.Module, optimiser: Optimizer, accelerator: Accelerator
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that a run consists of: the flat tensors and the JSON of a checkpoint."""
-    tensors = {f"model.{name}": tensor for name, tensor in denoiser.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
-    return tensors, {"scaler": accelerator.scaler.state_dict() if accelerator.scaler else None}
-
-
-def _resume(
-    folder: Path, denoiser: nn.Module, average: nn.Module, optimiser: Optimizer, accelerator: Accelerator
-) -> int:
-    """Restore the newest sound checkpoint, if there is one; the number of steps that it holds."""
-    with accelerator.main_process_first():  # the main process sets damaged ones aside
-        checkpoint = load_checkpoint(folder)
-    if checkpoint is None:
-        return 0
-    done, tensors, extra = checkpoint
-    denoiser.load_state_dict(_under("model.", tensors))
-    average.load_state_dict(_under("average.", tensors))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimiser.", tensors).items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-    if accelerator.scaler:
-        accelerator.scaler.load_state_dict(extra["scaler"])
-    return done
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from generator.train import train
+from pipeline.checkpoints import Checkpoints
 from tests.generator import tiny
 
 
@@ -25,7 +26,7 @@ def main() -> None:
 
     views = tiny.views([1] * 5 + [2])
     average = train(
-        tiny.denoiser(), views, tiny.scheduler(), tiny.TRAIN, seed=1, checkpoint_dir=folder, log=log
+        tiny.denoiser(), views, tiny.scheduler(), tiny.TRAIN, seed=1, checkpoints=Checkpoints(folder), log=log
     )
     if os.environ.get("RANK", "0") == "0":
         save_file(average.state_dict(), out)

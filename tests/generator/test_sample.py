@@ -208,6 +208,8 @@ def test_conditions_are_encoded_once_and_the_null_branch_only_when_needed(views,
 class Oracle(torch.nn.Module):
     """A denoiser that knows the clean latents."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+
     def __init__(self, scheduler, clean):
         super().__init__()
         self.scheduler, self.clean = scheduler, clean
