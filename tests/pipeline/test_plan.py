@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import plan as stage
@@ -34,6 +34,7 @@ def plan_of(counts: list[int], count: int, **changes: int) -> pd.DataFrame:
     return stage.make_plan(subset, np.full(len(subset), 18), count, 20, settings)
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 6), min_size=4, max_size=8),
     count=st.integers(0, 60),

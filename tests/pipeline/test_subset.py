@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import subset as stage
@@ -25,6 +25,7 @@ FRACTIONS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(
 )
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, fractions=FRACTIONS, seed=st.integers(0, 99))
 def test_shares_are_nested_exact_and_cover_everybody(
     counts: list[int], fractions: tuple[int, ...], seed: int
@@ -43,6 +44,7 @@ def test_shares_are_nested_exact_and_cover_everybody(
     assert set(ordered[-1]) == set(train.image)
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, fraction=st.integers(1, 99))
 def test_a_share_that_would_miss_somebody_is_refused_with_the_least_one(
     counts: list[int], fraction: int
