@@ -15,7 +15,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: $(INSTALLED)
 	dvc repro
-	@python -m pipeline.table4 --show
+	@cat reports/table4.md
+	@echo "The table is in reports/table4.csv, its figure in reports/table4.png, the pictures in reports/contact_sheets."
 
 test: $(INSTALLED) lint
 	python -m pytest

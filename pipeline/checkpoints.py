@@ -43,14 +43,14 @@ class Checkpoints:
         found = self._newest_first()
         return f"checkpoint {found[0]}" if found else "no checkpoint"
 
-    def save(self, step: int, **parts: Stateful) -> None:
-        """Write the state of `parts` after `step` steps."""
+    def save(self, done: int, **parts: Stateful) -> None:
+        """Write the state of `parts` after so many steps."""
         tensors: dict[str, torch.Tensor] = {}
         state = {name: _split(part.state_dict(), name, tensors) for name, part in parts.items()}
-        with atomic(self.folder / f"step-{step:08d}") as temporary:
+        with atomic(self.folder / f"step-{done:08d}") as temporary:
             temporary.mkdir()
             save_file(tensors, temporary / "tensors.safetensors")
-            text = json.dumps({"step": step, "state": state})
+            text = json.dumps({"step": done, "state": state})
             seal = {
                 "tensors": _sha256((temporary / "tensors.safetensors").read_bytes()),
                 "state": _sha256(text.encode()),

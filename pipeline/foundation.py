@@ -179,7 +179,7 @@ def make_vae(people: People, settings: FoundationSettings, folder: Path) -> None
 
 
 def make_image_encoder(people: People, settings: FoundationSettings, folder: Path) -> None:
-    """Train the image encoder to tell people apart (DINO's own training needs millions of images) and save it."""
+    """Train the image encoder to tell people apart, save it (DINO's own training needs millions of images)."""
     encoder = build_image_encoder(settings)
     train_bot(
         people.images,
@@ -234,7 +234,7 @@ def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path
 def measure(
     weights: Path, people: People, settings: FoundationSettings
 ) -> tuple[dict[str, float], Image.Image]:
-    """Generate people who were never trained on, from one and from three sources, and compare with their photos.
+    """Generate people who were never trained on, from one and three sources, and compare with their photos.
 
     The judge is a re-ID model trained on all photos of these people: its top-1 says how often it names
     the right one for a generated image. SSIM compares with the photo that gave the target pose, whose

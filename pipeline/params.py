@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from generator.settings import DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
-from pipeline.world.settings import WorldSettings
+from pipeline.world.settings import WorldSection
 from reid.settings import ReidSettings
 
 T = TypeVar("T", bound=BaseModel)
@@ -172,7 +172,7 @@ class Params(Settings):
     """All of params.yaml; sections stand in the order in which data flows."""
 
     dataset: DatasetSettings
-    world: WorldSettings
+    world: WorldSection
     index: IndexSettings
     poses: PosesSettings
     subset: SubsetSettings

@@ -1,6 +1,6 @@
 """Stage `table4`: what generated images bring, over all trained re-ID models, as a table and a figure.
 
-Reads reports/reid/*.csv, one row per model; writes reports/table4.csv with all rows and the summary as
+Reads data/reid/*.csv, one row per model; writes reports/table4.csv with all rows and the summary as
 reports/table4.json, .md and .png.
 """
 
@@ -16,7 +16,7 @@ from scipy import stats
 from pipeline.files import atomic, read_csv, stage_main, write_csv, write_json
 from pipeline.params import Params, load_params
 
-RESULTS = Path("reports/reid")
+RESULTS = Path("data/reid")
 TABLE = Path("reports/table4.csv")
 
 COLUMNS = {

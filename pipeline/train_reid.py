@@ -2,7 +2,7 @@
 
 `standard` has real images only, at every fraction and at 100 %; every other arm is a recipe of
 params.yaml that adds synthetic images. All train for the same number of iterations. Writes
-reports/reid/<arm>.csv, one row per model.
+data/reid/<arm>.csv, one row per model.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from reid.data import load_images
 from reid.evaluate import distances, evaluate, features
 from reid.train import train
 
-RESULTS = Path("reports/reid")
+RESULTS = Path("data/reid")
 MANIFEST = {"name": str, "pid": int, "md5": str}
 
 
@@ -85,10 +85,15 @@ def train_and_test(
             checkpoints=Checkpoints(folder),
             title=title,
         )
-        vectors = [features(model, images.pixels, settings.evaluation_batch) for images in (query, gallery)]
         found = evaluate(
-            distances(*vectors),
-            *(images.table[column].to_numpy() for images in (query, gallery) for column in ("pid", "camid")),
+            distances(
+                features(model, query.pixels, settings.evaluation_batch),
+                features(model, gallery.pixels, settings.evaluation_batch),
+            ),
+            query.table.pid.to_numpy(),
+            query.table.camid.to_numpy(),
+            gallery.table.pid.to_numpy(),
+            gallery.table.camid.to_numpy(),
         )
         values = {
             "rank1": found.rank(1),

@@ -3,12 +3,15 @@
 from pipeline.files import stage_main
 from pipeline.params import load_params
 from pipeline.world.dataset import available_cores, build
+from pipeline.world.settings import WorldSettings
 
 
 def main() -> None:
     """Render the world of params.yaml to the data set's root."""
     params = load_params()
-    build(params.world, params.dataset.root, available_cores())
+    size = {"height": params.dataset.height, "width": params.dataset.width}
+    settings = WorldSettings(**params.world.model_dump(), **size)
+    build(settings, params.dataset.root, available_cores())
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def test_the_stage_writes_table_summary_text_and_figure(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
-    save(ROWS, Path("reports/reid"))
+    save(ROWS, Path("data/reid"))
     stage.main()
     assert len(pd.read_csv("reports/table4.csv")) == len(ROWS)
     assert json.loads(Path("reports/table4.json").read_text()) == stage.summarise(ROWS)
