@@ -15,11 +15,17 @@ class Curve:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
         with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write("\n" + json.dumps({"step": step, **values}))  # a line that a kill cut off ends here
 
     def table(self, points: int = 200) -> pd.DataFrame:
-        """At most `points` rows, each the mean of equally many steps."""
-        lines = self.file.read_text().splitlines()
-        steps = pd.DataFrame(json.loads(line) for line in lines).drop_duplicates("step", keep="last")
+        """At most `points` rows, each the mean of equally many steps; `step` is the last of them."""
+        rows = []
+        for line in self.file.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue  # empty, or cut off by a kill: the resumed run took the step again
+        steps = pd.DataFrame(rows).drop_duplicates("step", keep="last").sort_values("step")
         size = -(-len(steps) // points)
-        return steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
+        means = steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
+        return means.reset_index(drop=True)

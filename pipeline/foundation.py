@@ -179,7 +179,7 @@ def make_vae(people: People, settings: FoundationSettings, folder: Path) -> None
 
 
 def make_image_encoder(people: People, settings: FoundationSettings, folder: Path) -> None:
-    """Train the image encoder to tell people apart, save it (DINO's own training needs millions of images)."""
+    """Train the image encoder to tell people apart; DINO's own training needs millions of images."""
     encoder = build_image_encoder(settings)
     train_bot(
         people.images,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
+from diffusers.utils import logging
 from PIL import Image
 from tqdm import tqdm
 
@@ -48,6 +49,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     nor a restart changes what is in a batch, and with it the last bit of an image.
     """
     settings = params.generate.sample
+    logging.disable_progress_bar()  # of loading; the images have their own
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True)
     parts.to(state.device)
     parts.denoiser.choose_attention(state.device)

@@ -37,7 +37,7 @@ CURVES = Path("reports/generator")
 
 
 def denoiser_folder(base: Path) -> Path:
-    """The folder of a base model's denoiser: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
+    """The denoiser of a base model: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
     return base / "denoiser" if (base / "denoiser").is_dir() else base / "unet"
 
 

@@ -3,14 +3,21 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+
+from generator.sample import IMAGPosePipeline
+from pipeline.files import md5
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {
@@ -32,12 +39,14 @@ TINY = {
 }
 
 
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "2",
+}
+
+
 def run(folder, *command):
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "2",
-    }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -122,3 +131,75 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project)
     set_params(project, {"arms.augmented.synthetic_share": 0.4})
     run(project, "dvc", "repro")
     assert (project / "reports/table4.csv").read_bytes() == before
+
+
+def checksums(folder):
+    return {str(file.relative_to(folder)): md5(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def kill_when(folder, found, *command):
+    """Start a stage and kill it as soon as a file or folder like `found` appears in its scratch."""
+    shutil.rmtree(folder / ".scratch", ignore_errors=True)
+    process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not list((folder / ".scratch").glob(found)):
+        assert process.poll() is None, "the stage ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("found", "output", "stage"),
+    [
+        ("train_generator/*/step-00000002", "models/generator/all", ["train_generator", "all"]),
+        ("generate/*/*_g0001.jpg", "data/synthetic/all/50", ["generate", "all", "50"]),
+        ("train_reid/*/result.json", "data/reid", ["train_reid", "standard"]),
+    ],
+)
+def test_a_killed_stage_continues_to_the_same_bytes(project, found, output, stage):
+    command = [sys.executable, "-m", f"pipeline.{stage[0]}", *stage[1:]]
+    before = checksums(project / output)
+    kill_when(project, found, *command)
+    assert checksums(project / output) == before, "what stood there before must stay until the stage is done"
+    run(project, *command)
+    assert checksums(project / output) == before
+
+
+@pytest.mark.slow
+def test_two_processes_generate_the_same_bytes_as_one(project):
+    folder = project / "data/synthetic/all/50"
+    before = checksums(folder)
+    shutil.rmtree(project / ".scratch")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+    command = [sys.executable, "-m", "pipeline.generate", "all", "50"]
+    processes = [
+        subprocess.Popen(command, cwd=project, env=ENVIRONMENT | world | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert checksums(folder) == before
+
+
+@pytest.mark.slow
+def test_a_generated_folder_loads_as_a_pipeline_in_five_lines(project):
+    pipeline = IMAGPosePipeline.from_pretrained(project / "models/generator/all/100")
+    source = Image.open(next((project / "data/world/query").glob("*.jpg")))
+    pose = np.ones((18, 3), np.float32)
+    images = pipeline([source], [pose], [pose, pose], seeds=[1, 2], num_inference_steps=1).images
+    assert [image.size for image in images] == [(64, 128)] * 2
+
+
+@pytest.mark.slow
+def test_a_failing_stage_says_one_sentence_and_keeps_what_was_there(project):
+    before = checksums(project / "data/synthetic/all/50")
+    plan = (project / "data/plans/50.csv").rename(project / "data/plans/away.csv")
+    command = [sys.executable, "-m", "pipeline.generate", "all", "50"]
+    done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+    plan.rename(project / "data/plans/50.csv")
+    assert done.returncode == 1
+    assert done.stderr == "generate: data/plans/50.csv is missing; run the stage 'plan', which writes it\n"
+    assert checksums(project / "data/synthetic/all/50") == before

@@ -1,17 +1,21 @@
 """Stage `world`: render the embedded data set that stands in for Market-1501."""
 
+from pathlib import Path
+
 from pipeline.files import stage_main
 from pipeline.params import load_params
 from pipeline.world.dataset import available_cores, build
 from pipeline.world.settings import WorldSettings
 
+ROOT = Path("data/world")
+
 
 def main() -> None:
-    """Render the world of params.yaml to the data set's root."""
+    """Render the world of params.yaml to data/world."""
     params = load_params()
     size = {"height": params.dataset.height, "width": params.dataset.width}
     settings = WorldSettings(**params.world.model_dump(), **size)
-    build(settings, params.dataset.root, available_cores())
+    build(settings, ROOT, available_cores())
 
 
 if __name__ == "__main__":

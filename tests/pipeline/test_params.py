@@ -225,3 +225,9 @@ def test_any_bytes_are_refused_in_sentences(content: bytes, tmp_path: Path) -> N
     path.write_bytes(content)
     with pytest.raises(ParamsError):
         load_params(path)
+
+
+def test_both_scales_have_the_same_keys_and_validate():
+    paper = SHIPPED.with_name("params.market1501.yaml")
+    assert load_params(paper).reid.backbone == "resnet50"
+    assert list(keys(YAML(typ="safe", pure=True).load(paper))) == list(keys(VALUES))

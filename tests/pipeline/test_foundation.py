@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors import safe_open
+
+from generator.sample import IMAGPosePipeline
+from pipeline import foundation
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = {
+    "": {"identities": 4, "held_out_identities": 2, "images_per_identity": 7, "cameras": 3},
+    "vae": {"channels": [16, 16], "norm_groups": 8, "steps": 2, "batch_size": 2},
+    "image_encoder": {"hidden_size": 24, "layers": 1},
+    "image_encoder_training": {"iterations": 2, "identities_per_batch": 2, "images_per_identity": 2},
+    "unet": {"channels": [16, 16, 16], "norm_groups": 8, "heads": 2, "cross_attention_dim": 16},
+    "denoiser": {"cva_heads": 2, "pose_channels": [4, 4, 4, 8]},
+    "train": {"steps": 2, "batch_size": 2},
+    "judge": {"iterations": 2, "identities_per_batch": 2, "channels": 8},
+    "sample": {"steps": 2, "batch_size": 4},
+}
+
+
+@pytest.mark.slow
+def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scores(tmp_path, monkeypatch):
+    yaml = YAML()
+    values = yaml.load((REPOSITORY / foundation.PARAMS).read_text())
+    for section, changes in TINY.items():
+        (values[section] if section else values).update(changes)
+    monkeypatch.chdir(tmp_path)
+    with foundation.PARAMS.open("w") as file:
+        yaml.dump(values, file)
+
+    foundation.main()
+
+    weights = tmp_path / foundation.WEIGHTS
+    pipeline = IMAGPosePipeline.from_pretrained(weights)
+    assert pipeline.view_size == (128, 64)
+    for part in ("vae", "image_encoder", "denoiser"):
+        (file,) = (weights / part).glob("*.safetensors")
+        with safe_open(file, framework="pt") as tensors:
+            assert {tensors.get_tensor(name).dtype for name in tensors.keys()} == {torch.float16}  # noqa: SIM118
+    scores = json.loads((weights / "quality.json").read_text())
+    assert {"vae_psnr", "judge_top1_1_source", "judge_top1_3_sources", "ssim_1_source"} <= set(scores)
+    assert 0 <= scores["judge_top1_1_source"] <= 100
+    assert (weights / "settings.yaml").read_text() == foundation.PARAMS.read_text()
+    with Image.open(weights / "contact_sheet.png") as sheet:
+        assert sheet.size == (2 * 7 * 64, 128)  # two halves of a row each: seven pictures of 64x128
+
+    before = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
+    foundation.main()  # every part is found finished
+    assert {file: file.read_bytes() for file in weights.rglob("*.safetensors")} == before
