@@ -4,11 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# glibc returns large blocks to the system and faults them in again at every step; keeping them makes CPU training
-# several times faster (benchmarks/README.md).
-export MALLOC_MMAP_MAX_ := 0
-export MALLOC_TRIM_THRESHOLD_ := 17179869184
-export MALLOC_TOP_PAD_ := 268435456
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test lint format clean

@@ -37,6 +37,7 @@ from generator.vae import psnr, train_vae
 from pipeline.checkpoints import Checkpoints
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
+from pipeline.memory import keep_memory
 from pipeline.params import Seed, Settings, load
 from pipeline.world.shots import shots
 from reid.data import normalise
@@ -306,6 +307,7 @@ def measure(
 
 def main() -> None:
     """Run the stage."""
+    keep_memory()
     settings = load(PARAMS, FoundationSettings)
     people = photograph(settings, 0, settings.identities)
     strangers = photograph(settings, settings.identities, settings.held_out_identities)

@@ -21,6 +21,7 @@ import generator
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.index import read_index
+from pipeline.memory import keep_memory
 from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.plan import read_plan
 from pipeline.poses import read_poses
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
     parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
     arguments = parser.parse_args()
+    keep_memory()
     params = load_params()
     plan = read_plan(arguments.fraction)
     model = MODELS / arguments.train_on / ("100" if arguments.train_on == "all" else str(arguments.fraction))

@@ -28,6 +28,7 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.index import read_index
+from pipeline.memory import keep_memory
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
@@ -131,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.train_generator", description=__doc__)
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator may see")
     which = parser.parse_args().train_on
+    keep_memory()
     params = load_params()
     accelerator = Accelerator(mixed_precision=params.generator.train.mixed_precision)
     curves = []

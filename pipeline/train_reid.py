@@ -19,6 +19,7 @@ import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
 from pipeline.index import read_index
+from pipeline.memory import keep_memory
 from pipeline.params import SYNTHETIC, ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
 from reid.data import load_images
@@ -156,6 +157,7 @@ def main() -> None:
     """Run the stage."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.train_reid", description=__doc__)
     parser.add_argument("arm", help="standard, or a recipe in the section arms of params.yaml")
+    keep_memory()
     name, params = parser.parse_args().arm, load_params()
     if name != "standard" and name not in params.arms:
         raise ValueError(f"the arm is {name}; expected standard or one of {', '.join(params.arms)}")

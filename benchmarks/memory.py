@@ -1,0 +1,48 @@
+"""Times a VAE training step on the CPU with and without `pipeline.memory.keep_memory`, each in a new process.
+
+python -m benchmarks.memory
+"""
+
+import statistics
+import subprocess
+import sys
+
+ROUNDS = 3
+STEP = """
+import sys, time, torch
+from generator.base_settings import VaeSettings
+from generator.vae import build_vae
+from pipeline.memory import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+settings = dict(latent_channels=4, layers=1, norm_groups=16, steps=1, batch_size=16, learning_rate=1e-3)
+settings |= dict(warmup_steps=1, max_grad_norm=1.0, kl_weight=0.0, checkpoint_every=1)
+vae = build_vae(VaeSettings(unshuffle=2, channels=(64, 96, 128), **settings))
+images, times = torch.rand(16, 12, 64, 32), []
+for _ in range(8):
+    start = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = vae(images).sample.float().square().mean()
+    loss.backward()
+    times.append(time.perf_counter() - start)
+print(sorted(times)[4])
+"""
+
+
+def main() -> None:
+    """Print the median step time of both, and their ratio."""
+    times: dict[str, list[float]] = {"returned": [], "kept": []}
+    for _ in range(ROUNDS):
+        for kind, found in times.items():
+            out = subprocess.run(
+                [sys.executable, "-c", STEP, kind], capture_output=True, text=True, check=True
+            )
+            found.append(float(out.stdout))
+    returned, kept = (statistics.median(found) for found in times.values())
+    print(
+        f"memory returned {1000 * returned:.0f} ms, kept {1000 * kept:.0f} ms a step: {returned / kept:.1f}x"
+    )
+
+
+if __name__ == "__main__":
+    main()

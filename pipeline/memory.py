@@ -1,0 +1,23 @@
+"""Keep freed memory in the process: training on a CPU allocates the same large blocks again at every step."""
+
+import ctypes
+import sys
+
+# Parameter numbers of glibc's mallopt (malloc.h).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+
+
+def keep_memory() -> None:
+    """Tell glibc not to return large blocks to the system, where every step would fault them in anew.
+
+    Page faults otherwise dominate small models on CPUs (benchmarks/memory.py measures it). Other C libraries
+    keep their own ways.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return
+    mallopt(_MMAP_MAX, 0)  # large blocks come from the heap
+    mallopt(_TRIM_THRESHOLD, -1)  # the heap never shrinks
+    mallopt(_TOP_PAD, 256 * 2**20)  # and grows in large pieces
