@@ -10,8 +10,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 def keep_memory() -> None:
     """Tell glibc not to return large blocks to the system, where every step would fault them in anew.
 
-    What this saves depends on what a page fault costs on the machine: `python -m benchmarks.memory` measures it.
-    Other C libraries keep their own ways.
+    What this saves depends on what a page fault costs on the machine; `python -m benchmarks.memory` measures
+    it. Other C libraries keep their own ways.
     """
     if not sys.platform.startswith("linux"):
         return
