@@ -97,7 +97,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
     parts.to(accelerator.device)
     folder = scratch(
         "train_generator",
-        settings=settings,
+        settings=settings.model_dump(mode="json", exclude={"train_on"}),
         size=parts.view_size,
         images=index.md5.to_dict(),
         poses=md5("data/poses.csv"),
