@@ -26,13 +26,13 @@ def main() -> None:
     render, both = [], []
     for pid, camid, stance, view in draws:
         start = process_time()
-        image = render_shot(0, "test", pid, camid, stance, view, 128, 64).image
+        image = render_shot(0, "test", pid, camid, stance, view, 128, 64, 0.3).image
         middle = process_time()
         cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         render.append(middle - start)
         both.append(process_time() - start)
     start = process_time()
-    people = [shots(0, "benchmark", pid, 20, 6, 128, 64) for pid in range(PEOPLE)]
+    people = [shots(0, "benchmark", pid, 20, 6, 128, 64, 0.3) for pid in range(PEOPLE)]
     whole = (process_time() - start) / sum(map(len, people))
     print(f"render             {1e3 * median(render):.2f} ms per image (median of {IMAGES})")
     print(f"render + JPEG      {1e3 * median(both):.2f} ms per image (median of {IMAGES})")

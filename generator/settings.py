@@ -56,9 +56,12 @@ class TrainSettings(_Settings):
 
     steps: int = Field(ge=1, description="optimiser steps (paper 300,000)")
     batch_size: int = Field(ge=1, description="joint images per step over all processes (paper 8 GPUs x 4)")
-    learning_rate: float = Field(gt=0, le=1, description="of AdamW, constant after warm-up (paper 5e-5)")
+    learning_rate: float = Field(gt=0, le=1, description="of AdamW, between warm-up and decay (paper 5e-5)")
     weight_decay: float = Field(ge=0, le=1, description="of AdamW (paper 0.01)")
     warmup_steps: int = Field(ge=0, description="steps over which the learning rate rises linearly from 0")
+    decay_steps: int = Field(
+        ge=0, description="last steps, over which the learning rate falls linearly to 0 (paper 0)"
+    )
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(ge=0, lt=1, description="of the moving average of the weights, the result")
     mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")

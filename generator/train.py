@@ -97,7 +97,7 @@ def train(
     )
     batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
     for step in range(done, settings.steps):
-        rate = learning_rate(step, settings.learning_rate, settings.warmup_steps)
+        rate = learning_rate(step, settings)
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss = objective(batch)
@@ -126,9 +126,11 @@ def train(
     return average
 
 
-def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """The learning rate of step 0, 1, ...: it rises linearly over `warmup_steps` steps, then stays."""
-    return peak * min(1.0, (step + 1) / max(1, warmup_steps))
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate of step 0, 1, ...: it rises linearly, stays, and falls linearly to 0."""
+    rise = (step + 1) / max(1, settings.warmup_steps)
+    fall = (settings.steps - step) / max(1, settings.decay_steps)
+    return settings.learning_rate * min(1.0, rise, fall)
 
 
 def average_decay(step: int, decay: float) -> float:

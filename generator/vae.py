@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss, pixel_shuffle, pixel_unshuffle
 from tqdm import tqdm
 
 from generator.base_settings import VaeSettings
-from generator.encoders import decode_latents, encode_latents, to_float
+from generator.encoders import decode_latents, encode_latents, to_bytes, to_float
 
 LOG_EVERY = 50  # steps
 
@@ -115,6 +115,14 @@ def train_vae(
     deviation = torch.cat([encode_latents(vae, part)[0] for part in sample.split(64)]).std().item()
     vae.register_to_config(scaling_factor=vae.config.scaling_factor / deviation)
     return vae
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] after encoding and decoding."""
+    parts = [to_float(part).to(vae.device) for part in torch.from_numpy(images).split(64)]
+    decoded = [to_bytes(decode_latents(vae, encode_latents(vae, part)[0])).cpu() for part in parts]
+    return torch.cat(decoded).numpy()
 
 
 @torch.no_grad()

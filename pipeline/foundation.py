@@ -33,7 +33,7 @@ from generator.pose import draw_skeleton
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
-from generator.vae import psnr, train_vae
+from generator.vae import psnr, reconstruct, train_vae
 from pipeline.checkpoints import Checkpoints
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
@@ -57,6 +57,7 @@ class FoundationSettings(Settings):
     held_out_identities: int = Field(ge=2, description="people to measure on")
     images_per_identity: int = Field(ge=7, description="photos of each")
     cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
     height: int = Field(ge=32, description="pixels")
     width: int = Field(ge=32, description="pixels")
     vae: VaeSettings
@@ -78,26 +79,31 @@ class People:
     pids: np.ndarray
 
 
-def photograph(settings: FoundationSettings, first: int, count: int) -> People:
-    """Render the people `first` to `first + count - 1`, once: a later call finds them on the disk."""
-    photos = {"seed": settings.seed, "each": settings.images_per_identity, "cameras": settings.cameras}
-    size = {"height": settings.height, "width": settings.width}
-    folder = scratch("people", first=first, count=count, **photos, **size, code=code_hash(pipeline.world))
+def _photos(settings: FoundationSettings) -> dict[str, int | float]:
+    """What the photos depend on, beside the renderer and who is in them."""
+    names = ("seed", "cameras", "camera_strength", "height", "width")
+    return {name: getattr(settings, name) for name in names}
+
+
+def photograph(settings: FoundationSettings, first: int, count: int, each: int) -> People:
+    """Render `each` photos of the people `first` to `first + count - 1`, once: then they are on the disk."""
+    who = {"first": first, "count": count, "each": each}
+    folder = scratch("people", **who, **_photos(settings), code=code_hash(pipeline.world))
     if not (folder / "photos").is_dir():
         with ProcessPoolExecutor() as pool, atomic(folder / "photos") as temporary:
             temporary.mkdir()
-            people = pool.map(partial(_shoot, settings), range(first, first + count), chunksize=8)
+            people = pool.map(partial(_shoot, settings, each), range(first, first + count), chunksize=8)
             images, keypoints = zip(*progress(people, count, "rendering people"), strict=True)
             np.save(temporary / "images.npy", np.concatenate(images))
             np.save(temporary / "keypoints.npy", np.concatenate(keypoints))
     images = np.load(folder / "photos" / "images.npy", mmap_mode="c")
     keypoints = np.load(folder / "photos" / "keypoints.npy")
-    return People(images, keypoints, np.repeat(np.arange(count), settings.images_per_identity))
+    return People(images, keypoints, np.repeat(np.arange(count), each))
 
 
-def _shoot(settings: FoundationSettings, pid: int) -> tuple[np.ndarray, np.ndarray]:
-    count, cameras, size = settings.images_per_identity, settings.cameras, (settings.height, settings.width)
-    photos = shots(settings.seed, "foundation", pid, count, cameras, *size)
+def _shoot(settings: FoundationSettings, each: int, pid: int) -> tuple[np.ndarray, np.ndarray]:
+    camera = settings.height, settings.width, settings.camera_strength
+    photos = shots(settings.seed, "foundation", pid, each, settings.cameras, *camera)
     return np.stack([photo.image for photo in photos]), np.stack([photo.keypoints for photo in photos])
 
 
@@ -237,9 +243,15 @@ def measure(
 ) -> tuple[dict[str, float], Image.Image]:
     """Generate people who were never trained on, from one and three sources, and compare with their photos.
 
-    The judge is a re-ID model trained on all photos of these people: its top-1 says how often it names
-    the right one for a generated image. SSIM compares with the photo that gave the target pose, whose
-    camera the generator does not know.
+    The judge is a re-ID model trained on half of these people's photos; sources and target poses come from
+    the other half. Its top-1 says how often it names the right person for a generated image. Its ceilings are
+    measured too: the photos that gave the target poses, as they are and after the VAE. SSIM compares a
+    generated image with that photo, whose camera the generator does not know.
+
+    Args:
+        weights: a saved pipeline.
+        people: twice `images_per_identity` photos of each.
+        settings: of the judge and of the sampling.
 
     Returns:
         The scores, and a contact sheet: three sources, target pose, from one source, from three, photo.
@@ -247,6 +259,16 @@ def measure(
     parts = IMAGPosePipeline.from_pretrained(weights, local_files_only=True)
     parts.denoiser.choose_attention(parts.device)
     each, size = settings.images_per_identity, (settings.height, settings.width)
+    # A person's photos are in the order of their cameras: each half sees all of them.
+    known, people = (People(people.images[i::2], people.keypoints[i::2], people.pids[i::2]) for i in range(2))
+    judge = train_bot(
+        known.images,
+        known.pids,
+        np.zeros(len(known.pids), bool),
+        settings.judge,
+        settings.seed,
+        title="judge",
+    )
     views = encode_views(
         people.images,
         people.keypoints,
@@ -258,18 +280,24 @@ def measure(
         flip=False,
         batch_size=64,
     )
-    judge = train_bot(
-        people.images,
-        people.pids,
-        np.zeros(len(people.pids), bool),
-        settings.judge,
-        settings.seed,
-        title="judge",
-    )
-    # Spread over a person's photos, which are in the order of their cameras.
     chosen = np.linspace(0, each - 1, 3 + POSES).astype(int)
     sources, targets = chosen[::2][:3], chosen[1::2][:POSES]
-    scores = {"vae_psnr": psnr(parts.vae, people.images)}
+    wanted = (np.arange(len(people.pids)).reshape(-1, each)[:, targets]).ravel()
+    photos, pids = people.images[wanted], people.pids[wanted]
+
+    def top1(images: np.ndarray) -> float:
+        with torch.inference_mode():
+            named = [
+                judge.classifier(judge(normalise(part))[1]).argmax(1)
+                for part in torch.from_numpy(images).split(64)
+            ]
+        return 100 * float((torch.cat(named).numpy() == pids).mean())
+
+    scores = {
+        "vae_psnr": psnr(parts.vae, people.images),
+        "judge_top1_photos": top1(photos),
+        "judge_top1_vae": top1(reconstruct(parts.vae, photos)),
+    }
     pictures = {}
     for count in (1, 3):
         start = time.monotonic()
@@ -282,16 +310,9 @@ def measure(
         ]
         images = np.concatenate(list(parts.generate(views, requests, settings.sample)))
         seconds = time.monotonic() - start
-        photos = people.images.reshape(-1, each, *people.images.shape[1:])[:, targets].reshape(images.shape)
-        pids = np.repeat(np.unique(people.pids), POSES)
-        with torch.inference_mode():
-            named = [
-                judge.classifier(judge(normalise(part))[1]).argmax(1)
-                for part in torch.from_numpy(images).split(64)
-            ]
         similar = [structural_similarity(a, b, channel_axis=2) for a, b in zip(images, photos, strict=True)]
         suffix = f"{count}_source{'s' if count > 1 else ''}"
-        scores[f"judge_top1_{suffix}"] = 100 * float((torch.cat(named).numpy() == pids).mean())
+        scores[f"judge_top1_{suffix}"] = top1(images)
         scores[f"ssim_{suffix}"] = float(np.mean(similar))
         scores[f"seconds_per_image_{suffix}"] = seconds / len(images)
         pictures[count] = images
@@ -300,7 +321,7 @@ def measure(
         first, made = person * each, person * POSES
         skeleton = draw_skeleton(people.keypoints[first + targets[0]], *size)
         cells = [*people.images[first + sources], skeleton, pictures[1][made], pictures[3][made]]
-        rows.append(np.concatenate([*cells, people.images[first + targets[0]]], axis=1))
+        rows.append(np.concatenate([*cells, photos[made]], axis=1))
     halves = [np.concatenate(rows[i::2]) for i in range(2)]
     return scores, Image.fromarray(np.concatenate(halves, axis=1))
 
@@ -309,13 +330,26 @@ def main() -> None:
     """Run the stage."""
     keep_memory()
     settings = load(PARAMS, FoundationSettings)
-    people = photograph(settings, 0, settings.identities)
-    strangers = photograph(settings, settings.identities, settings.held_out_identities)
-    key = {
-        "settings": settings.model_copy(update={"held_out_identities": 2}),
-        "code": code_hash(generator, reid),
+    people = photograph(settings, 0, settings.identities, settings.images_per_identity)
+    strangers = photograph(
+        settings, settings.identities, settings.held_out_identities, 2 * settings.images_per_identity
+    )
+    # Each part's scratch folder is named after what that part depends on, and on nothing else.
+    uses = {
+        "vae": ("vae",),
+        "image_encoder": ("image_encoder", "image_encoder_training"),
+        "denoiser": ("vae", "image_encoder", "image_encoder_training", "unet", "denoiser", "train"),
     }
-    folders = {name: scratch("foundation", part=name, **key) for name in ("vae", "image_encoder", "denoiser")}
+    key = {
+        "people": {**_photos(settings), "count": settings.identities, "each": settings.images_per_identity},
+        "code": code_hash(generator, reid, pipeline.world),
+    }
+    folders = {
+        name: scratch(
+            "foundation", part=name, settings=settings.model_dump(mode="json", include=set(used)), **key
+        )
+        for name, used in uses.items()
+    }
     models = {name: folder / "model" for name, folder in folders.items()}
     if not models["vae"].is_dir():
         make_vae(people, settings, folders["vae"])

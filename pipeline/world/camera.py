@@ -148,7 +148,7 @@ def _scene(rng: np.random.Generator) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def sample_camera(seed: int, purpose: str, index: int, strength: float = 1.0) -> Camera:
+def sample_camera(seed: int, purpose: str, index: int, strength: float) -> Camera:
     """Draw a camera; equal arguments give the same camera.
 
     Args:

@@ -47,6 +47,7 @@ def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
         settings.cameras,
         settings.height,
         settings.width,
+        settings.camera_strength,
     )
     queries = _queries(settings.seed, number, [shot.camid for shot in taken]) if kind == "test" else set()
     for index, shot in enumerate(taken):
@@ -78,7 +79,8 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
     camid = 1 + int(rng.integers(settings.cameras))
     stance = sample_stance(settings.seed, kind, number)
     view = sample_view(settings.seed, kind, number, loose=loose)
-    drawn = render_shot(settings.seed, purpose, person, camid, stance, view, settings.height, settings.width)
+    size = settings.height, settings.width
+    drawn = render_shot(settings.seed, purpose, person, camid, stance, view, *size, settings.camera_strength)
     return Shot(*drawn, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
 
 

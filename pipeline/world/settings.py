@@ -17,6 +17,11 @@ class WorldSection(BaseModel):
     cameras: int = Field(
         description="Cameras of the world; Market-1501 has 6, its file names allow one digit", ge=2, le=6
     )
+    camera_strength: float = Field(
+        description="How strongly the cameras distort colours: 0 not at all, 1 like bad ones",
+        ge=0,
+        le=1,
+    )
     distractors: int = Field(
         description="Images of people who are nobody's match (0000), in the gallery", ge=0
     )

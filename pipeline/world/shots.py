@@ -13,18 +13,11 @@ from pipeline.world.stance import sample_stance
 
 # People of these purposes walk past the same cameras; every other purpose has cameras of its own.
 _WORLD = ("train", "test", "distractor")
-# How strongly the world's cameras distort colours; all other cameras have 1. Set so that generated images
-# have room to help: rank-1 of a small re-ID net (half-width ResNet-10, 200 iterations) trained on 20 % and on
-# all of 60 identities x 20 images is 55 and 73 at 0.25 (another seed: 60 and 84), 40 and 64 at 0.5, 22 and 41
-# at 1; one run each.
-_WORLD_STRENGTH = 0.3
 
 
-def purpose_camera(seed: int, purpose: str, camid: int) -> Camera:
+def purpose_camera(seed: int, purpose: str, camid: int, strength: float) -> Camera:
     """Return a camera (``camid`` from 1) of the set that sees people of ``purpose``."""
-    if purpose in _WORLD:
-        return sample_camera(seed, "world", camid - 1, _WORLD_STRENGTH)
-    return sample_camera(seed, purpose, camid - 1)
+    return sample_camera(seed, "world" if purpose in _WORLD else purpose, camid - 1, strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +41,15 @@ class Shot:
 
 
 def render_shot(
-    seed: int, purpose: str, pid: int, camid: int, stance: Stance, view: View, height: int, width: int
+    seed: int,
+    purpose: str,
+    pid: int,
+    camid: int,
+    stance: Stance,
+    view: View,
+    height: int,
+    width: int,
+    strength: float,
 ) -> Rendering:
     """Render one identity in a given stance through any camera of its set (``camid`` from 1)."""
     passer_by = None
@@ -58,12 +59,19 @@ def render_shot(
             sample_person(seed, other, view.passer_by % 64),
             sample_stance(seed, other, view.passer_by),
         )
-    camera = purpose_camera(seed, purpose, camid)
+    camera = purpose_camera(seed, purpose, camid, strength)
     return render(sample_person(seed, purpose, pid), stance, camera, view, height, width, passer_by)
 
 
 def shots(
-    seed: int, purpose: str, pid: int, count: int, n_cameras: int, height: int, width: int, loose: float = 1.0
+    seed: int,
+    purpose: str,
+    pid: int,
+    count: int,
+    n_cameras: int,
+    height: int,
+    width: int,
+    strength: float,
 ) -> list[Shot]:
     """Return all photos of one identity.
 
@@ -79,7 +87,7 @@ def shots(
         n_cameras: Cameras in the set, at most 9 if the photos are to be named after Market-1501.
         height: Rows of an image.
         width: Columns of an image.
-        loose: Factor on the detector's errors; see `sample_view`.
+        strength: How strongly the cameras distort colours; see `sample_camera`.
 
     Returns:
         ``count`` shots, by camera and tracklet.
@@ -102,10 +110,9 @@ def shots(
                 (headings[tracklet] + generator(seed, f"{purpose}/heading", *index).normal(0, 12)) % 360
             )
             stance = sample_stance(seed, purpose, *index, heading=heading)
-            view = sample_view(seed, purpose, *index, loose=loose)
-            drawn = render_shot(seed, purpose, pid, int(camera) + 1, stance, view, height, width)
+            view = sample_view(seed, purpose, *index)
+            camid = int(camera) + 1
+            drawn = render_shot(seed, purpose, pid, camid, stance, view, height, width, strength)
             frame = first_frame + 9_000 * tracklet + 25 * i
-            result.append(
-                Shot(*drawn, int(camera) + 1, first_sequence + tracklet, frame, 1 + i % 3, stance, view)
-            )
+            result.append(Shot(*drawn, camid, first_sequence + tracklet, frame, 1 + i % 3, stance, view))
     return result

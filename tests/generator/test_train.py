@@ -92,8 +92,11 @@ def test_the_result_is_the_average_and_the_log_tells_the_run(tmp_path):
 
 
 def test_learning_rate_and_average_decay():
-    assert [learning_rate(step, 1.0, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert learning_rate(0, 1.0, 0) == 1
+    changes = {"learning_rate": 1.0, "steps": 8, "warmup_steps": 4, "decay_steps": 2}
+    settings = tiny.TRAIN.model_copy(update=changes)
+    assert [learning_rate(step, settings) for step in range(8)] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.5]
+    constant = settings.model_copy(update={"warmup_steps": 0, "decay_steps": 0})
+    assert {learning_rate(step, constant) for step in range(8)} == {1.0}
     assert average_decay(0, 0.999) == 0.1 and average_decay(10**6, 0.999) == 0.999
     a, b = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
     expected = 0.75 * a.weight + 0.25 * b.weight

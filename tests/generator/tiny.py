@@ -29,6 +29,7 @@ TRAIN = TrainSettings(
     learning_rate=1e-3,
     weight_decay=0.01,
     warmup_steps=2,
+    decay_steps=0,
     max_grad_norm=1.0,
     ema_decay=0.9,
     mixed_precision="no",

@@ -20,7 +20,7 @@ from pipeline.world.stance import sample_stance
 
 SETTINGS = WorldSettings(
     seed=3, train_identities=3, test_identities=3, images_per_identity=6, cameras=6, distractors=5, junk=5,
-    height=128, width=64,
+    camera_strength=0.3, height=128, width=64,
 )  # fmt: skip
 JOINTS = {name: index for index, name in enumerate(KEYPOINT_NAMES)}
 
@@ -39,7 +39,7 @@ def clear(view):
 
 def portrait(index, heading, seed=0):
     person, stance = sample_person(seed, "test", index), sample_stance(seed, "pose", index, heading=heading)
-    camera, view = neutral(sample_camera(seed, "c", 0)), clear(sample_view(seed, "v", index))
+    camera, view = neutral(sample_camera(seed, "c", 0, 1.0)), clear(sample_view(seed, "v", index))
     return render(person, stance, camera, view)
 
 
@@ -95,7 +95,7 @@ def test_a_skirt_covers_the_thighs_in_every_stride():
 def test_visible_keypoints_lie_on_the_person_and_invisible_ones_are_zero():
     seen = 0
     for pid in range(6):
-        for shot in shots(1, "train", pid, 6, 6, 128, 64):
+        for shot in shots(1, "train", pid, 6, 6, 128, 64, 0.3):
             near = cv2.dilate(shot.mask.astype(np.uint8), np.ones((3, 3), np.uint8))
             for x, y, score in shot.keypoints:
                 if score:
@@ -125,7 +125,7 @@ def test_right_is_the_persons_right():
 def test_in_profile_only_the_nearer_ear_is_seen(heading, near, far):
     """Who walks towards the right edge (90 degrees) shows the camera their right side."""
     person = sample_person(0, "test", 2)
-    camera, view = neutral(sample_camera(0, "c", 0)), clear(sample_view(0, "v", 1))
+    camera, view = neutral(sample_camera(0, "c", 0, 1.0)), clear(sample_view(0, "v", 1))
     stance = sample_stance(0, "pose", 4, heading=float(heading))
     keypoints = render(person, replace(stance, angles=np.zeros_like(stance.angles)), camera, view).keypoints
     nose, ear = keypoints[JOINTS["nose"]], keypoints[JOINTS[f"{near}_ear"]]
@@ -135,7 +135,7 @@ def test_in_profile_only_the_nearer_ear_is_seen(heading, near, far):
 
 def test_what_a_pole_hides_is_invisible_and_not_in_the_mask():
     person, stance = sample_person(0, "test", 0), sample_stance(0, "pose", 0, heading=0.0)
-    camera, view = neutral(sample_camera(0, "c", 0)), clear(sample_view(0, "v", 0))
+    camera, view = neutral(sample_camera(0, "c", 0, 1.0)), clear(sample_view(0, "v", 0))
     free = render(person, stance, camera, view)
     half = render(person, stance, camera, replace(view, pole=(0.0, 1.0, 0.5, 100.0)))
     lower = free.keypoints[:, 1] > 64
@@ -148,7 +148,7 @@ def test_what_a_pole_hides_is_invisible_and_not_in_the_mask():
 
 def test_render_is_a_pure_function():
     person, stance = sample_person(0, "train", 1), sample_stance(0, "pose", 1)
-    camera, view = sample_camera(0, "world", 2), sample_view(0, "v", 2)
+    camera, view = sample_camera(0, "world", 2, 1.0), sample_view(0, "v", 2)
     first = render(person, stance, camera, view, passer_by=(sample_person(0, "other", 0), stance))
     again = render(person, stance, camera, view, passer_by=(sample_person(0, "other", 0), stance))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.keypoints, again.keypoints)
@@ -161,7 +161,7 @@ def test_cameras_change_the_picture_and_not_the_pose():
         sample_stance(0, "pose", 1),
         clear(sample_view(0, "v", 1)),
     )
-    one, two = sample_camera(0, "world", 0), sample_camera(0, "world", 1)
+    one, two = sample_camera(0, "world", 0, 1.0), sample_camera(0, "world", 1, 1.0)
     geometry = {
         "pitch": one.pitch,
         "roll": one.roll,
@@ -184,7 +184,7 @@ def test_front_and_back_differ():
 @pytest.mark.parametrize(("height", "width"), [(128, 64), (256, 128), (64, 32)])
 def test_any_size_shows_the_same_view(height, width):
     person, stance = sample_person(0, "train", 3), sample_stance(0, "pose", 3)
-    camera, view = neutral(sample_camera(0, "c", 0)), clear(sample_view(0, "v", 3))
+    camera, view = neutral(sample_camera(0, "c", 0, 1.0)), clear(sample_view(0, "v", 3))
     small, large = render(person, stance, camera, view), render(person, stance, camera, view, height, width)
     assert large.image.shape == (height, width, 3)
     both = (small.keypoints[:, 2] > 0) & (large.keypoints[:, 2] > 0)
@@ -194,7 +194,7 @@ def test_any_size_shows_the_same_view(height, width):
 
 
 def test_all_of_the_person_is_in_a_good_box():
-    inside = [shot.mask.mean() for pid in range(4) for shot in shots(0, "train", pid, 6, 6, 128, 64)]
+    inside = [shot.mask.mean() for pid in range(4) for shot in shots(0, "train", pid, 6, 6, 128, 64, 0.3)]
     assert 0.12 < np.median(inside) < 0.5
 
 
@@ -210,7 +210,7 @@ def test_people_are_functions_of_seed_purpose_and_index():
 
 
 def test_train_and_test_see_the_same_cameras_and_the_foundation_others():
-    scenes = [purpose_camera(0, purpose, 1).scene for purpose in ("train", "test", "foundation")]
+    scenes = [purpose_camera(0, purpose, 1, 1.0).scene for purpose in ("train", "test", "foundation")]
     assert np.array_equal(scenes[0], scenes[1]) and not np.array_equal(scenes[0], scenes[2])
 
 
@@ -223,7 +223,7 @@ def test_a_camera_of_strength_zero_is_neutral():
 
 def test_a_person_is_seen_by_four_to_six_cameras_and_walks_on_within_a_tracklet():
     for pid in range(5):
-        taken = shots(0, "train", pid, 20, 6, 32, 16)
+        taken = shots(0, "train", pid, 20, 6, 32, 16, 0.3)
         assert len(taken) == 20 and 4 <= len({shot.camid for shot in taken}) <= 6
         assert len({shot.name(pid) for shot in taken}) == 20
         tracklets: dict[tuple[int, int], list[float]] = {}
@@ -235,9 +235,9 @@ def test_a_person_is_seen_by_four_to_six_cameras_and_walks_on_within_a_tracklet(
 
 
 def test_a_shot_can_be_rendered_again_in_another_camera():
-    shot = shots(0, "train", 2, 6, 6, 128, 64)[3]
-    again = render_shot(0, "train", 2, shot.camid, shot.stance, shot.view, 128, 64)
-    other = render_shot(0, "train", 2, 1 + shot.camid % 6, shot.stance, shot.view, 128, 64)
+    shot = shots(0, "train", 2, 6, 6, 128, 64, 0.3)[3]
+    again = render_shot(0, "train", 2, shot.camid, shot.stance, shot.view, 128, 64, 0.3)
+    other = render_shot(0, "train", 2, 1 + shot.camid % 6, shot.stance, shot.view, 128, 64, 0.3)
     assert np.array_equal(again.image, shot.image) and not np.array_equal(other.image, shot.image)
 
 
@@ -317,7 +317,7 @@ def test_another_seed_is_another_world():
 
 def test_junk_misses_its_person_and_distractors_are_strangers():
     junk = [stray_shot(SETTINGS, "junk", k).keypoints[:, 2].sum() for k in range(40)]
-    good = [shot.keypoints[:, 2].sum() for k in range(5) for shot in shots(3, "test", k, 8, 6, 128, 64)]
+    good = [shot.keypoints[:, 2].sum() for k in range(5) for shot in shots(3, "test", k, 8, 6, 128, 64, 0.3)]
     assert np.mean(junk) < 0.85 * np.mean(good)
     stranger = sample_person(SETTINGS.seed, "distractor", 0).texture
     for number in range(SETTINGS.test_identities):
@@ -328,7 +328,7 @@ def test_junk_misses_its_person_and_distractors_are_strangers():
 def test_a_mirrored_person_has_mirrored_keypoints():
     """Left and right follow the convention of generator.keypoints, in which a flip swaps them."""
     person, view = sample_person(0, "test", 5), replace(clear(sample_view(0, "v", 0)), shift=(0.0, 0.0))
-    camera = replace(neutral(sample_camera(0, "c", 0)), aim=(0.0, 0.0))
+    camera = replace(neutral(sample_camera(0, "c", 0, 1.0)), aim=(0.0, 0.0))
     stance = sample_stance(0, "pose", 6, heading=0.0)
     straight = replace(stance, angles=np.zeros_like(stance.angles))
     keypoints = render(person, straight, camera, view).keypoints
