@@ -65,6 +65,10 @@ class TrainSettings(_Settings):
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(ge=0, lt=1, description="of the moving average of the weights, the result")
     mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")
+    compile: bool = Field(
+        description="compile the denoiser with torch.compile: minutes at first, then faster steps; "
+        "on a CPU it needs a C++ compiler"
+    )
     masked_views: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]] = Field(
         strict=False, description="least and most masked views of the four, drawn uniformly (paper 1, 4)"
     )

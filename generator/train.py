@@ -77,6 +77,8 @@ def train(
     optimiser = AdamW(
         denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    if settings.compile:
+        denoiser.compile()
     objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)
     sampler = JointSampler(views.to(accelerator.device), settings, scheduler.config.num_train_timesteps, seed)
     state: dict[str, Any] = {"denoiser": denoiser, "average": average, "optimiser": optimiser}

@@ -33,6 +33,7 @@ TRAIN = TrainSettings(
     max_grad_norm=1.0,
     ema_decay=0.9,
     mixed_precision="no",
+    compile=False,
     masked_views=(1, 4),
     drop_features=0.2,
     drop_image=0.2,

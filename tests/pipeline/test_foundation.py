@@ -18,7 +18,7 @@ TINY = {
     "image_encoder_training": {"iterations": 2, "identities_per_batch": 2, "images_per_identity": 2},
     "unet": {"channels": [16, 16, 16], "norm_groups": 8, "heads": 2, "cross_attention_dim": 16},
     "denoiser": {"cva_heads": 2, "pose_channels": [4, 4, 4, 8]},
-    "train": {"steps": 2, "batch_size": 2},
+    "train": {"steps": 2, "decay_steps": 1, "batch_size": 2, "compile": False},
     "judge": {"iterations": 2, "identities_per_batch": 2, "channels": 8},
     "sample": {"steps": 2, "batch_size": 4},
 }
