@@ -12,6 +12,7 @@ Every added path starts at zero, so that the denoiser starts as the UNet that it
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -269,14 +270,17 @@ def load_denoiser(
 ) -> IMAGPoseDenoiser:
     """Load the denoiser to train: a saved `IMAGPoseDenoiser`, or one made of the stock UNet in the folder.
 
+    A saved denoiser loses the parts that the settings switch off; all that stays keeps its weights.
+
     Args:
         folder: a folder saved by `IMAGPoseDenoiser.save_pretrained` or a diffusers UNet folder.
-        settings: the parts of the denoiser; those of a saved one must agree with them.
+        settings: the parts of the denoiser; a saved one must have them, in the same shapes.
         encoder_width: width of the image encoder's tokens.
         seed: of the initial weights of what is added to a stock UNet.
 
     Raises:
-        ValueError: the folder holds another model, no safetensors weights, or a denoiser with other settings.
+        ValueError: the folder holds another model, no safetensors weights, or a denoiser that lacks a part or
+            has it in another shape.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -295,8 +299,31 @@ def load_denoiser(
         )
     wanted = json.loads(settings.model_dump_json()) | {"encoder_width": encoder_width}
     for name, value in wanted.items():
-        if config[name] != value:
+        removed = name in ("cva", "flc_texture", "ilc") and not value
+        if config[name] != value and not removed:
             raise ValueError(
                 f"{folder} was saved with {name} {config[name]}, where the settings say {value}."
             )
-    return IMAGPoseDenoiser.from_pretrained(folder, **options)
+    return _without_parts(IMAGPoseDenoiser.from_pretrained(folder, **options), settings)
+
+
+def _without_parts(denoiser: IMAGPoseDenoiser, settings: DenoiserSettings) -> IMAGPoseDenoiser:
+    """The denoiser without the parts that the settings switch off, with the weights of all that stays."""
+    switches = {"cva": settings.cva, "flc_texture": settings.flc_texture, "ilc": settings.ilc}
+    if all(denoiser.config[name] == value for name, value in switches.items()):
+        return denoiser
+    smaller = IMAGPoseDenoiser.from_config({**denoiser.config, **switches})
+    weights = denoiser.state_dict()
+    if denoiser.config.cva and not settings.cva:  # attentions.0.transformer.X becomes attentions.0.X again
+        weights = {
+            re.sub(r"(\.attentions\.\d+)\.transformer\.", r"\1.", name): tensor
+            for name, tensor in weights.items()
+            if ".cross_view." not in name
+        }
+    if not settings.flc_texture:
+        weights = {name: tensor for name, tensor in weights.items() if "texture_tokenizer." not in name}
+    if not settings.ilc:  # the latents of the visible views are the last input channels
+        channels = smaller.unet.conv_in.conv.in_channels
+        weights["unet.conv_in.conv.weight"] = weights["unet.conv_in.conv.weight"][:, :channels]
+    smaller.load_state_dict(weights)
+    return smaller

@@ -123,6 +123,34 @@ def test_load_denoiser_makes_one_of_a_stock_unet(tmp_path):
     assert "_name_or_path" not in made.config.unet_config  # no path of this machine goes into what is saved
 
 
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_saved_denoiser_loses_the_parts_that_are_switched_off_and_keeps_the_rest(name, tmp_path):
+    switches, full, given = ABLATIONS[name], tiny.denoiser(trained=True), tiny.inputs()
+    full.save_pretrained(tmp_path)
+    smaller = load_denoiser(tmp_path, tiny.DENOISER.model_copy(update=switches), tiny.WIDTH, seed=0).eval()
+    latents, tokens = torch.randn(2, *tiny.LATENT), torch.randn(2, tiny.TOKENS, tiny.WIDTH)
+    with torch.no_grad():
+        features = smaller.encode_features(latents, tokens)
+        assert torch.equal(features, full.encode_features(latents, tokens)[:, -features.shape[1] :])
+        # The same parts silenced in the full denoiser.
+        if not switches["cva"]:
+            for module in full.modules():
+                if isinstance(module, model._CrossViewTransformer):
+                    module.cross_view.proj_out.weight.zero_()
+                    module.cross_view.proj_out.bias.zero_()
+        if not switches["ilc"]:
+            full.unet.conv_in.conv.weight[:, 5:] = 0
+        given["features"] = features
+        torch.testing.assert_close(smaller(**given), full(**given))
+    assert smaller.config.cva == switches["cva"]  # so that it is saved as what it is
+
+
+def test_a_part_that_a_saved_denoiser_lacks_is_refused(tmp_path):
+    tiny.denoiser(ilc=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="was saved with ilc False, where the settings say True"):
+        load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
+
+
 def test_the_initial_weights_follow_from_the_seed_alone():
     a, b, c = (IMAGPoseDenoiser.from_unet(tiny.unet(), tiny.WIDTH, tiny.DENOISER, seed=s) for s in (0, 0, 1))
     assert torch.equal(a.token_projection.weight, b.token_projection.weight)
