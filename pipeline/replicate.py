@@ -1,0 +1,123 @@
+"""Repeat the whole pipeline under other parameters and gather one table: `python -m pipeline.replicate FILE`.
+
+FILE, for example experiments/study.yaml, lists runs. Each is a `dvc repro` in a workspace of its own under
+.scratch/replicate, with params.yaml changed as the run says. All share the repository's DVC cache, so what
+two runs have in common is computed once, and a command that was stopped goes on where it was.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import Field
+from ruamel.yaml import YAML
+
+from pipeline.files import SCRATCH, read_csv, stage_main, write_csv
+from pipeline.params import Settings, load, load_params
+from pipeline.table4 import COLUMNS, TABLE
+
+
+class Run(Settings):
+    """One run: what it changes, and what tells its rows from those of the others."""
+
+    columns: dict[str, int | float | str] = Field(description="columns of its rows in the gathered table")
+    changes: dict[str, Any] = Field(description="dotted keys of params.yaml and their values")
+
+
+class Replication(Settings):
+    """What to run and where the gathered table goes."""
+
+    table: Path = Field(strict=False, description="the gathered table, CSV")
+    every: dict[str, Any] = Field(description="changes of params.yaml that all runs share")
+    runs: list[Run] = Field(min_length=1)
+
+
+def tracked_files(repository: Path) -> list[Path]:
+    """The files of a git repository as they are now, new ones included, ignored ones not."""
+    command = ["git", "-C", str(repository), "ls-files", "-co", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        raise ValueError(
+            f"{repository.resolve()} is no git repository; a replication copies what git tracks"
+        ) from None
+    return [Path(name) for name in listed.split("\0") if name and (repository / name).is_file()]
+
+
+def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
+    """Put the repository's present files into a workspace, with changed parameters; keep its results.
+
+    Raises:
+        ValueError: a changed key is not in params.yaml (recipes of arms may be new), or the changed
+            parameters are not valid.
+    """
+    for entry in {name.parts[0] for name in tracked_files(repository)} - {".dvc", "reports", "dvc.lock"}:
+        if (workspace / entry).is_dir():  # a file that is no longer tracked must not stay
+            shutil.rmtree(workspace / entry)
+    for name in tracked_files(repository):
+        if name.parts[0] == "reports" or (name.name == "dvc.lock" and (workspace / name).exists()):
+            continue
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(repository / name, workspace / name)
+    if not (workspace / ".git").exists():
+        subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+    cache = (repository / ".dvc" / "cache").resolve()
+    (workspace / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    yaml = YAML()
+    values = yaml.load((workspace / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = values
+        for part in sections:
+            section = section.get(part, {}) if isinstance(section, dict) else {}
+        if last not in section and sections != ["arms"]:
+            raise ValueError(f"params.yaml has no key {key}, which a run wants to change")
+        section[last] = value
+    with (workspace / "params.yaml").open("w") as file:
+        yaml.dump(values, file)
+    load_params(workspace / "params.yaml")
+
+
+def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.DataFrame:
+    """Make all runs and return their rows of Table 4, with the columns of the runs in front.
+
+    Raises:
+        ValueError: a run's parameters are not valid, or its `dvc repro` failed.
+    """
+    workspaces = []
+    for run in settings.runs:
+        name = "_".join(f"{key}-{value}" for key, value in run.columns.items())
+        workspaces.append(scratch / name)
+        prepare(repository, workspaces[-1], settings.every | run.changes)
+    tables = []
+    for number, (run, workspace) in enumerate(zip(settings.runs, workspaces, strict=True), 1):
+        print(f"run {number} of {len(workspaces)}: {workspace}", flush=True)
+        python = Path(sys.executable).parent
+        environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}"}
+        environment.pop("PYTHONPATH", None)  # the workspace's own code is to run
+        if subprocess.run(["dvc", "repro"], cwd=workspace, env=environment).returncode:
+            raise ValueError(f"the run in {workspace} failed; what it printed above says why")
+        table = read_csv(workspace / TABLE, COLUMNS, "table4")
+        for place, (column, value) in enumerate(run.columns.items()):
+            table.insert(place, column, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.replicate", description=__doc__)
+    parser.add_argument("file", type=Path, help="the list of runs, for example experiments/study.yaml")
+    settings = load(parser.parse_args().file, Replication)
+    rows = replicate(Path(), settings, SCRATCH / "replicate")
+    write_csv(rows, settings.table)
+    print(f"{len(rows)} models are in {settings.table}")
+
+
+if __name__ == "__main__":
+    stage_main(main)

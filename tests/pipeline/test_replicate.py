@@ -1,0 +1,94 @@
+"""Replication on a repository whose only stage writes a table that tells its parameters."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.replicate import Replication, replicate
+
+REPOSITORY = Path(__file__).parents[2]
+STAGE = """
+import pandas as pd
+from ruamel.yaml import YAML
+values = YAML(typ="safe", pure=True).load(open("params.yaml"))
+row = {"arm": "standard", "train_on": "none", "fraction": 100, "n_real": 1, "n_synthetic": 0, "iterations": 1,
+       "rank1": float(values["world"]["seed"]), "mAP": 0.0, "mINP": 0.0}
+rows = pd.DataFrame([row | {"seed": seed} for seed in values["reid"]["seeds"]])
+rows.to_csv("reports/table4.csv", index=False)
+with open("runs.log", "a") as log:
+    log.write("run\\n")
+"""
+DVC = """
+stages:
+  table4:
+    cmd: mkdir -p reports && python code/stage.py
+    params: [world.seed, reid.seeds]
+    deps: [code]
+    metrics:
+      - reports/table4.csv: {cache: false}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    for name, text in {
+        "params.yaml": (REPOSITORY / "params.yaml").read_text(),
+        "dvc.yaml": DVC,
+        "code/stage.py": STAGE,
+        ".gitignore": "/runs.log\n",
+        ".dvc/config": "[core]\n    analytics = false\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def settings(*changes, every=None):
+    runs = [{"columns": {"world_seed": number}, "changes": change} for number, change in enumerate(changes)]
+    return Replication.model_validate({"table": "study.csv", "every": every or {}, "runs": runs})
+
+
+def test_every_run_has_its_own_parameters_and_its_rows_say_which(repository, tmp_path):
+    wanted = settings({"world.seed": 5}, {"world.seed": 6}, every={"reid.seeds": [3, 4]})
+    rows = replicate(repository, wanted, tmp_path / "scratch")
+    assert list(rows.columns[:3]) == ["world_seed", "arm", "train_on"]
+    assert rows[["world_seed", "seed", "rank1"]].to_numpy().tolist() == [
+        [0, 3, 5], [0, 4, 5], [1, 3, 6], [1, 4, 6],
+    ]  # fmt: skip
+    # Once more, with a file that is gone: nothing is left to do, and nothing of the old code stays.
+    (repository / "code/old.py").write_text("")
+    replicate(repository, wanted, tmp_path / "scratch")
+    (repository / "code/old.py").unlink()
+    again = replicate(repository, wanted, tmp_path / "scratch")
+    assert again.equals(rows)
+    workspace = tmp_path / "scratch" / "world_seed-0"
+    assert not (workspace / "code/old.py").exists()
+    assert (workspace / "runs.log").read_text().count("run") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"world.sead": 1}, "params.yaml has no key world.sead, which a run wants to change"),
+        ({"world.seed": -1}, "world.seed"),
+        ({"arms.new": {"synthetic": "data/synthetic/all"}}, "arms.new"),
+    ],
+)
+def test_a_bad_change_is_named_before_anything_runs(repository, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        replicate(repository, settings({"world.seed": 5}, change), tmp_path / "scratch")
+    assert not list((tmp_path / "scratch").rglob("runs.log"))
+
+
+def test_a_run_that_fails_is_named(repository, tmp_path):
+    (repository / "code/stage.py").write_text("raise SystemExit(1)")
+    with pytest.raises(ValueError, match="world_seed-0 failed"):
+        replicate(repository, settings({"world.seed": 5}), tmp_path / "scratch")
+
+
+def test_outside_git_there_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="is no git repository"):
+        replicate(tmp_path, settings({"world.seed": 5}), tmp_path / "scratch")
