@@ -8,7 +8,6 @@ from its last checkpoint.
 
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
 from pipeline.memory import keep_memory
 from pipeline.params import Seed, Settings, load
+from pipeline.workers import worker_pool
 from pipeline.world.shots import shots
 from reid.data import normalise
 from reid.settings import ReidSettings
@@ -90,7 +90,7 @@ def photograph(settings: FoundationSettings, first: int, count: int, each: int) 
     who = {"first": first, "count": count, "each": each}
     folder = scratch("people", **who, **_photos(settings), code=code_hash(pipeline.world))
     if not (folder / "photos").is_dir():
-        with ProcessPoolExecutor() as pool, atomic(folder / "photos") as temporary:
+        with worker_pool() as pool, atomic(folder / "photos") as temporary:
             temporary.mkdir()
             people = pool.map(partial(_shoot, settings, each), range(first, first + count), chunksize=8)
             images, keypoints = zip(*progress(people, count, "rendering people"), strict=True)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.files import stage_main
 from pipeline.params import load_params
-from pipeline.world.dataset import available_cores, build
+from pipeline.workers import available_cores
+from pipeline.world.dataset import build
 from pipeline.world.settings import WorldSettings
 
 ROOT = Path("data/world")

@@ -1,9 +1,7 @@
 """Write the embedded world as a folder in exact Market-1501 format, with the keypoints of every image."""
 
-import os
 from collections.abc import Iterator
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ import pandas as pd
 
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline.files import atomic, progress, write_csv
+from pipeline.workers import worker_pool
 from pipeline.world.camera import sample_view
 from pipeline.world.random import generator
 from pipeline.world.settings import WorldSettings
@@ -104,8 +103,8 @@ def build(settings: WorldSettings, root: Path, workers: int) -> None:
     with atomic(root) as folder:
         for name in (TRAIN, QUERY, GALLERY):
             (folder / name).mkdir(parents=True)
-        with get_context("spawn").Pool(workers) as pool:
-            written = pool.imap(partial(_write, settings, folder), jobs, chunksize=4)
+        with worker_pool(workers) as pool:
+            written = pool.map(partial(_write, settings, folder), jobs, chunksize=4)
             for part in progress(written, total=len(jobs), desc="world"):
                 rows += part
         rows.sort(key=lambda row: row[0])
@@ -125,8 +124,3 @@ def _write(settings: WorldSettings, folder: Path, job: Job) -> list[tuple[str, n
         (folder / name).write_bytes(code.tobytes())
         rows.append((name, shot.keypoints))
     return rows
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
