@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from generator.pose import draw_skeleton
 from pipeline import plan
 from pipeline.files import atomic, read_csv, stage_main
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.poses import read_poses
@@ -80,10 +81,10 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
         real = own[int(pose_distance(pose, read_poses(own), height).argmin())] if own else None
         skeleton = Image.fromarray(draw_skeleton(pose, height, width))
         pictures = [
-            _open(root / sources[0]),
+            read_image(root / sources[0]),
             skeleton,
-            _open(folder / row["name"]),
-            _open(root / real) if real else Image.new("RGB", tile, _NOTHING),
+            read_image(folder / row["name"]),
+            read_image(root / real) if real else Image.new("RGB", tile, _NOTHING),
         ]
         left = _GROUP_GAP + i % _PER_LINE * group_width
         top = _LABEL + i // _PER_LINE * (_LABEL + tile[1] + _GAP)
@@ -94,11 +95,6 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
             sheet.paste(picture.resize(tile, Image.Resampling.BICUBIC), (left, top + _LABEL))
             left += tile[0] + _GAP
     return sheet
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def main() -> None:

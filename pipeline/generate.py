@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import generator
+import pipeline.images
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.index import read_index
@@ -104,7 +105,7 @@ def main() -> None:
         sources=md5_of[used].to_dict(),
         poses=md5("data/poses.csv"),
         model=[md5(file) for file in sorted(model.rglob("*.safetensors"))],
-        code=code_hash(generator),
+        code=code_hash(generator, pipeline.images),
     )
     state = PartialState()
     generate(plan, model, params, folder, state)

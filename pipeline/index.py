@@ -1,23 +1,27 @@
 """Stage `index`: list the images of a Market-1501-format folder, and why any other file is not used.
 
-Reads the folder `dataset.root`; writes data/index.csv, data/rejected.csv and the counts in reports/data.json.
+Reads the folder `dataset.root`; writes data/index.csv, data/rejected.csv (what is not used, and why),
+data/leaked.csv (training images that stand in the test set too) and the counts in reports/data.json.
 """
 
+import hashlib
 import re
+import sys
 import zlib
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.files import md5, progress, read_csv, stage_main, write_csv, write_json
+from pipeline.images import read_image
 from pipeline.params import IndexSettings, load_params
 
 INDEX = Path("data/index.csv")
 REJECTED = Path("data/rejected.csv")
+LEAKED = Path("data/leaked.csv")
 SUMMARY = Path("reports/data.json")
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
@@ -40,23 +44,30 @@ COLUMNS = {
 _NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
 _FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
 _LAST_IDENTITY = 1501  # public loaders assert it
-_MOST_PIXELS = 4096 * 4096  # more is no crop of a person, and decoding it may exhaust the memory
 
 
-def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the images of a data set (`COLUMNS`, by folder and name) and the rejected files (image, reason).
+def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """List the images of a data set.
 
-    An image counts once it was decoded to its last row. Of the training identities `validation_identities`,
-    drawn by the seed, become a validation set: one query per identity and camera, the rest gallery.
+    A file is an image of the data set if public loaders take it, and read the right identity and camera from
+    its name and the same pixels from its content (`pipeline.images.read_image`). Files may be links. Of the
+    training identities `validation_identities`, drawn by the seed, become a validation set: one query per
+    identity and camera, the rest gallery.
+
+    Returns:
+        The images (`COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of a
+        training and a test image with the same pixels (train, test).
 
     Raises:
         ValueError: a folder is missing or has no image, the path of `root` would mislead public loaders, an
-            identity stands in training and test, or no identity is left to train on.
+            identity stands in training and test, no query has a match, or no identity is left to train on.
     """
-    if _FOOLS_LOADERS.search(str(root.resolve())):
-        raise ValueError(
-            f"{root.resolve()}: public loaders read an identity and a camera from this path; rename it"
-        )
+    # Loaders see the path as it is given: they follow links, but do not resolve them.
+    path = root.absolute()
+    if _FOOLS_LOADERS.search(str(path)):
+        raise ValueError(f"{path}: public loaders read an identity and a camera from this path; rename it")
+    if not root.is_dir():
+        raise ValueError(f"dataset.root is {root}; expected a folder with {', '.join(FOLDERS)}")
     files = [file for folder in FOLDERS for file in _list_folder(root / folder)]
     names = [_parse_name(file) for file in files]
     decoded = iter(
@@ -72,22 +83,43 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
             # A name may hold bytes that are no text.
             printable = image["image"].encode("utf-8", "backslashreplace").decode()
             rejected.append({"image": printable, "reason": content})
-    index = pd.DataFrame(rows, columns=list(COLUMNS))
-    bad = pd.DataFrame(rejected, columns=["image", "reason"])
+    found = pd.DataFrame(rows, columns=[*COLUMNS, "pixels"])
+    index, bad = found[list(COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
     _check_splits(root, index, bad)
-    return _hold_out_validation(index, settings), bad
+    return _hold_out_validation(index, settings), bad, find_leaks(found)
+
+
+def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
+    """Pair training with test images (query or gallery) of the same pixels: columns train, test.
+
+    Every such image stands in at least one pair. Copies that were compressed anew are not found.
+
+    Args:
+        images: columns image, split (train, query or gallery) and pixels, a checksum of what is seen.
+    """
+    first = images.drop_duplicates(["pixels", "split"])
+    train = images.split == "train"
+    sides = (
+        images[train].merge(first[first.split != "train"].drop_duplicates("pixels"), on="pixels"),
+        first[first.split == "train"].merge(images[~train], on="pixels"),
+    )
+    pairs = pd.concat(sides)[["image_x", "image_y"]].drop_duplicates()
+    return pairs.set_axis(["train", "test"], axis=1).sort_values(["train", "test"], ignore_index=True)
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is missing; a data set in Market-1501 format has {', '.join(FOLDERS)}")
-    return sorted(folder.iterdir())
+    if folder.is_dir():
+        return sorted(folder.iterdir())
+    state = "leads nowhere" if folder.is_symlink() else "is no folder" if folder.exists() else "is missing"
+    raise ValueError(f"{folder} {state}; a data set in Market-1501 format has {', '.join(FOLDERS)}")
 
 
 def _parse_name(file: Path) -> dict[str, int] | str:
     """Return what a file's name says, or why it is not indexed."""
     if not file.is_file():
-        return "a folder" if file.is_dir() else "a broken link" if file.is_symlink() else "no regular file"
+        if file.is_dir():
+            return "a folder, into which public loaders do not look"
+        return "a link that leads nowhere" if file.is_symlink() else "no regular file"
     if file.suffix != ".jpg":
         return "public loaders read only *.jpg"
     match = _NAME.fullmatch(file.name)
@@ -102,30 +134,18 @@ def _parse_name(file: Path) -> dict[str, int] | str:
 
 
 def _inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:
-    with ProcessPoolExecutor() as pool:
-        results = pool.map(_inspect, files, chunksize=128)
-        return list(progress(results, total=len(files), desc="decoding images"))
+    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
+        return list(progress(pool.map(_inspect, files), total=len(files), desc="decoding images"))
 
 
 def _inspect(file: Path) -> dict[str, Any] | str:
-    """Decode an image; return its size and checksum, or why it cannot be used."""
+    """Decode an image; return its size and checksums, or why it cannot be used."""
     try:
-        with Image.open(file) as image:
-            if image.format != "JPEG":
-                return f"a {image.format} file named .jpg"
-            if image.width * image.height > _MOST_PIXELS:
-                return f"{image.width} x {image.height} pixels are no crop of a person"
-            if image.mode not in ("RGB", "L"):
-                return f"colour mode {image.mode}; expected RGB or grey"
-            orientation = image.getexif().get(0x0112, 1)
-            if orientation != 1:
-                return f"EXIF orientation {orientation}; loaders that ignore it see the person turned"
-            image.load()
-            return {"width": image.width, "height": image.height, "md5": md5(file)}
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return "an empty file" if file.stat().st_size == 0 else "no image, or a far too large one"
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        return f"damaged or unreadable: {getattr(error, 'strerror', None) or error}"
+        image = read_image(file)
+    except ValueError as error:
+        return str(error).removeprefix(f"{file}: ")
+    pixels = hashlib.md5(repr(image.size).encode() + image.tobytes(), usedforsecurity=False).hexdigest()
+    return {"width": image.width, "height": image.height, "md5": md5(file), "pixels": pixels}
 
 
 def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> None:
@@ -137,8 +157,16 @@ def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> No
     train = index.split == "train"
     both = sorted(set(index.pid[train]) & set(index.pid[~train]))
     if both:
-        shown = ", ".join(f"{pid:04d}" for pid in both[:5])
-        raise ValueError(f"{root}: {len(both)} identities stand in training and in test ({shown})")
+        there = [index.image[(index.pid == both[0]) & side].iloc[0] for side in (train, ~train)]
+        raise ValueError(
+            f"{root}: {len(both)} of the identities stand in training and in test, the first is "
+            f"{both[0]:04d} ({' and '.join(there)})"
+        )
+    ranked = index[index.split == "query"].merge(index[index.split == "gallery"], on="pid")
+    if not (ranked.camid_x != ranked.camid_y).any():
+        raise ValueError(
+            f"{root}: no query has an image of its identity from another camera in bounding_box_test"
+        )
 
 
 def _hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.DataFrame:
@@ -157,17 +185,17 @@ def _hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.Dat
     return index
 
 
-def summarise(index: pd.DataFrame, rejected: pd.DataFrame) -> dict[str, Any]:
+def summarise(index: pd.DataFrame, rejected: pd.DataFrame, leaked: pd.DataFrame) -> dict[str, Any]:
     """Count images, identities (without distractors and junk) and cameras per split, and what was left out.
 
-    `train_images_in_test` counts training images whose very bytes stand in query or gallery too: leakage.
+    `train_images_in_test` counts training images (those for validation included) whose pixels stand in query
+    or gallery too: leakage.
     """
     summary: dict[str, Any] = {}
     for split, rows in index.groupby("split", sort=False):
         identities = rows.pid[rows.pid > 0].nunique()
         summary[str(split)] = {"images": len(rows), "identities": identities, "cameras": rows.camid.nunique()}
-    train = index.split == "train"
-    summary["train_images_in_test"] = int(index.md5[train].isin(index.md5[~train]).sum())
+    summary["train_images_in_test"] = leaked.train.nunique()
     summary["rejected_files"] = len(rejected)
     return summary
 
@@ -180,10 +208,17 @@ def read_index() -> pd.DataFrame:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    index, rejected = index_dataset(params.dataset.root, params.index)
+    index, rejected, leaked = index_dataset(params.dataset.root, params.index)
     write_csv(index, INDEX)
     write_csv(rejected, REJECTED)
-    write_json(summarise(index, rejected), SUMMARY)
+    write_csv(leaked, LEAKED)
+    write_json(summarise(index, rejected, leaked), SUMMARY)
+    for table, file, what in (
+        (rejected, REJECTED, "files are not used"),
+        (leaked, LEAKED, "pairs of a training and a test image are the same image"),
+    ):
+        if len(table):
+            print(f"index: {len(table)} {what}, see {file}", file=sys.stderr)
 
 
 if __name__ == "__main__":

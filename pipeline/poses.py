@@ -18,6 +18,7 @@ from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import load_params
 
@@ -44,8 +45,11 @@ def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]
         [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: an image has no row or two, or a visible keypoint is not finite or lies outside the image.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; without annotations, set poses.source to openpose")
     frame = read_csv(path, COLUMNS, "world")
     unknown = [name for name in frame.columns if name not in COLUMNS]
     if unknown:
@@ -62,7 +66,7 @@ def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]
     # Pixel centres lie at integers, so an image ends half a pixel beyond them.
     inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
     for valid, complaint in (
-        (np.isfinite(keypoints).all(-1), "is not finite"),
+        (~visible | np.isfinite(keypoints).all(-1), "is not finite"),
         ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
         (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
     ):
@@ -100,10 +104,10 @@ def detect(root: Path, images: Sequence[str], model: Path) -> NDArray[np.float32
 
 
 def _detect_one(file: Path, model: Path) -> NDArray[np.float32]:
-    with Image.open(file) as image:
-        scale = _OPENPOSE_HEIGHT / image.height
-        size = (round(image.width * scale), _OPENPOSE_HEIGHT)
-        enlarged = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    image = read_image(file)
+    scale = _OPENPOSE_HEIGHT / image.height
+    size = (round(image.width * scale), _OPENPOSE_HEIGHT)
+    enlarged = image.resize(size, Image.Resampling.BICUBIC)
     candidates, people = _openpose(model)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
     return resize_keypoints(largest_person(candidates, people), np.array([1 / scale, 1 / scale]))
 

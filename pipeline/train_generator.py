@@ -14,10 +14,11 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from PIL import Image
+from PIL.Image import Resampling
 from tqdm import tqdm
 
 import generator
+import pipeline.images
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
 from generator.model import load_denoiser
@@ -27,6 +28,7 @@ from generator.train import train
 from pipeline.checkpoints import Checkpoints
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import Params, load_params
@@ -63,19 +65,14 @@ def load_parts(params: Params) -> IMAGPosePipeline:
     )
 
 
-def read_image(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Decode an image to uint8 [height, width, 3] at `size`, to which data/poses.csv refers."""
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
-
-
 def encode_images(
     root: Path, images: list[str], pids: np.ndarray, parts: IMAGPosePipeline, batch_size: int, *, flip: bool
 ) -> EncodedViews:
-    """Read images of the data set and run the frozen encoders over each of them, once."""
+    """Read images of the data set at the size to which data/poses.csv refers, and encode each once."""
+    size = parts.view_size[::-1]
     with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
         return encode_views(
-            (read_image(root / image, parts.view_size) for image in images),
+            (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
             read_poses(images),
             pids,
             parts.vae,
@@ -103,7 +100,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         poses=md5("data/poses.csv"),
         base=[md5(file) for file in sorted(settings.base.rglob("*.safetensors"))],
         encoder=[md5(file) for file in sorted(settings.image_encoder.rglob("*.safetensors"))],
-        code=code_hash(generator),
+        code=code_hash(generator, pipeline.images),
     )
     views = encode_images(
         params.dataset.root,

@@ -15,14 +15,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+import pipeline.images
 import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
+from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import SYNTHETIC, ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
-from reid.data import load_images
 from reid.evaluate import distances, evaluate, features
 from reid.train import train
 
@@ -68,7 +69,7 @@ def train_and_test(
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
-        code=code_hash(reid),
+        code=code_hash(reid, pipeline.images),
     )
     result = folder / "result.json"
     if not result.is_file():

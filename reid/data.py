@@ -1,13 +1,9 @@
-"""Images in memory: decoding, PK batches and BoT's augmentation, all without hidden state."""
+"""Images in memory: PK batches and BoT's augmentation, all without hidden state."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
-from PIL import Image
 
 from reid.settings import ReidSettings
 
@@ -19,38 +15,6 @@ ERASING_ATTEMPTS = 100  # reid-strong-baseline's; beyond them an image stays who
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     """The random generator of one draw: equal arguments give equal draws, in whatever order they are made."""
     return np.random.default_rng([seed, crc32(purpose.encode()), index])
-
-
-def load_images(paths: Sequence[Path], height: int, width: int) -> np.ndarray:
-    """Decodes images once, for all trainings and evaluations that use them.
-
-    Args:
-        paths: image files.
-        height: height to resize to, pixels.
-        width: width to resize to, pixels.
-
-    Returns:
-        uint8 RGB array [N, height, width, 3], in the order of the paths.
-
-    Raises:
-        ValueError: if a file is missing or not a readable image.
-    """
-    images = np.empty((len(paths), height, width, 3), np.uint8)
-
-    def load(i: int) -> None:
-        try:
-            with Image.open(paths[i]) as image:
-                images[i] = np.asarray(
-                    image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-                )
-        except (OSError, SyntaxError) as error:  # missing, truncated, or no image at all
-            raise ValueError(f"{paths[i]} cannot be read ({error}); restore it or leave it out.") from error
-
-    # Pillow lets go of the interpreter while it decodes and resizes, so threads use all cores.
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(load, range(len(paths))):
-            pass
-    return images
 
 
 class IdentitySampler:

@@ -60,7 +60,7 @@ def train(
     The same arguments give the same weights, bit for bit on one CPU machine, with or without interruptions.
 
     Args:
-        images: uint8 [N, H, W, 3] at the size of the settings (`reid.data.load_images`).
+        images: uint8 [N, H, W, 3] at the size of the settings.
         pids: int [N], identities.
         is_synthetic: bool [N], which images are generated.
         settings: the numbers of the run.

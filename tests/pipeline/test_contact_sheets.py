@@ -26,7 +26,7 @@ def run(market: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, pd.DataF
     )
     Path("params.yaml").write_text(text)
     params = load_params()
-    index, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, _, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     poses.main()
     train = index[index.split == "train"]

@@ -32,7 +32,8 @@ def test_annotations_come_in_the_order_asked_for(tmp_path: Path) -> None:
 def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_annotated(tmp_path: Path) -> None:
     frame = keypoints_frame(IMAGES)
     frame.loc[0, ["nose_x", "nose_y", "nose_score"]] = [900.0, -7.0, 0.0]
-    assert stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)[0, 0].tolist() == [0, 0, 0]
+    frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [None, float("inf"), 0.0]
+    assert not stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)[:2, 0].any()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_annotated(tmp_pat
         ("nose_x", -0.6, "nose of query/a.jpg (-0.6, 5, score 0.5) lies outside the image"),
         ("nose_y", 127.6, "nose of query/a.jpg (5, 127.6, score 0.5) lies outside the image"),
         ("nose_y", None, "nose of query/a.jpg (5, nan, score 0.5) is not finite"),
+        ("nose_score", None, "nose of query/a.jpg (5, 5, score nan) is not finite"),
         ("nose_x", float("inf"), "nose of query/a.jpg (inf, 5, score 0.5) is not finite"),
         ("nose_score", 1.1, "nose of query/a.jpg (5, 5, score 1.1) has a score outside 0 to 1"),
         ("nose_score", -0.1, "nose of query/a.jpg (5, 5, score -0.1) has a score outside 0 to 1"),
@@ -61,6 +63,14 @@ def test_annotations_that_cannot_be_are_refused(
     with pytest.raises(ValueError) as caught:
         stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
     assert str(caught.value).startswith(f"{tmp_path / 'keypoints.csv'}: {sentence}")
+
+
+def test_a_data_set_without_annotations_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        stage.read_annotations(tmp_path / "keypoints.csv", IMAGES, SIZES)
+    assert str(caught.value) == (
+        f"{tmp_path / 'keypoints.csv'} is missing; without annotations, set poses.source to openpose"
+    )
 
 
 def test_the_edge_of_the_image_belongs_to_it(tmp_path: Path) -> None:

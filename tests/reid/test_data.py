@@ -4,7 +4,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from reid.data import (
     IMAGENET_MEAN,
@@ -13,7 +12,6 @@ from reid.data import (
     augment,
     erasing_boxes,
     generator,
-    load_images,
     normalise,
 )
 
@@ -190,35 +188,3 @@ def test_erased_boxes_lie_inside_and_reach_both_edges(small):
     assert top.min() == left.min() == 0
     assert (top + height).max() == 64
     assert (left + width).max() == 32
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def test_load_images_keeps_the_order_and_resizes(tmp_path):
-    pictures = noise(6, 20, 10).numpy()
-    paths = [tmp_path / f"{i}.png" for i in range(6)]
-    for path, picture in zip(paths, pictures, strict=True):
-        Image.fromarray(picture).save(path)
-    np.testing.assert_array_equal(load_images(paths, 20, 10), pictures)
-    resized = [np.asarray(Image.open(path).resize((8, 16), Image.Resampling.BILINEAR)) for path in paths]
-    np.testing.assert_array_equal(load_images(paths, 16, 8), resized)
-
-
-def test_load_images_turns_grey_into_rgb(tmp_path):
-    Image.new("L", (4, 8), 77).save(tmp_path / "grey.png")
-    assert (load_images([tmp_path / "grey.png"], 8, 4) == 77).all()
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
-def test_unreadable_images_are_named(tmp_path, damage):
-    path = tmp_path / "0001_c1s1_000001_00.jpg"
-    Image.fromarray(noise(1).numpy()[0]).save(path)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-500])
-    elif damage == "text":
-        path.write_text("no image")
-    else:
-        path.unlink()
-    with pytest.raises(ValueError, match=path.name):
-        load_images([path], 64, 32)
