@@ -9,16 +9,17 @@ channels before its encoder and pixels again after its decoder, which saves the 
 resolution. For Stable Diffusion k = 1 and nothing happens.
 """
 
-import json
 import math
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import CLIPVisionModel, Dinov2Model
+
+from generator.weights import load_model, read_json
 
 ImageEncoder: TypeAlias = Dinov2Model | CLIPVisionModel
 
@@ -29,6 +30,8 @@ _ENCODERS = {
     "clip": (CLIPVisionModel, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 _ENCODERS["clip_vision_model"] = _ENCODERS["clip"]
+# Of a whole CLIP, and of a DINOv2 that was saved with a classifier.
+_OTHER_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "classifier.")
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -52,15 +55,18 @@ def load_vae(folder: Path) -> AutoencoderKL:
     """The frozen VAE in a diffusers folder (config.json and safetensors weights).
 
     Raises:
-        ValueError: the folder holds no AutoencoderKL for RGB images, or no readable safetensors weights.
+        ValueError: the folder holds no AutoencoderKL for RGB images, or `load_model` refuses its weights.
     """
-    config = _read_config(folder)
+    config = read_json(folder / "config.json")
     if config.get("_class_name") != "AutoencoderKL":
         raise ValueError(
             f"{folder} holds a {config.get('_class_name')}, where a diffusers AutoencoderKL is needed."
         )
-    vae = _load(AutoencoderKL, folder, "torch_dtype")
-    _unshuffle(vae)
+    vae = load_model(AutoencoderKL, folder)
+    try:
+        _unshuffle(vae)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     return vae.eval().requires_grad_(False)
 
 
@@ -72,18 +78,18 @@ def load_image_encoder(folder: Path) -> ImageEncoder:
     model.
 
     Raises:
-        ValueError: the folder holds another kind of model, or no readable safetensors weights.
+        ValueError: the folder holds another kind of model, or `load_model` refuses its weights.
     """
-    config = _read_config(folder)
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in _ENCODERS:
         raise ValueError(
             f"{folder} holds a model of type {kind!r}, where one of {sorted(_ENCODERS)} is needed."
         )
     model_class, mean, std = _ENCODERS[kind]
-    encoder = _load(model_class, folder, "dtype")
+    encoder = load_model(model_class, folder, unused=_OTHER_HALF)
     preprocessor = folder / "preprocessor_config.json"
-    saved = json.loads(preprocessor.read_text()) if preprocessor.exists() else config
+    saved = read_json(preprocessor) if preprocessor.exists() else config
     encoder.config.image_mean = list(saved.get("image_mean", mean))
     encoder.config.image_std = list(saved.get("image_std", std))
     return encoder.eval().requires_grad_(False)
@@ -158,19 +164,3 @@ def _unshuffle(vae: AutoencoderKL) -> int:
             f"The VAE has {sides}, where both must be 3 k^2 for RGB images in blocks of k x k pixels."
         )
     return k
-
-
-def _read_config(folder: Path) -> dict:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ValueError(f"{config} does not exist: {folder} is not the folder of a saved model.")
-    return json.loads(config.read_text())
-
-
-def _load(model_class: Any, folder: Path, dtype_argument: str) -> Any:
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds no .safetensors file: pickled weights are not read.")
-    # Weights may be stored in half precision; the caller moves the model to the precision in which it shall
-    # run.
-    options = {dtype_argument: torch.float32}
-    return model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)

@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from generator.grid import VIEWS, join, split
 from generator.seeding import rng
 from generator.settings import DenoiserSettings
+from generator.weights import load_model, read_json
 
 # CUDA's grid dimensions bound the batch of scaled_dot_product_attention.
 _MAX_ATTENTION_BATCH = 65_535
@@ -279,18 +280,18 @@ def load_denoiser(
         seed: of the initial weights of what is added to a stock UNet.
 
     Raises:
-        ValueError: the folder holds another model, no safetensors weights, or a denoiser that lacks a part or
-            has it in another shape.
+        ValueError: the folder holds another model, a denoiser that lacks a part or has it in another shape,
+            or `load_model` refuses its weights.
     """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{config_file} does not exist: {folder} is not the folder of a saved model.")
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds no .safetensors file: pickled weights are not read.")
-    config = json.loads(config_file.read_text())
-    options = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
+    config = read_json(folder / "config.json")
     if config.get("_class_name") == UNet2DConditionModel.__name__:
-        unet = UNet2DConditionModel.from_pretrained(folder, **options)
+        for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+            if config.get(name) is not None:
+                raise ValueError(
+                    f"{folder} holds a UNet with {name} {config[name]!r}, where one without is needed, "
+                    "such as Stable Diffusion 1.5 and 2.1 have."
+                )
+        unet = load_model(UNet2DConditionModel, folder)
         return IMAGPoseDenoiser.from_unet(unet, encoder_width, settings, seed)
     if config.get("_class_name") != IMAGPoseDenoiser.__name__:
         raise ValueError(
@@ -300,11 +301,11 @@ def load_denoiser(
     wanted = json.loads(settings.model_dump_json()) | {"encoder_width": encoder_width}
     for name, value in wanted.items():
         removed = name in ("cva", "flc_texture", "ilc") and not value
-        if config[name] != value and not removed:
+        if config.get(name) != value and not removed:
             raise ValueError(
-                f"{folder} was saved with {name} {config[name]}, where the settings say {value}."
+                f"{folder} was saved with {name} {config.get(name)}, where the settings say {value}."
             )
-    return _without_parts(IMAGPoseDenoiser.from_pretrained(folder, **options), settings)
+    return _without_parts(load_model(IMAGPoseDenoiser, folder), settings)
 
 
 def _without_parts(denoiser: IMAGPoseDenoiser, settings: DenoiserSettings) -> IMAGPoseDenoiser:

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Condition = Literal["features", "image"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+MOST_IMAGES = 65_536  # in a batch
+MOST_STEPS = 100_000_000
 
 
 class _Settings(BaseModel):
@@ -24,11 +27,12 @@ class DenoiserSettings(_Settings):
         le=64,
         description="latent pixels per side of a texture token (paper 16; it must divide the latent)",
     )
-    cva_heads: int = Field(ge=1, description="attention heads of a cross-view block (AnimateDiff: 8)")
+    cva_heads: int = Field(ge=1, le=64, description="attention heads of a cross-view block (AnimateDiff: 8)")
     cva_layers: int = Field(ge=1, le=8, description="transformer layers of a cross-view block")
-    pose_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    pose_channels: tuple[Channels, ...] = Field(
         strict=False,
         min_length=2,
+        max_length=6,
         description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's "
         "are 16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
     )
@@ -50,19 +54,33 @@ class SchedulerSettings(_Settings):
         description="rescale the betas to pure noise at the last step (Lin et al. 2024); needs v_prediction"
     )
 
+    @model_validator(mode="after")
+    def _noise_is_no_target(self) -> Self:
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr is true; expected false or null, with prediction_type epsilon"
+            )
+        return self
+
 
 class TrainSettings(_Settings):
     """One training run of the denoiser."""
 
-    steps: int = Field(ge=1, description="optimiser steps (paper 300,000)")
-    batch_size: int = Field(ge=1, description="joint images per step over all processes (paper 8 GPUs x 4)")
+    steps: int = Field(ge=1, le=MOST_STEPS, description="optimiser steps (paper 300,000)")
+    batch_size: int = Field(
+        ge=1, le=MOST_IMAGES, description="joint images per step over all processes (paper 8 GPUs x 4)"
+    )
     learning_rate: float = Field(gt=0, le=1, description="of AdamW, between warm-up and decay (paper 5e-5)")
     weight_decay: float = Field(ge=0, le=1, description="of AdamW (paper 0.01)")
-    warmup_steps: int = Field(ge=0, description="steps over which the learning rate rises linearly from 0")
-    decay_steps: int = Field(
-        ge=0, description="last steps, over which the learning rate falls linearly to 0 (paper 0)"
+    warmup_steps: int = Field(
+        ge=0, le=MOST_STEPS, description="steps over which the learning rate rises linearly from 0"
     )
-    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
+    decay_steps: int = Field(
+        ge=0,
+        le=MOST_STEPS,
+        description="last steps, over which the learning rate falls linearly to 0 (paper 0)",
+    )
+    max_grad_norm: float = Field(gt=0, le=1e6, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(ge=0, lt=1, description="of the moving average of the weights, the result")
     mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")
     compile: bool = Field(
@@ -79,9 +97,10 @@ class TrainSettings(_Settings):
     flip: Probability = Field(description="share of samples whose four views are all mirrored")
     min_snr_gamma: float | None = Field(
         gt=0,
+        le=1000,
         description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",
     )
-    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(ge=1, le=MOST_STEPS, description="steps between checkpoints")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -100,7 +119,14 @@ class SampleSettings(_Settings):
     guidance_drop: tuple[Condition, ...] = Field(
         strict=False,
         min_length=1,
+        max_length=2,
         description="conditions that the null branch of Eq. 5 goes without (paper: both)",
     )
-    batch_size: int = Field(ge=1, description="joint images per batch")
+    batch_size: int = Field(ge=1, le=MOST_IMAGES, description="joint images per batch")
     mixed_precision: MixedPrecision = Field(description="autocast precision")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.guidance_drop)) < len(self.guidance_drop):
+            raise ValueError(f"guidance_drop is {list(self.guidance_drop)}; expected each condition once")
+        return self

@@ -52,7 +52,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     """
     settings = params.generate.sample
     logging.disable_progress_bar()  # of loading; the images have their own
-    parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True)
+    parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
     parts.denoiser.choose_attention(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))

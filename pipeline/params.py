@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from generator.settings import DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
+from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.world.settings import WorldSection
 from reid.settings import ReidSettings
 
@@ -97,8 +97,12 @@ class PlanSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_the_joint_image(self) -> Self:
-        if self.sources + self.poses_per_joint > 4:
-            raise ValueError("sources + poses_per_joint exceed 4, the views of a joint image")
+        most = 4 - self.poses_per_joint
+        if self.sources > most:
+            raise ValueError(
+                f"sources is {self.sources}; expected at most {most}, since a joint image has four views and "
+                f"poses_per_joint is {self.poses_per_joint}"
+            )
         return self
 
 
@@ -116,6 +120,8 @@ class ReidSection(ReidSettings):
     def _distinct(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
+        if self.backbone == "given":
+            raise ValueError("backbone is given; expected resnet10 or resnet50, which the pipeline can make")
         return self
 
 
@@ -128,7 +134,7 @@ class GeneratorSection(Settings):
     image_encoder: Path = Field(strict=False, description="transformers folder of a DINOv2 or CLIP")
     token_height: int = Field(ge=14, le=1024, description="height of the image encoder's input, pixels")
     token_width: int = Field(ge=14, le=1024, description="width of the image encoder's input, pixels")
-    encode_batch: int = Field(ge=1, description="images at once through the frozen encoders")
+    encode_batch: int = Field(ge=1, le=MOST_IMAGES, description="images at once through the frozen encoders")
     train_on: tuple[Literal["all", "subset"], ...] = Field(
         strict=False,
         min_length=1,
@@ -140,6 +146,12 @@ class GeneratorSection(Settings):
     scheduler: SchedulerSettings
     train: TrainSettings
     seed: Seed
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.train_on)) < len(self.train_on):
+            raise ValueError(f"train_on is {list(self.train_on)}; expected each once")
+        return self
 
 
 class GenerateSection(Settings):
@@ -182,6 +194,25 @@ class Params(Settings):
     reid: ReidSection
     arms: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], ArmSettings] = Field(min_length=1)
     contact_sheets: ContactSheetsSettings
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        """See that the latent of a view has whole pixels and whole texture tokens."""
+        denoiser = self.generator.denoiser
+        factor = 2 ** (len(denoiser.pose_channels) - 1)
+        for name, side in (("height", self.dataset.height), ("width", self.dataset.width)):
+            if side % factor:
+                raise ValueError(
+                    f"dataset.{name} is {side}; expected a multiple of {factor}, by which the VAE shrinks it "
+                    f"(generator.denoiser.pose_channels has {len(denoiser.pose_channels)} entries)"
+                )
+            if denoiser.flc_texture and side // factor % denoiser.texture_patch:
+                raise ValueError(
+                    f"generator.denoiser.texture_patch is {denoiser.texture_patch}; expected a divisor of "
+                    f"{side // factor}, the {name} of a view's latent (dataset.{name} is {side}, shrunk by "
+                    f"{factor})"
+                )
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -255,7 +286,7 @@ def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:
         known = _schema_at(schema, loc[:-1]).get("properties", {})
         return f"{key} is no setting; the settings here are {', '.join(known)}"
     if kind == "value_error":  # a validator's own sentence
-        return _one_line(f"{key}: {error['ctx']['error']}").removeprefix(": ")
+        return _one_line(f"{key}.{error['ctx']['error']}").removeprefix(".")  # it begins with a key
     if loc != error["loc"]:
         return f"{key} is no name for a section: {error['msg']}"
     return f"{key} is {_show(error['input'])}; expected {_expected(_schema_at(schema, loc)) or error['msg']}"

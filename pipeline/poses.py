@@ -120,10 +120,36 @@ def _openpose(model: Path) -> Any:
         import torch
         from controlnet_aux.open_pose.body import Body
     torch.set_num_threads(1)  # the processes share the cores
+    check_openpose(model)  # before Body, which leaves it to torch's default not to unpickle objects
+    return Body(str(model)).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_openpose(model: Path) -> None:
+    """See that a file is OpenPose's body model, whole and finite; reads it all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else, pickled objects for instance, or NaN.
+    """
+    if not model.is_file():
+        raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
+    import torch
+    from controlnet_aux.open_pose.model import bodypose_model
+
+    from generator.weights import check_tensor
+
+    with torch.device("meta"):
+        body = bodypose_model().state_dict()
     try:
-        return Body(str(model)).to("cuda" if torch.cuda.is_available() else "cpu")
-    except Exception as error:  # whatever unpickling and loading raise for another file
-        raise ValueError(f"poses.openpose_model is {model}; it is no OpenPose body model ({error})") from None
+        state = torch.load(model, map_location="cpu", weights_only=True)
+        for name, tensor in body.items():
+            name = name.split(".", 1)[1]  # the file names no branch of the network
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"{name} is {list(state[name].shape)}, where {list(tensor.shape)} is needed")
+            check_tensor(model, name, state[name])
+    except Exception as error:  # whatever unpickling and another content raise
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise ValueError(f"poses.openpose_model is {model}; it is no OpenPose body model ({why})") from None
 
 
 def largest_person(candidates: NDArray[np.floating], people: NDArray[np.floating]) -> NDArray[np.float32]:

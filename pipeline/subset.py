@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.files import atomic, read_csv, stage_main
 from pipeline.index import read_index
 from pipeline.params import SubsetSettings, load_params
+from reid.settings import ReidSettings
 
 SUBSETS = Path("data/subsets")
 
@@ -53,6 +54,31 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
     return subsets
 
 
+def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: ReidSettings) -> None:
+    """See that the smallest subset fills a batch of P identities with K images each.
+
+    Args:
+        train: training images, column pid.
+        subsets: images of each share in percent; all of them show all identities.
+        settings: `identities_per_batch` (P) and `images_per_identity` (K). A person with fewer than K images
+            is shown several times, which is valid.
+
+    Raises:
+        ValueError: there are fewer than P identities, or fewer than P x K images in a subset.
+    """
+    p, k, identities = settings.identities_per_batch, settings.images_per_identity, train.pid.nunique()
+    if p > identities:
+        raise ValueError(
+            f"reid.identities_per_batch is {p}; expected at most {identities}, the training identities"
+        )
+    fraction, images = min(subsets.items())
+    if p * k > len(images):
+        raise ValueError(
+            f"reid.images_per_identity is {k}; expected at most {len(images) // p}, for a batch of "
+            f"{p} x {k} images is larger than the {fraction} % subset, which has {len(images)}"
+        )
+
+
 def read_subset(fraction: int) -> list[str]:
     """Read the images of a share, in the order of their names."""
     return read_csv(SUBSETS / f"{fraction}.csv", {"image": str}, "subset").image.tolist()
@@ -61,7 +87,9 @@ def read_subset(fraction: int) -> list[str]:
 def main() -> None:
     """Run the stage."""
     index = read_index()
-    subsets = draw_subsets(index[index.split == "train"], load_params().subset)
+    train, params = index[index.split == "train"], load_params()
+    subsets = draw_subsets(train, params.subset)
+    check_batch(train, subsets, params.reid)
     with atomic(SUBSETS) as folder:
         folder.mkdir()
         for fraction, images in subsets.items():

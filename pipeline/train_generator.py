@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 from PIL.Image import Resampling
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ import generator
 import pipeline.images
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
-from generator.model import load_denoiser
+from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline
 from generator.scheduler import load_scheduler
 from generator.train import train
@@ -44,6 +45,31 @@ def denoiser_folder(base: Path) -> Path:
     return base / "denoiser" if (base / "denoiser").is_dir() else base / "unet"
 
 
+def check_parts(
+    params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
+) -> None:
+    """Raise a ValueError, with the keys, unless the parts fit each other and the sizes of the images."""
+    settings, height, width = params.generator, params.dataset.height, params.dataset.width
+    made, taken = vae.config.latent_channels, denoiser.unet.config.out_channels
+    if made != taken:
+        raise ValueError(
+            f"generator.base is {settings.base}; expected parts of one model, but the latents of its vae "
+            f"have {made} channels and its denoiser takes {taken}"
+        )
+    patch = encoder.config.patch_size
+    for name, side in (("height", settings.token_height), ("width", settings.token_width)):
+        if side % patch:
+            raise ValueError(
+                f"generator.token_{name} is {side}; expected a multiple of {patch}, the patch of "
+                f"{settings.image_encoder}"
+            )
+    try:
+        denoiser.check_view(height, width, vae_factor(vae))
+    except ValueError as error:
+        sizes = f"dataset.height is {height}, dataset.width is {width}"
+        raise ValueError(f"{sizes}, generator.base is {settings.base}: {error}") from None
+
+
 def load_parts(params: Params) -> IMAGPosePipeline:
     """Load the base model and add what the settings ask for; frozen parts stay as they are."""
     settings, base = params.generator, params.generator.base
@@ -52,7 +78,7 @@ def load_parts(params: Params) -> IMAGPosePipeline:
     denoiser = load_denoiser(
         denoiser_folder(base), settings.denoiser, encoder.config.hidden_size, settings.seed
     )
-    denoiser.check_view(params.dataset.height, params.dataset.width, vae_factor(vae))
+    check_parts(params, vae, encoder, denoiser)
     return IMAGPosePipeline(
         vae,
         encoder,

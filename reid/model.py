@@ -1,12 +1,10 @@
 """BoT's network: ResNet with a fine last stage, global average pooling, BNNeck, classifier."""
 
-import pickle
 from pathlib import Path
 
 import safetensors.torch
 import torch
 import torchvision
-from safetensors import SafetensorError
 from torch import nn
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
@@ -105,8 +103,15 @@ def _load_imagenet(net: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
-    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # a file that is something else fails in all kinds of ways
         raise ValueError(
             f"reid.weights names {path}, which is not a state dict of torchvision's resnet50; "
             "give such a file (.pth or .safetensors), or null."
         ) from error
+    for name, tensor in state.items():
+        counts = name.endswith("num_batches_tracked")
+        if not tensor.is_floating_point() and not counts:  # loading would convert it without a word
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"reid.weights names {path}, which holds {name} as {kind}; weights are floats.")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"reid.weights names {path}, which holds NaN or infinite values in {name}.")

@@ -1,6 +1,6 @@
 """The numbers of a BoT training run, typed and checked, without importing torch."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,57 +30,71 @@ class ReidSettings(BaseModel):
         description="batch normalisation between the triplet feature and the classifier (BoT: true)"
     )
 
-    height: int = Field(ge=32, description="input height, pixels (BoT: 256)")
-    width: int = Field(ge=16, description="input width, pixels (BoT: 128)")
+    height: int = Field(ge=32, le=1024, description="input height, pixels (BoT: 256)")
+    width: int = Field(ge=16, le=1024, description="input width, pixels (BoT: 128)")
     flip_probability: float = Field(ge=0, le=1, description="probability of a horizontal flip (BoT: 0.5)")
-    padding: int = Field(ge=0, description="black border before the random crop, pixels (BoT: 10 at 256x128)")
+    padding: int = Field(
+        ge=0, le=1023, description="black border before the random crop, pixels (BoT: 10 at 256x128)"
+    )
     erasing_probability: float = Field(
         ge=0, le=1, description="probability of random erasing, 0 = off (BoT: 0.5)"
     )
-    erasing_area: tuple[float, float] = Field(
+    erasing_area: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
         strict=False, description="smallest and largest erased share of the image (BoT: 0.02, 0.4)"
     )
     erasing_ratio: float = Field(
         gt=0, le=1, description="smallest height/width erased; its inverse is the largest (0.3)"
     )
 
-    identities_per_batch: int = Field(ge=2, description="P, different identities in a batch (BoT: 16)")
-    images_per_identity: int = Field(ge=2, description="K, images of each of them (BoT: 4)")
-    iterations: int = Field(
-        ge=1, description="training iterations (BoT on Market-1501: 120 epochs x 183 = 21960)"
+    identities_per_batch: int = Field(
+        ge=2, le=1500, description="P, different identities in a batch (BoT: 16)"
     )
-    epochs: int = Field(ge=1, description="schedule epochs that these iterations are divided into (BoT: 120)")
-    warmup_epochs: int = Field(ge=0, description="epochs of linear warm-up, 0 = off (BoT: 10)")
+    images_per_identity: int = Field(ge=2, le=1000, description="K, images of each of them (BoT: 4)")
+    iterations: int = Field(
+        ge=1, le=100_000_000, description="training iterations (BoT on Market-1501: 120 epochs x 183 = 21960)"
+    )
+    epochs: int = Field(
+        ge=1, le=1_000_000, description="schedule epochs that these iterations are divided into (BoT: 120)"
+    )
+    warmup_epochs: int = Field(ge=0, le=1_000_000, description="epochs of linear warm-up, 0 = off (BoT: 10)")
     warmup_factor: float = Field(
         gt=0, le=1, description="share of the learning rate where warm-up starts (BoT: 0.01)"
     )
-    milestones: tuple[int, ...] = Field(
-        strict=False, description="epochs that lower the learning rate (BoT: 40, 70)"
+    milestones: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(
+        strict=False, max_length=20, description="epochs that lower the learning rate (BoT: 40, 70)"
     )
     gamma: float = Field(gt=0, le=1, description="factor at each milestone (BoT: 0.1)")
-    learning_rate: float = Field(gt=0, description="Adam's learning rate after warm-up (BoT: 3.5e-4)")
-    weight_decay: float = Field(ge=0, description="Adam's L2 penalty (BoT: 5e-4)")
+    learning_rate: float = Field(gt=0, le=1, description="Adam's learning rate after warm-up (BoT: 3.5e-4)")
+    weight_decay: float = Field(ge=0, le=1, description="Adam's L2 penalty (BoT: 5e-4)")
 
     label_smoothing: float = Field(
         ge=0, lt=1, description="smoothing of the cross-entropy, 0 = off (BoT: 0.1)"
     )
-    triplet_weight: float = Field(ge=0, description="weight of the batch-hard triplet loss, 0 = off (BoT: 1)")
-    triplet_margin: float = Field(ge=0, description="margin, in units of feature distance (BoT: 0.3)")
-    center_weight: float = Field(ge=0, description="weight of the center loss, 0 = off (BoT: 5e-4)")
-    center_learning_rate: float = Field(gt=0, description="SGD learning rate of the centers (BoT: 0.5)")
+    triplet_weight: float = Field(
+        ge=0, le=100, description="weight of the batch-hard triplet loss, 0 = off (BoT: 1)"
+    )
+    triplet_margin: float = Field(ge=0, le=100, description="margin, in units of feature distance (BoT: 0.3)")
+    center_weight: float = Field(ge=0, le=100, description="weight of the center loss, 0 = off (BoT: 5e-4)")
+    center_learning_rate: float = Field(gt=0, le=1, description="SGD learning rate of the centers (BoT: 0.5)")
 
     mixed_precision: Literal["no", "bf16"] = Field(
         description="precision of the backbone, in training and evaluation"
     )
-    evaluation_batch: int = Field(ge=1, description="images per batch when features are extracted")
+    evaluation_batch: int = Field(ge=1, le=65_536, description="images per batch when features are extracted")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         low, high = self.erasing_area
-        if not 0 < low <= high < 1:
+        if low > high:
+            raise ValueError(f"erasing_area is {[low, high]}; expected the smallest share, then the largest")
+        if self.padding >= min(self.height, self.width):
+            shorter = min(self.height, self.width)
             raise ValueError(
-                f"erasing_area is {self.erasing_area}; it must be two shares with 0 < smallest <= largest < 1"
+                f"padding is {self.padding}; expected less than {shorter}, the shorter side of the input, or "
+                "a crop misses the image"
             )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; expected at most epochs, {self.epochs}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones are {self.milestones}; they must be epochs in ascending order")
         if self.backbone == "resnet50" and self.channels != 64:

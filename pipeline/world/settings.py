@@ -23,10 +23,12 @@ class WorldSection(BaseModel):
         le=1,
     )
     distractors: int = Field(
-        description="Images of people who are nobody's match (0000), in the gallery", ge=0
+        description="Images of people who are nobody's match (0000), in the gallery", ge=0, le=100_000
     )
     junk: int = Field(
-        description="Badly cropped boxes of test people (-1), in the gallery; ignored when ranking", ge=0
+        description="Badly cropped boxes of test people (-1), in the gallery; ignored when ranking",
+        ge=0,
+        le=100_000,
     )
 
 

@@ -1,6 +1,8 @@
 """params.yaml is either typed settings or one sentence per mistake, whatever it holds."""
 
 import copy
+import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,7 @@ def test_every_setting_is_described() -> None:
             [0, 20],
             "subset.fractions[0] is 0; expected a whole number at least 1 and at most 99",
         ),
-        ("subset.fractions", [40, 20], "subset: fractions are [40, 20]; expected increasing numbers"),
+        ("subset.fractions", [40, 20], "subset.fractions are [40, 20]; expected increasing numbers"),
         (
             "subset.fractions",
             [],
@@ -104,7 +106,7 @@ def test_every_setting_is_described() -> None:
             80,
             "plan.fill_percent is 80; expected more than 80, the largest of subset.fractions",
         ),
-        ("reid.seeds", [1, 1], "reid: seeds are [1, 1]; expected each once"),
+        ("reid.seeds", [1, 1], "reid.seeds are [1, 1]; expected each once"),
         (
             "arms.augmented.synthetic_share",
             2,
@@ -127,15 +129,69 @@ def test_every_setting_is_described() -> None:
             "generator.train.masked_views[1] is 5; expected a whole number",
         ),
         ("generator.train_on", ["some"], "generator.train_on[0] is 'some'; expected one of all, subset"),
-        ("plan.sources", 2, "plan: sources + poses_per_joint exceed 4, the views of a joint image"),
+        (
+            "plan.sources",
+            2,
+            "plan.sources is 2; expected at most 1, since a joint image has four views and",
+        ),
+        ("plan.sources", 4, "plan.sources is 4; expected a whole number at least 1 and at most 3"),
+        (
+            "dataset.height",
+            100,
+            "dataset.height is 100; expected a multiple of 8, by which the VAE shrinks it",
+        ),
+        (
+            "dataset.width",
+            36,
+            "dataset.width is 36; expected a multiple of 8, by which the VAE shrinks it",
+        ),
+        (
+            "generator.denoiser.texture_patch",
+            3,
+            "generator.denoiser.texture_patch is 3; expected a divisor of 16, the height of a view's latent",
+        ),
+        (
+            "generator.denoiser.texture_patch",
+            16,
+            "generator.denoiser.texture_patch is 16; expected a divisor of 8, the width of a view's latent",
+        ),
+        ("generator.train_on", ["all", "all"], "generator.train_on is ['all', 'all']; expected each once"),
+        (
+            "generator.scheduler",
+            {"prediction_type": "epsilon", "beta_schedule": None, "zero_terminal_snr": True},
+            "generator.scheduler.zero_terminal_snr is true; expected false or null, with prediction_type",
+        ),
+        (
+            "generate.sample.guidance_drop",
+            ["image", "image"],
+            "generate.sample.guidance_drop is ['image', 'image']; expected each condition once",
+        ),
+        ("generator.train.learning_rate", 1e999, "generator.train.learning_rate is inf; expected a number"),
+        ("generator.train.batch_size", 10**9, "generator.train.batch_size is 1000000000; expected a whole"),
+        ("reid.backbone", "given", "reid.backbone is given; expected resnet10 or resnet50"),
+        ("reid.padding", 48, "reid.padding is 48; expected less than 48, the shorter side of the input"),
+        ("reid.warmup_epochs", 121, "reid.warmup_epochs is 121; expected at most epochs, 120"),
+        (
+            "reid.erasing_area",
+            [0.4, 0.02],
+            "reid.erasing_area is [0.4, 0.02]; expected the smallest share, then the largest",
+        ),
+        (
+            "reid.erasing_area",
+            [0.0, 1.5],
+            "reid.erasing_area[0] is 0.0; expected a number greater than 0 and less than 1",
+        ),
+        ("subset.fractions", [0.2], "subset.fractions[0] is 0.2; expected a whole number at least 1"),
+        ("subset.fractions", [100], "subset.fractions[0] is 100; expected a whole number at least 1"),
     ],
 )
 def test_a_bad_key_is_named(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
     path = dump(changed(tuple(key.split(".")), value), tmp_path / "params.yaml")
     with pytest.raises(ParamsError) as caught:
         load_params(path)
-    assert str(caught.value).startswith(f"{path}: {sentence}")
-    assert "\n" not in str(caught.value)
+    first, *others = str(caught.value).splitlines()
+    assert first.startswith(f"{path}: {sentence}")
+    assert all(line.startswith(f"{path}: {key}[") for line in others)  # of one list
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
@@ -199,6 +255,75 @@ ANYTHING = st.recursive(
 )
 
 
+NEAR = (
+    st.integers(-2, 200)
+    | st.integers(-(10**12), 10**12)
+    | st.floats(-2, 2)
+    | st.floats()
+    | st.booleans()
+    | st.none()
+    | st.lists(st.integers(-1, 120) | st.floats(0, 1), max_size=6)
+    | st.lists(st.sampled_from(["all", "subset", "features", "image"]), max_size=3)
+    | st.sampled_from(
+        ["", "given", "resnet50", "openpose", "validation", "epsilon", "no", "data/synthetic/x"]
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(list(keys(VALUES))), NEAR, min_size=1, max_size=8))
+def test_a_random_file_validates_or_is_refused_in_sentences(changes: dict[tuple[str, ...], Any]) -> None:
+    """Several keys at once, with values near what is allowed; what validates can be split and trained."""
+    values = copy.deepcopy(VALUES)
+    for key, value in changes.items():
+        section = values
+        for part in key[:-1]:
+            section = section[part] if isinstance(section, dict) else {}
+        if isinstance(section, dict):
+            section[key[-1]] = value
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            params = load_params(dump(values, Path(folder) / "params.yaml"))
+    except ParamsError as error:
+        assert all(": " in line for line in str(error).splitlines())
+        return
+    denoiser, plan, reid = params.generator.denoiser, params.plan, params.reid
+    latent = [
+        side / 2 ** (len(denoiser.pose_channels) - 1)
+        for side in (params.dataset.height, params.dataset.width)
+    ]
+    assert all(side == int(side) for side in latent)
+    assert not denoiser.flc_texture or all(side % denoiser.texture_patch == 0 for side in latent)
+    assert plan.sources + plan.poses_per_joint <= 4
+    assert 0 < min(params.subset.fractions) <= max(params.subset.fractions) < params.plan.fill_percent
+    assert reid.padding < min(reid.height, reid.width) and reid.warmup_epochs <= reid.epochs
+    assert all(math.isfinite(number) for number in numbers(params.model_dump()))
+
+
+def numbers(values: Any) -> Iterator[float]:
+    if isinstance(values, dict | list | tuple):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from numbers(value)
+    elif isinstance(values, int | float):
+        yield values
+
+
+def test_every_number_is_bounded_on_both_sides() -> None:
+    def unbounded(node: Any, where: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            low = node.keys() & {"minimum", "exclusiveMinimum"}
+            high = node.keys() & {"maximum", "exclusiveMaximum"}
+            if node.get("type") in ("integer", "number") and not ((low and high) or "enum" in node):
+                yield where
+            for key, value in node.items():
+                yield from unbounded(value, f"{where}.{key}")
+        elif isinstance(node, list):
+            for value in node:
+                yield from unbounded(value, where)
+
+    assert list(unbounded(Params.model_json_schema(), "")) == []
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(list(keys(VALUES))), value=ANYTHING)
 def test_any_value_of_any_key_is_accepted_or_refused_by_name(
@@ -210,7 +335,7 @@ def test_any_value_of_any_key_is_accepted_or_refused_by_name(
     except ParamsError as error:
         lines = str(error).splitlines()
         assert all(line.startswith(f"{path}: ") for line in lines)
-        assert all(line.removeprefix(f"{path}: ").startswith(key[0]) for line in lines)
+        assert all(key[0] in line.removeprefix(f"{path}: ") for line in lines)
     else:
         assert Params.model_validate(params.model_dump()) == params
 

@@ -154,3 +154,36 @@ def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
         ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
     ):
         stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+
+
+class _Harmful:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_bad_openpose_weights_are_named(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    network = pytest.importorskip("controlnet_aux.open_pose.model")
+    file, harm = tmp_path / "model.pth", tmp_path / "harm"
+    with torch.device("meta"):
+        shapes = network.bodypose_model().state_dict()
+    good = {name.split(".", 1)[1]: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
+    first = next(iter(good))
+    for content, reason in (
+        (good | {first: good[first] * float("nan")}, f"{file} holds NaN or infinite values in {first}."),
+        (good | {first: good[first].int()}, f"{file} holds {first} as int32; weights are of 16, 32 or 64-"),
+        (good | {first: good[first][:1]}, f"{first} is [1, "),
+        ({name: value for name, value in good.items() if name != first}, f"it has no '{first}'"),
+        ([good[first]], ""),
+        (_Harmful(harm), "Weights only load failed"),
+    ):
+        torch.save(content, file)
+        with pytest.raises(ValueError) as caught:
+            stage.check_openpose(file)
+        sentence = f"poses.openpose_model is {file}; it is no OpenPose body model ({reason}"
+        assert str(caught.value).startswith(sentence)
+        assert "\n" not in str(caught.value)
+    assert not harm.exists()

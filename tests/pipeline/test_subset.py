@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import subset as stage
-from pipeline.params import SubsetSettings
+from pipeline.params import SubsetSettings, load_params
 
 
 def training_set(images_per_identity: list[int]) -> pd.DataFrame:
@@ -79,18 +79,25 @@ def test_every_image_can_be_drawn_first() -> None:
     assert {image for images in drawn for image in images} == set(train.image)
 
 
+def small_batches(text: str) -> str:
+    return text.replace("identities_per_batch: 12", "identities_per_batch: 2").replace(
+        "images_per_identity: 4 # K", "images_per_identity: 2 # K"
+    )
+
+
 def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = training_set([4] * 6)
-    index["split"] = ["train"] * 12 + ["val_query"] * 4 + ["gallery"] * 8
+    index = training_set([10] * 4)
+    index["split"] = ["train"] * 20 + ["val_query"] * 10 + ["gallery"] * 10
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
-    monkeypatch.setattr(stage, "read_index", lambda: index)
+    shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
+    Path("params.yaml").write_text(small_batches(shipped))
+    monkeypatch.setattr(stage, "read_index", lambda: index.assign(pid=range(40)))
     Path("data/subsets").mkdir(parents=True)
     Path("data/subsets/35.csv").write_text("of older parameters")
     with pytest.raises(ValueError, match=r"subset.fractions has 20"):
         stage.main()
     assert Path("data/subsets/35.csv").exists()
-    index["pid"] = 1
+    monkeypatch.setattr(stage, "read_index", lambda: index)
     stage.main()
     assert sorted(path.name for path in Path("data/subsets").iterdir()) == [
         "100.csv",
@@ -99,5 +106,23 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
         "60.csv",
         "80.csv",
     ]
-    assert stage.read_subset(100) == sorted(index.image[:12])
-    assert len(stage.read_subset(20)) == 2
+    assert stage.read_subset(100) == sorted(index.image[:20])
+    assert len(stage.read_subset(20)) == 4
+    Path("params.yaml").write_text(shipped)
+    with pytest.raises(ValueError) as caught:
+        stage.main()
+    assert str(caught.value) == "reid.identities_per_batch is 12; expected at most 2, the training identities"
+    assert len(stage.read_subset(20)) == 4
+
+
+def test_a_batch_larger_than_the_smallest_subset_is_refused() -> None:
+    train, reid = training_set([10] * 4), load_params(Path(__file__).parents[2] / "params.yaml").reid
+    subsets = stage.draw_subsets(train, SubsetSettings(fractions=(25, 50), seed=0))
+    fits = reid.model_copy(update={"identities_per_batch": 2, "images_per_identity": 5})
+    stage.check_batch(train, subsets, fits)
+    with pytest.raises(ValueError) as caught:
+        stage.check_batch(train, subsets, fits.model_copy(update={"images_per_identity": 6}))
+    assert str(caught.value) == (
+        "reid.images_per_identity is 6; expected at most 5, for a batch of 2 x 6 images is larger than the "
+        "25 % subset, which has 10"
+    )

@@ -82,12 +82,38 @@ def write_text(path):
     path.write_text("no weights")
 
 
-@pytest.mark.parametrize("write", [write_other_network, write_whole_module, write_text])
+def write_list(path):
+    torch.save([torch.zeros(1)], path)
+
+
+@pytest.mark.parametrize("write", [write_other_network, write_whole_module, write_text, write_list])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_wrong_weights_are_named(bot, tmp_path, write, suffix):
     path = tmp_path / f"weights{suffix}"
     write(path)
     with pytest.raises(ValueError, match=f"{path.name}, which is not a state dict of torchvision's resnet50"):
+        BoT(bot(weights=str(path)), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("layer1.0.conv1.weight", float("nan"), "holds NaN or infinite values in layer1.0.conv1.weight"),
+        ("bn1.running_var", float("inf"), "holds NaN or infinite values in bn1.running_var"),
+        ("fc.bias", torch.int8, "holds fc.bias as int8; weights are floats"),
+        ("fc.bias", None, "is not a state dict of torchvision's resnet50"),
+    ],
+)
+def test_damaged_weights_are_named(bot, imagenet, tmp_path, name, value, why):
+    path, state = tmp_path / "resnet50.pth", dict(imagenet.state_dict())
+    if value is None:
+        del state[name]
+    elif isinstance(value, torch.dtype):
+        state[name] = state[name].to(value)
+    else:
+        state[name] = state[name].clone().fill_(value)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=f"{path.name}, which {why}"):
         BoT(bot(weights=str(path)), 5)
 
 

@@ -23,6 +23,8 @@ def test_published_settings_are_valid(bot):
         {"iterations": "100"},
         {"last_stride": 3},
         {"unknown": 1},
+        {"padding": 128},
+        {"warmup_epochs": 121},
     ],
 )
 def test_bad_settings_are_refused(bot, changes):

@@ -1,0 +1,127 @@
+"""Saved models: a folder is read whole and right, or refused by the name of the file that is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COUNTERS = ("position_ids", "num_batches_tracked")  # the ends of names of tensors that hold whole numbers
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of settings.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{file} does not exist: {file.parent} is not the folder of a saved model."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON file ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no settings of a model.")
+    return content
+
+
+def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
+    """The model that a folder holds, in single precision; nothing is unpickled.
+
+    Weights may be stored in half precision; the caller moves the model to the precision in which it shall
+    run.
+
+    Args:
+        model_class: of diffusers or transformers.
+        folder: with config.json and safetensors weights, one file or several with their index.
+        unused: first parts of the names of tensors that the files may hold beside those of the model.
+
+    Raises:
+        ValueError: a file is missing or damaged, a tensor is missing, has another shape than the model's,
+            holds NaN or infinity or is of no floating type, or there are others than the model's.
+    """
+    is_transformers = model_class.__module__.startswith("transformers.")
+    stem = "model" if is_transformers else "diffusion_pytorch_model"
+    source, shards = weight_files(folder, stem)
+    for file in shards:
+        check_safetensors(file)
+    options = {"dtype" if is_transformers else "torch_dtype": torch.float32}
+    described = f"the {model_class.__name__} that {folder / 'config.json'} describes"
+    try:
+        model, info = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # for other shapes and bad configurations the libraries raise all kinds
+        raise ValueError(f"{source} holds no weights of {described}: {_first_line(error)}") from None
+    unexpected = [name for name in info["unexpected_keys"] if not name.startswith(unused)]
+    for names, complaint in (
+        (info["mismatched_keys"], "it has {} in another shape"),
+        (info["missing_keys"], "it lacks {}"),
+        (unexpected, "it has {} too"),
+    ):
+        if names:
+            found = complaint.format(min(map(str, names)))
+            raise ValueError(f"{source} holds no weights of {described}: {found}.")
+    return model
+
+
+def weight_files(folder: Path, stem: str) -> tuple[Path, list[Path]]:
+    """The file that says where a model's weights are, and the safetensors files that hold them.
+
+    Args:
+        folder: of a saved model.
+        stem: name of the weights without suffix: diffusion_pytorch_model or model.
+
+    Raises:
+        ValueError: there is none, or one of them is missing.
+    """
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{index} has no weight_map, which names the files of the weights.")
+        shards = [folder / str(name) for name in sorted(set(map(str, names.values())))]
+        for shard in shards:
+            if shard.parent != folder or not shard.is_file():
+                raise ValueError(f"{shard} is missing: {index} names it.")
+        return index, [*shards, single] if single.is_file() else shards
+    if single.is_file():
+        return single, [single]
+    others = sorted(file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin", ".pt"))
+    found = f" It holds {others[0]}." if others else ""
+    raise ValueError(
+        f"{single} does not exist: pickled weights are not read, nor safetensors of another name.{found}"
+    )
+
+
+def check_safetensors(file: Path) -> None:
+    """Read a file of weights to its end.
+
+    Raises:
+        ValueError: it is no whole safetensors file, or `check_tensor` refuses a tensor in it.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no dict)
+                check_tensor(file, name, tensors.get_tensor(name))
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file, or a damaged one ({_first_line(error)}).") from None
+
+
+def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
+    """Raise a ValueError unless a tensor can be a network's weights: floating and finite."""
+    if tensor.dtype not in _FLOATS and not (tensor.dtype == torch.int64 and name.endswith(_COUNTERS)):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{file} holds {name} as {kind}; weights are of 16, 32 or 64-bit floats.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{file} holds NaN or infinite values in {name}.")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,270 @@
+"""A saved model is loaded whole and right, or refused with the name of the file that is wrong."""
+
+import ast
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from generator.encoders import load_image_encoder, load_vae
+from generator.model import load_denoiser
+from tests.generator import tiny
+
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "vae": load_vae,
+    "image_encoder": load_image_encoder,
+    "unet": partial(load_denoiser, settings=tiny.DENOISER, encoder_width=tiny.WIDTH, seed=0),
+    "denoiser": partial(load_denoiser, settings=tiny.DENOISER, encoder_width=tiny.WIDTH, seed=0),
+}
+DESCRIBED = {
+    "vae": "AutoencoderKL",
+    "image_encoder": "Dinov2Model",
+    "unet": "UNet2DConditionModel",
+    "denoiser": "IMAGPoseDenoiser",
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each kind; in `sharded` the same with their weights in several files."""
+    root = tmp_path_factory.mktemp("saved")
+    for kind, make in {name: getattr(tiny, name) for name in LOADERS}.items():
+        make().save_pretrained(root / kind)
+        make().save_pretrained(root / "sharded" / kind, max_shard_size="2KB")
+    return root
+
+
+def weights(folder: Path) -> Path:
+    """The one file of weights, or the index of several."""
+    (file,) = [*folder.glob("*.index.json")] or folder.glob("*.safetensors")
+    return file
+
+
+def read(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, in memory: a mapped file must not be written."""
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
+
+
+def change(edit: Callable[[dict[str, torch.Tensor], str], object]) -> Callable[[Path], None]:
+    """Change the tensors of a file; `edit` gets them, and the name of the first."""
+
+    def spoil(folder: Path) -> None:
+        tensors = read(weights(folder))
+        edit(tensors, min(tensors))
+        save_file(tensors, weights(folder))
+
+    return spoil
+
+
+def set_value(value: float) -> Callable[[Path], None]:
+    return change(lambda tensors, name: tensors[name].view(-1)[-1:].fill_(value))
+
+
+def cast(dtype: torch.dtype) -> Callable[[Path], None]:
+    return change(lambda tensors, name: tensors.update({name: tensors[name].to(dtype)}))
+
+
+def as_pickle(suffix: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        file = weights(folder)
+        torch.save(read(file), file.with_suffix(suffix))
+        if suffix != file.suffix:
+            file.unlink()
+
+    return spoil
+
+
+def truncate(folder: Path) -> None:
+    file = weights(folder)
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+FILE, CONFIG = "{folder}/{stem}.safetensors", "{folder}/config.json"
+OTHERS = FILE + " holds no weights of the {described} that " + CONFIG + " describes: "
+NAN = FILE + " holds NaN or infinite values in {first}."
+TYPE = FILE + " holds {first} as %s; weights are of 16, 32 or 64-bit floats."
+DAMAGED = FILE + " is no safetensors file, or a damaged one ("
+PICKLED = FILE + " does not exist: pickled weights are not read, nor safetensors of another name."
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda folder: weights(folder).unlink(), PICKLED),
+    "pickled weights": (as_pickle(".bin"), PICKLED + " It holds {stem}.bin."),
+    "weights of another name": (
+        lambda folder: weights(folder).rename(folder / "a.safetensors"),
+        PICKLED + " It holds a.safetensors.",
+    ),
+    "a pickle called safetensors": (
+        as_pickle(".safetensors"),
+        DAMAGED,
+    ),
+    "an empty file": (
+        lambda folder: weights(folder).write_bytes(b""),
+        DAMAGED,
+    ),
+    "a truncated file": (truncate, DAMAGED),
+    "NaN": (set_value(float("nan")), NAN),
+    "infinity": (set_value(float("-inf")), NAN),
+    "int8": (cast(torch.int8), TYPE % "int8"),
+    "int64": (cast(torch.int64), TYPE % "int64"),
+    "float8": (cast(torch.float8_e4m3fn), TYPE % "float8_e4m3fn"),
+    "a missing tensor": (
+        change(lambda tensors, name: tensors.pop(name)),
+        OTHERS + "it lacks {first}.",
+    ),
+    "a tensor too many": (
+        change(lambda tensors, name: tensors.update({"more.weight": torch.zeros(1)})),
+        OTHERS + "it has more.weight too.",
+    ),
+    "a tensor of another shape": (
+        change(lambda tensors, name: tensors.update({name: torch.zeros(3, 5, 7)})),
+        OTHERS,
+    ),
+    "no configuration": (
+        lambda folder: (folder / "config.json").unlink(),
+        CONFIG + " does not exist: {folder} is not the folder of a saved model.",
+    ),
+    "a broken configuration": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        CONFIG + " is no JSON file (",
+    ),
+    "a configuration of nothing": (
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        CONFIG + " holds no settings of a model.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_bad_folder_is_refused_by_its_file(case: str, kind: str, saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / kind, tmp_path / kind)
+    names = {
+        "folder": folder,
+        "stem": weights(folder).stem,
+        "described": DESCRIBED[kind],
+        "first": min(read(weights(folder))),
+    }
+    spoil, sentence = SPOILED[case]
+    spoil(folder)
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    expected = sentence.format(**names)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_folder_in_shards_is_loaded_or_its_missing_shard_named(
+    kind: str, saved: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved / "sharded" / kind, tmp_path / kind)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    whole, parts = LOADERS[kind](saved / kind), LOADERS[kind](folder)
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+    index, text = weights(folder), weights(folder).read_text()
+    content = json.loads(text)
+    content["weight_map"][min(content["weight_map"])] = "../outside.safetensors"
+    shutil.copy(shards[0], tmp_path / "outside.safetensors")
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    assert str(caught.value) == f"{folder}/../outside.safetensors is missing: {index} names it."
+    index.write_text("{}")
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    assert str(caught.value) == f"{index} has no weight_map, which names the files of the weights."
+
+    index.write_text(text)
+    tensors = read(shards[-1])
+    next(iter(tensors.values())).view(-1)[:1].fill_(float("nan"))
+    save_file(tensors, shards[-1])
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    assert str(caught.value) == f"{shards[-1]} holds NaN or infinite values in {next(iter(tensors))}."
+    shards[-1].unlink()
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    assert str(caught.value) == f"{shards[-1]} is missing: {index} names it."
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("other", LOADERS)
+def test_a_folder_of_another_architecture_is_refused(kind: str, other: str, saved: Path) -> None:
+    if {kind, other} <= {"unet", "denoiser"} or kind == other:
+        LOADERS[kind](saved / other)
+        return
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](saved / other)
+    assert str(caught.value).startswith(f"{saved / other} holds a ")
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_weights_of_another_architecture_of_that_class_are_refused(
+    kind: str, saved: Path, tmp_path: Path
+) -> None:
+    """The configuration is of the same class; the weights beside it are of a network with other layers."""
+    folder = shutil.copytree(saved / kind, tmp_path / kind)
+    source = saved / ("vae" if kind != "vae" else "unet")
+    shutil.copy(weights(source), weights(folder))
+    with pytest.raises(ValueError) as caught:
+        LOADERS[kind](folder)
+    assert str(caught.value).startswith(f"{weights(folder)} holds no weights of the {DESCRIBED[kind]} that ")
+
+
+def test_a_unet_that_asks_for_more_than_tokens_is_refused(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "unet", tmp_path / "unet")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"addition_embed_type": "text_time"}))
+    with pytest.raises(ValueError) as caught:
+        LOADERS["unet"](folder)
+    assert str(caught.value) == (
+        f"{folder} holds a UNet with addition_embed_type 'text_time', where one without is needed, such as "
+        "Stable Diffusion 1.5 and 2.1 have."
+    )
+
+
+class _Harmful:
+    """An object whose unpickling does harm: it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_no_file_of_a_folder_is_unpickled(kind: str, saved: Path, tmp_path: Path) -> None:
+    folder, harm = shutil.copytree(saved / kind, tmp_path / kind), tmp_path / "harm"
+    file = weights(folder)
+    for name in (file.name, f"{file.stem}.bin", "pytorch_model.bin", f"{file.stem}.pt"):
+        (folder / name).write_bytes(pickle.dumps(_Harmful(harm)))
+    with pytest.raises(ValueError, match=r"is no safetensors file"):
+        LOADERS[kind](folder)
+    assert not harm.exists()
+    pickle.loads(file.read_bytes())
+    assert harm.exists()  # so it would have been seen
+
+
+def test_no_code_unpickles_or_trusts_remote_code() -> None:
+    root = Path(__file__).parents[2]
+    files = [file for package in ("pipeline", "generator", "reid") for file in (root / package).rglob("*.py")]
+    assert len(files) > 30
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None)]
+                assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(names), file
+            if isinstance(node, ast.Call):
+                given = {argument.arg: ast.unparse(argument.value) for argument in node.keywords}
+                assert not {"trust_remote_code", "allow_pickle"} & set(given), file
+                if ast.unparse(node.func) == "torch.load":
+                    assert given.get("weights_only") == "True", file
