@@ -4,7 +4,6 @@ Reads data/synthetic/<train_on>/<fraction>/, data/index.csv, data/poses.csv and 
 writes reports/contact_sheets/<train_on>-<fraction>.png.
 """
 
-import argparse
 import zlib
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generator.pose import draw_skeleton
 from pipeline import plan
+from pipeline.cli import command_line
 from pipeline.files import atomic, read_csv, stage_main
 from pipeline.images import read_image
 from pipeline.index import read_index
@@ -99,7 +99,7 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
 
 def main() -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.contact_sheets", description=__doc__)
+    parser = command_line("contact_sheets", __doc__)
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
     parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
     arguments = parser.parse_args()

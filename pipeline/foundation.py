@@ -34,6 +34,7 @@ from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
 from generator.vae import psnr, reconstruct, train_vae
 from pipeline.checkpoints import Checkpoints
+from pipeline.cli import command_line
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
 from pipeline.memory import keep_memory
@@ -381,4 +382,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("foundation", __doc__).parse_args()
     stage_main(main)

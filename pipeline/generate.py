@@ -6,7 +6,6 @@ processes: `accelerate launch --num_processes n -m pipeline.generate all 20`; th
 for byte.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 import generator
 import pipeline.images
 from generator.sample import IMAGPosePipeline, JointRequest
+from pipeline.cli import command_line
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -86,7 +86,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
 
 def main() -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.generate", description=__doc__)
+    parser = command_line("generate", __doc__)
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
     parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
     arguments = parser.parse_args()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.cli import command_line
 from pipeline.files import md5, progress, read_csv, stage_main, write_csv, write_json
 from pipeline.images import read_image
 from pipeline.params import IndexSettings, load_params
@@ -222,4 +223,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("index", __doc__).parse_args()
     stage_main(main)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.cli import command_line
 from pipeline.files import atomic, progress, read_csv, stage_main
 from pipeline.index import read_index
 from pipeline.params import PlanSettings, load_params
@@ -138,4 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("plan", __doc__).parse_args()
     stage_main(main)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
+from pipeline.cli import command_line
 from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
 from pipeline.images import read_image
 from pipeline.index import read_index
@@ -234,4 +235,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("poses", __doc__).parse_args()
     stage_main(main)

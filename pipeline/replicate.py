@@ -5,7 +5,6 @@ FILE, for example experiments/study.yaml, lists runs. Each is a `dvc repro` in a
 two runs have in common is computed once, and a command that was stopped goes on where it was.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import pandas as pd
 from pydantic import Field
 from ruamel.yaml import YAML
 
+from pipeline.cli import command_line
 from pipeline.files import SCRATCH, read_csv, stage_main, write_csv
 from pipeline.params import Settings, load, load_params
 from pipeline.table4 import COLUMNS, TABLE
@@ -111,7 +111,7 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.replicate", description=__doc__)
+    parser = command_line("replicate", __doc__)
     parser.add_argument("file", type=Path, help="the list of runs, for example experiments/study.yaml")
     settings = load(parser.parse_args().file, Replication)
     rows = replicate(Path(), settings, SCRATCH / "replicate")

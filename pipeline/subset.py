@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.cli import command_line
 from pipeline.files import atomic, read_csv, stage_main
 from pipeline.index import read_index
 from pipeline.params import SubsetSettings, load_params
@@ -97,4 +98,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("subset", __doc__).parse_args()
     stage_main(main)

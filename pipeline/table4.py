@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from pipeline.cli import command_line
 from pipeline.files import atomic, read_csv, stage_main, write_csv, write_json
 from pipeline.params import Params, load_params
 
@@ -226,4 +227,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("table4", __doc__).parse_args()
     stage_main(main)

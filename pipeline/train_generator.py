@@ -6,7 +6,6 @@ folder that `IMAGPosePipeline.from_pretrained` loads. On n processes: `accelerat
 -m pipeline.train_generator all`.
 """
 
-import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -27,6 +26,7 @@ from generator.sample import IMAGPosePipeline
 from generator.scheduler import load_scheduler
 from generator.train import train
 from pipeline.checkpoints import Checkpoints
+from pipeline.cli import command_line
 from pipeline.curve import Curve
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.images import read_image
@@ -152,7 +152,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
 
 def main() -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train_generator", description=__doc__)
+    parser = command_line("train_generator", __doc__)
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator may see")
     which = parser.parse_args().train_on
     keep_memory()

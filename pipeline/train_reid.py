@@ -5,7 +5,6 @@ params.yaml that adds synthetic images. All train for the same number of iterati
 data/reid/<arm>.csv, one row per model.
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 import pipeline.images
 import reid
 from pipeline.checkpoints import Checkpoints
+from pipeline.cli import command_line
 from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
 from pipeline.images import load_images
 from pipeline.index import read_index
@@ -156,7 +156,7 @@ def _train_on(arm: ArmSettings | None) -> str:
 
 def main() -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train_reid", description=__doc__)
+    parser = command_line("train_reid", __doc__)
     parser.add_argument("arm", help="standard, or a recipe in the section arms of params.yaml")
     keep_memory()
     name, params = parser.parse_args().arm, load_params()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline.cli import command_line
 from pipeline.files import stage_main
 from pipeline.params import load_params
 from pipeline.workers import available_cores
@@ -20,4 +21,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("world", __doc__).parse_args()
     stage_main(main)

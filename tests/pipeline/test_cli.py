@@ -1,0 +1,42 @@
+"""Every command explains itself, and --help starts nothing."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+COMMANDS = sorted(
+    file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
+    for file in (REPOSITORY / "pipeline").rglob("*.py")
+    if '\nif __name__ == "__main__":\n' in file.read_text()
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_the_command_and_starts_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without params.yaml: a command that starts fails
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(command, run_name="__main__", alter_sys=False)
+    printed, errors = capsys.readouterr()
+    assert left.value.code == 0 and errors == ""
+    assert printed.startswith(f"usage: python -m {command} ")
+    assert len(printed.split("\n\n")[1]) > 40, "a description follows the usage"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+def test_a_mistyped_argument_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["subset", "20"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("pipeline.subset", run_name="__main__", alter_sys=False)
+    assert left.value.code == 2
+    assert "python -m pipeline.subset: error: unrecognized arguments: 20" in capsys.readouterr().err
