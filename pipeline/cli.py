@@ -2,7 +2,7 @@
 
 import argparse
 
-_EPILOG = """Run it in the project's folder: settings come from params.yaml there, which docs/parameters.md explains.
+_EPILOG = """Run it in the project's folder: settings come from params.yaml there (see docs/parameters.md).
 `dvc repro` runs all stages in their order and skips those that are up to date."""
 
 

@@ -43,7 +43,7 @@ COLUMNS = {
 # public loaders, which search `([-\d]+)_c(\d)` in the whole path: to them 0002_p12_c1... is identity 12, and
 # camera c12 is camera 1.
 _NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
-_FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
+FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
 _LAST_IDENTITY = 1501  # public loaders assert it
 
 
@@ -65,7 +65,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     """
     # Loaders see the path as it is given: they follow links, but do not resolve them.
     path = root.absolute()
-    if _FOOLS_LOADERS.search(str(path)):
+    if FOOLS_LOADERS.search(str(path)):
         raise ValueError(f"{path}: public loaders read an identity and a camera from this path; rename it")
     if not root.is_dir():
         raise ValueError(f"dataset.root is {root}; expected a folder with {', '.join(FOLDERS)}")

@@ -1,0 +1,221 @@
+"""Other code bases read an export as they read Market-1501, and equal exports are equal bytes."""
+
+import re
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import export, import_images, index, subset
+from pipeline.files import md5
+from tests.pipeline.market import save_image
+
+SYNTHETIC = [
+    "0002_c1s1_000001_01_g0001.jpg",
+    "0002_c1s1_000001_01_g0002.jpg",
+    "0007_c6s1_000002_01_g0001.jpg",
+]
+
+
+@pytest.fixture
+def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with subsets of 50 % and three synthetic images, and the present folder."""
+    monkeypatch.chdir(market.parent)
+    text = (Path(__file__).parents[2] / "params.yaml").read_text()
+    text = text.replace("root: data/world", f"root: {market}").replace("[20, 40, 60, 80]", "[50]")
+    Path("params.yaml").write_text(text.replace("validation_identities: 20", "validation_identities: 1"))
+    index.main()
+    subset.main()
+    folder = Path("data/synthetic/all/50")
+    train = index.read_index().query("split == 'train'")
+    for seed, name in enumerate(SYNTHETIC):
+        save_image(folder / name, 500 + seed)
+    rows = [(name, int(name[:4]), "") for name in SYNTHETIC if int(name[:4]) in set(train.pid)]
+    pd.DataFrame(rows, columns=["name", "pid", "md5"]).to_csv(folder / "manifest.csv", index=False)
+    return market.parent
+
+
+def run(command: object, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    command.main()  # type: ignore[attr-defined]
+
+
+def expected(splits: list[str]) -> Counter:
+    """(pid, camera from 0) of the images that an export must hold, synthetic ones included."""
+    table = index.read_index()
+    if splits == ["train"]:
+        table = table[table.image.isin(subset.read_subset(50))]
+        added = pd.read_csv("data/synthetic/all/50/manifest.csv").name
+    else:
+        table, added = table[table.split.isin(splits)], []
+    counts = Counter(zip(table.pid, table.camid - 1, strict=True))
+    return counts + Counter((int(name[:4]), int(name[6]) - 1) for name in added)
+
+
+def test_torchreids_own_loader_reads_an_export(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchreid.reid.data.datasets.image.market1501 import Market1501
+
+    run(export, monkeypatch, "augmented", "50")
+    with pytest.warns(UserWarning, match="deprecated"):  # it finds the folders under the link
+        loaded = Market1501(root="exports/augmented-50", verbose=False)
+    assert Counter((int(Path(path).name[:4]), camid) for path, _, camid, _ in loaded.train) == expected(
+        ["train"]
+    )
+    assert len({pid for _, pid, _, _ in loaded.train}) == len({pid for pid, _ in expected(["train"])})
+    assert len({(Path(path).name[:4], pid) for path, pid, _, _ in loaded.train}) == loaded.num_train_pids
+    assert Counter((pid, camid) for _, pid, camid, _ in loaded.query) == expected(["query"])
+    gallery = Counter({key: n for key, n in expected(["gallery"]).items() if key[0] != -1})
+    assert Counter((pid, camid) for _, pid, camid, _ in loaded.gallery) == gallery
+
+
+@pytest.mark.parametrize(
+    "root", ["Market-1501-v15.09.15", "market1501"]
+)  # fast-reid's, reid-strong-baseline's
+def test_the_rule_of_fast_reid_and_reid_strong_baseline_reads_an_export(
+    root: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(export, monkeypatch, "augmented", "50")
+    for folder, splits in {"bounding_box_train": ["train"], "query": ["query"]}.items():
+        files = (Path("exports/augmented-50").absolute() / root / folder).glob("*.jpg")
+        found = Counter()
+        for file in files:
+            match = re.search(r"([-\d]+)_c(\d)", str(file))  # on the whole path, as they do
+            assert match
+            found[int(match[1]), int(match[2]) - 1] += 1
+        assert found == expected(splits)
+
+
+def test_images_are_the_same_bytes_and_hard_links(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(export, monkeypatch, "augmented", "50")
+    root = Path("exports/augmented-50/Market-1501-v15.09.15")
+    table = index.read_index().set_index("image")
+    for file in root.rglob("*.jpg"):
+        name = file.relative_to(root).as_posix()
+        if "_g" not in name:
+            assert md5(file) == table.md5[name]
+    assert (root / "bounding_box_train" / "0002_c1s1_000001_01_g0001.jpg").stat().st_nlink > 1
+
+
+def test_where_links_are_impossible_images_are_copied(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    run(export, monkeypatch, "standard", "100")
+    files = list(Path("exports/standard-100/Market-1501-v15.09.15").rglob("*.jpg"))
+    assert len(files) == len(index.read_index().query("split in ['train', 'query', 'gallery']"))
+    assert all(file.stat().st_nlink == 1 for file in files)
+
+
+def test_equal_exports_are_equal_archives(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(export, monkeypatch, "augmented", "50", "--archive")
+    first = Path("exports/augmented-50.tar").read_bytes()
+    for file in Path("data/synthetic/all/50").iterdir():
+        file.touch()
+    run(export, monkeypatch, "augmented", "50", "--archive")
+    assert Path("exports/augmented-50.tar").read_bytes() == first
+    with tarfile.open("exports/augmented-50.tar") as tar:
+        tar.extractall("unpacked", filter="data")
+    assert Path("unpacked/augmented-50/market1501/query").is_dir()
+    card = Path("unpacked/augmented-50/README.md").read_text()
+    made = len(pd.read_csv("data/synthetic/all/50/manifest.csv"))
+    real = len(subset.read_subset(50))
+    assert f"| `bounding_box_train` | {real} | {made} |" in card and "all real training images" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pidm", "50"], "the arm is pidm; expected standard or one of augmented"),
+        (["augmented", "30"], r"the fraction is 30; expected one of 50 \(subset.fractions\) or 100"),
+        (
+            ["standard", "50", "--to", "exp_20_c2"],
+            "public loaders read an identity and a camera from this path",
+        ),
+        (["standard", "50", "--to", "."], "exists and is no export; name another folder"),
+        (["augmented", "100"], "all/100/manifest.csv is missing; run the stage 'generate'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(
+    arguments: list[str], sentence: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises((ValueError, OSError), match=sentence):
+        run(export, monkeypatch, *arguments)
+
+
+def test_a_synthetic_image_under_a_real_name_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Path(subset.read_subset(50)[0]).name
+    pd.DataFrame({"name": [name], "pid": [int(name[:4])]}).to_csv("data/synthetic/all/50/manifest.csv")
+    with pytest.raises(ValueError, match=f"{name} stands twice"):
+        run(export, monkeypatch, "augmented", "50")
+
+
+def test_outside_images_become_an_arm(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = int(index.read_index().query("split == 'train'").pid.min())
+    stem = f"{pid:04d}_c1s1_000001_01"
+    jpeg = save_image(Path(f"outside/{stem}.jpg"), 1)
+    save_image(Path(f"outside/{stem}_g0007.png"), 2)
+    run(import_images, monkeypatch, "outside", "pidm")
+    folder = Path("data/imported/pidm/50")
+    manifest = pd.read_csv(folder / "manifest.csv")
+    assert manifest.name.tolist() == [f"{stem}_g0001.jpg", f"{stem}_g0002.jpg"]
+    assert manifest.pid.tolist() == [pid, pid]
+    assert manifest.md5.tolist() == [md5(folder / name) for name in manifest.name]
+    assert md5(jpeg) == manifest.md5[0], "a JPEG stays as it is"
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("data/synthetic/all", "data/imported/pidm"))
+    run(export, monkeypatch, "augmented", "50")
+    train = Path("exports/augmented-50/market1501/bounding_box_train")
+    assert len(list(train.glob("*_g*.jpg"))) == 2
+
+
+def test_a_mapping_names_images_of_any_name(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = sorted(set(index.read_index().query("split == 'train'").pid))[:2]
+    for i, name in enumerate(["a/x.png", "b.jpg", "c.jpg"]):
+        save_image(Path("outside") / name, i)
+    rows = {"file": ["b.jpg", "a/x.png", "c.jpg"], "pid": [pids[0], pids[0], pids[1]], "camid": [3, 3, 6]}
+    pd.DataFrame(rows).to_csv("names.csv", index=False)
+    run(import_images, monkeypatch, "outside", "pidm", "--mapping", "names.csv", "--fractions", "50")
+    manifest = pd.read_csv("data/imported/pidm/50/manifest.csv")
+    assert manifest[["name", "file"]].to_numpy().tolist() == [
+        [f"{pids[0]:04d}_c3s0_000000_00_g0001.jpg", "a/x.png"],
+        [f"{pids[0]:04d}_c3s0_000000_00_g0002.jpg", "b.jpg"],
+        [f"{pids[1]:04d}_c6s0_000000_00_g0001.jpg", "c.jpg"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "sentence"),
+    [
+        ("0003_c1s1_000001_00.jpg", None, "shows identity 3, which is no training identity"),
+        ("face.jpg", None, r"face.jpg: the name is not of the form .* \(--mapping\)"),
+        ("face.jpg", ("face.jpg", 2, 7), "face.jpg has camid 7, expected 1 to 6"),
+        ("face.jpg", ("../params.yaml", 2, 1), "lies outside outside"),
+        ("0002_c1s1_000001_00.txt", None, "outside holds no images"),
+    ],
+)
+def test_bad_outside_images_are_refused_and_nothing_is_written(
+    name: str, row: tuple | None, sentence: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(Path("outside/x.jpg")).rename(Path("outside") / name)
+    arguments = ["outside", "pidm"]
+    if row:
+        pd.DataFrame([row], columns=["file", "pid", "camid"]).to_csv("names.csv", index=False)
+        arguments += ["--mapping", "names.csv"]
+    with pytest.raises(ValueError, match=sentence):
+        run(import_images, monkeypatch, *arguments)
+    assert not Path("data/imported").exists()
+
+
+def test_a_damaged_outside_image_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = int(index.read_index().query("split == 'train'").pid.min())
+    file = save_image(Path(f"outside/{pid:04d}_c1s1_000001_01.jpg"))
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"000001_01.jpg: this is no image that can be read"):
+        run(import_images, monkeypatch, "outside", "pidm")
+    assert not Path("data/imported/pidm/50").exists()
