@@ -25,9 +25,10 @@ from generator.settings import SampleSettings
 from pipeline.cli import command_line
 from pipeline.files import atomic, stage_main
 from pipeline.index import read_index
+from pipeline.model_card import MODELS
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
-from pipeline.train_generator import MODELS, encode_images, load_parts, read_image
+from pipeline.train_generator import encode_images, load_parts, read_image
 
 _TILE_HEIGHT = 224  # pixels on the picture; a tile is then as wide as an image's name
 _GAP, _LINE, _LABEL_WIDTH = 6, 22, 96  # pixels between tiles, for a line of text, and left of the rows

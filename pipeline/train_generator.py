@@ -2,8 +2,8 @@
 
 `all`, the paper's protocol, makes one model, models/generator/all/100. `subset` makes one per share,
 models/generator/subset/<fraction>, which never saw an image outside its subset (leak-free). Each is a
-folder that `IMAGPosePipeline.from_pretrained` loads. On n processes: `accelerate launch --num_processes n
--m pipeline.train_generator all`.
+folder that `IMAGPosePipeline.from_pretrained` loads, with its model card, README.md. On n processes:
+`accelerate launch --num_processes n -m pipeline.train_generator all`.
 """
 
 from contextlib import nullcontext
@@ -32,11 +32,11 @@ from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_cs
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
+from pipeline.model_card import CARD, MODELS, model_card
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
 
-MODELS = Path("models/generator")
 CURVES = Path("reports/generator")
 
 
@@ -157,6 +157,7 @@ def main() -> None:
     which = parser.parse_args().train_on
     keep_memory()
     params = load_params()
+    index = read_index().set_index("image")
     accelerator = Accelerator(mixed_precision=params.generator.train.mixed_precision)
     curves = []
     with atomic(MODELS / which) if accelerator.is_main_process else nullcontext() as folder:
@@ -164,7 +165,10 @@ def main() -> None:
             parts, curve = train_on(fraction, params, accelerator)
             if folder:
                 parts.save_pretrained(folder / str(fraction), safe_serialization=True)
-                curves.append(curve.table().assign(fraction=fraction))
+                table = curve.table()
+                card = model_card(which, fraction, index.loc[read_subset(fraction)], table, params)
+                (folder / str(fraction) / CARD).write_text(card, encoding="utf-8")
+                curves.append(table.assign(fraction=fraction))
     if curves:
         write_csv(pd.concat(curves), CURVES / f"{which}.csv", "%.6g")
 

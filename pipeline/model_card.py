@@ -1,0 +1,188 @@
+"""Make a copy of a trained generator to give away, whose model card tells the scores of the last run.
+
+`train_generator` writes a card (README.md) beside each generator: what it was trained on and how. Scores are
+known only later, and a stage's output must not change after it, so they go into the copy. It loads as any
+diffusers pipeline and can be uploaded to the Hugging Face Hub as it is.
+"""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from pipeline.cli import command_line
+from pipeline.files import atomic, stage_main
+from pipeline.params import SYNTHETIC, Params, load_params
+
+CARD = "README.md"
+MODELS = Path("models/generator")
+TABLE = Path("reports/table4.json")
+
+_PIECES = ("base", "image_encoder", "token_height", "token_width", "denoiser", "scheduler", "train", "seed")
+
+
+def model_card(which: str, fraction: int, train: pd.DataFrame, curve: pd.DataFrame, params: Params) -> str:
+    """The model card of a trained generator, in Markdown with the front matter of the Hugging Face Hub.
+
+    It depends on the data, the settings and the base weights alone, not on when or where it is written.
+
+    Args:
+        which: all or subset, what the generator was allowed to see.
+        fraction: percent of the training images that it saw.
+        train: those images, columns pid and camid.
+        curve: columns step, loss and others, means over the steps up to `step`.
+        params: of the run.
+    """
+    data, end = params.dataset, curve.iloc[-1]
+    names = ", ".join(f"{name.replace('_', ' ')} {end[name]:.4g}" for name in curve.columns if name != "step")
+    saw = "All" if fraction == 100 else f"A random {fraction} %"
+    quality = params.generator.base / "quality.json"
+    return f"""---
+library_name: diffusers
+pipeline_tag: image-to-image
+license: other
+license_name: of-its-base-weights-and-training-images
+tags:
+- person-re-identification
+- pose-guided-person-image-generation
+- imagpose
+---
+
+# IMAGPose on {data.name}, {fraction} % of the training images
+
+Generates images of a person in other poses ({data.height}x{data.width} pixels) from one to three images of
+them: IMAGPose (Shen and Tang, NeurIPS 2024) as implemented by reid-imagpose.
+
+```python
+from generator.sample import IMAGPosePipeline
+
+pipeline = IMAGPosePipeline.from_pretrained("{(MODELS / which / str(fraction)).as_posix()}")
+images = pipeline([source], [source_pose], [pose_a, pose_b, pose_c], seeds=[1, 2, 3]).images
+```
+
+`source` is a PIL image; a pose is an array [18, 3] of OpenPose keypoints: x, y in pixels, score. The package
+`generator` comes with reid-imagpose.
+
+## Training data
+
+{saw} of the training images of the data set "{data.name}": {len(train)} images of
+{train.pid.nunique()} people by {train.camid.nunique()} cameras, keypoints from {params.poses.source}. No
+other images of the data set were used.
+
+## Training settings
+
+Everything that is not listed as trained stays frozen: the VAE and the image encoder.
+
+```yaml
+{_yaml(params)}```
+
+## End of the learning curve
+
+Means over the last steps up to step {int(end["step"])}: {names}.
+A diffusion loss tells that training was sound, not how good the images are.
+
+## Measured
+
+{_quality(quality)}
+
+## Intended use and limits
+
+For research on person re-identification: to add images to a training set. The images show people of the
+training set; they inherit its biases, its licence and the rights of those people. Do not identify or track
+anybody with it.
+
+## Licence
+
+The code is under Apache 2.0. The weights derive from the base weights and the training images named above,
+whose licences bind them.
+"""
+
+
+def _yaml(params: Params) -> str:
+    text = io.StringIO()
+    values = json.loads(params.generator.model_dump_json(include=set(_PIECES)))
+    YAML().dump({name: values[name] for name in _PIECES}, text)
+    return text.getvalue()
+
+
+def _quality(file: Path) -> str:
+    """What was measured of the base weights; of the fine-tuned ones nothing is known when they are saved."""
+    if not file.is_file():
+        return "Nothing yet: scores come after training; `python -m pipeline.model_card` adds them to a copy."
+    scores = json.loads(file.read_text(encoding="utf-8"))
+    return "\n".join(
+        [
+            "The base weights, before this training, on people they were not trained on:",
+            "",
+            "| Score | Value |",
+            "| --- | ---: |",
+            *(f"| {name.replace('_', ' ')} | {value:g} |" for name, value in scores.items()),
+        ]
+    )
+
+
+def table4_scores(which: str, fraction: int, table: Path, params: Params) -> str:
+    """What images of this generator brought in Table 4, as a section of its card.
+
+    Raises:
+        ValueError: there is no table, or none of its arms uses this generator.
+    """
+    if not table.is_file():
+        raise ValueError(f"{table} is missing; run the stage 'table4', which writes it")
+    summary, rows = json.loads(table.read_text()), []
+    for arm, settings in params.arms.items():
+        cells = summary.get(arm, {}).get(which, {}) if settings.synthetic.parent == SYNTHETIC else {}
+        for share, cell in cells.items():
+            if which == "all" or int(share) == fraction:
+                rows += [_score(f"{arm} | {share} % | {metric}", cell[metric]) for metric in ("rank1", "mAP")]
+    if not rows:
+        raise ValueError(f"{table} has no arm that uses the generator {which}/{fraction}")
+    return "\n".join(
+        [
+            "## Measured in re-identification",
+            "",
+            f"Percent on {params.dataset.name}, trained on that share of the real images and images of this "
+            "generator; the gain is over real images alone, in points, with its 95 % interval over seeds.",
+            "",
+            "| Arm | Real images | Metric | Mean | Gain | Interval |",
+            "| --- | ---: | --- | ---: | ---: | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _score(name: str, found: dict[str, float | None]) -> str:
+    low, high = found["gain_low"], found["gain_high"]
+    interval = "" if low is None else f"{low:+.1f} to {high:+.1f}"
+    return f"| {name} | {found['mean']:.1f} | {found['gain']:+.1f} | {interval} |"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = command_line("model_card", __doc__)
+    parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
+    parser.add_argument("fraction", type=int, help="percent of the training images that it saw; 100 for all")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="the copy; must not exist")
+    arguments = parser.parse_args()
+    params = load_params()
+    model = MODELS / arguments.train_on / str(arguments.fraction)
+    if not (model / CARD).is_file():
+        raise FileNotFoundError(
+            f"{model / CARD} is missing; run the stage 'train_generator', which writes it"
+        )
+    if arguments.to.exists():
+        raise ValueError(f"{arguments.to} exists; name a new folder")
+    scores = table4_scores(arguments.train_on, arguments.fraction, TABLE, params)
+    with atomic(arguments.to) as folder:
+        shutil.copytree(model, folder)
+        before, after = (model / CARD).read_text(encoding="utf-8").split("## Intended use", 1)
+        (folder / CARD).write_text(f"{before}{scores}\n## Intended use{after}", encoding="utf-8")
+    print(f"{arguments.to}: the generator and its card, {arguments.to / CARD}")
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,108 @@
+"""A model card says what is true of its generator, is the same every time, and its five lines run."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from generator.sample import IMAGPosePipeline
+from pipeline import model_card as command
+from pipeline.params import Params, load_params
+from tests.generator import tiny
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN = pd.DataFrame({"pid": [2, 2, 7], "camid": [1, 3, 1]})
+CURVE = pd.DataFrame({"step": [2, 4], "loss": [0.5, 0.25], "grad_norm": [3.0, 1.0]})
+SUMMARY = {
+    "standard": {"none": {"20": {}}},
+    "augmented": {
+        "all": {
+            share: {
+                name: {"mean": 43.1, "gain": -0.07, "gain_low": -6.28, "gain_high": 6.42}
+                for name in ("rank1", "mAP")
+            }
+            for share in ("20", "40")
+        }
+    },
+}
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The shipped parameters, and a present folder with a generator and its card."""
+    params = load_params(REPOSITORY / "params.yaml")
+    params = params.model_copy(
+        update={"generator": params.generator.model_copy(update={"base": REPOSITORY / params.generator.base})}
+    )
+    monkeypatch.chdir(tmp_path)
+    model = IMAGPosePipeline(
+        tiny.vae(), tiny.image_encoder(), tiny.denoiser(), tiny.scheduler(), *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE
+    )
+    model.save_pretrained(command.MODELS / "all" / "100", safe_serialization=True)
+    card = command.model_card("all", 100, TRAIN, CURVE, params)
+    (command.MODELS / "all" / "100" / command.CARD).write_text(card)
+    Path("params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    return params
+
+
+def test_the_card_says_data_settings_curve_and_base_scores(params: Params) -> None:
+    card = ModelCard.load(command.MODELS / "all" / "100" / command.CARD)  # as the Hugging Face Hub reads it
+    assert card.data.library_name == "diffusers" and card.data.pipeline_tag == "image-to-image"
+    assert "3 images of\n2 people by 2 cameras" in card.text
+    assert "step 4: loss 0.25, grad norm 1." in card.text
+    assert f"  steps: {params.generator.train.steps}\n" in card.text
+    quality = json.loads((params.generator.base / "quality.json").read_text())
+    assert all(f"| {value:g} |" in card.text for value in quality.values())
+    assert card.content == command.model_card("all", 100, TRAIN, CURVE, params)
+    assert "A random 20 % of" in command.model_card("subset", 20, TRAIN, CURVE, params)
+
+
+def test_the_lines_on_the_card_run(params: Params) -> None:
+    text = (command.MODELS / "all" / "100" / command.CARD).read_text()
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert found and len(found[1].strip().splitlines()) <= 5
+    poses = tiny.keypoints(4)
+    names = {"source": Image.new("RGB", tiny.VIEW_SIZE[::-1]), "source_pose": poses[0]}
+    names |= {"pose_a": poses[1], "pose_b": poses[2], "pose_c": poses[3]}
+    exec(found[1], names)
+    assert [image.size for image in names["images"]] == [tiny.VIEW_SIZE[::-1]] * 3
+
+
+def test_a_copy_to_give_away_tells_the_scores_and_the_generator_stays(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.TABLE.parent.mkdir()
+    command.TABLE.write_text(json.dumps(SUMMARY))
+    model = command.MODELS / "all" / "100"
+    before = {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    monkeypatch.setattr(sys, "argv", ["model_card", "all", "100", "--to", "given"])
+    command.main()
+    text = Path("given/README.md").read_text()
+    assert "| augmented | 20 % | rank1 | 43.1 | -0.1 | -6.3 to +6.4 |" in text
+    assert text.index("## Measured in re-id") < text.index("## Intended use") < text.index("## Licence")
+    assert IMAGPosePipeline.from_pretrained("given").view_size == tiny.VIEW_SIZE
+    assert before == {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match="given exists; name a new folder"):
+        command.main()
+
+
+def test_without_scores_there_is_no_copy(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["model_card", "all", "100", "--to", "given"])
+    with pytest.raises(ValueError, match=r"table4.json is missing; run the stage 'table4'"):
+        command.main()
+    command.TABLE.parent.mkdir()
+    command.TABLE.write_text(json.dumps({"standard": {}}))
+    with pytest.raises(ValueError, match="has no arm that uses the generator all/100"):
+        command.main()
+    assert not Path("given").exists()
+
+
+def test_scores_of_one_seed_have_no_interval(params: Params, tmp_path: Path) -> None:
+    summary = json.loads(json.dumps(SUMMARY).replace("-6.28", "null").replace("6.42", "null"))
+    (tmp_path / "table4.json").write_text(json.dumps(summary))
+    assert "| 43.1 | -0.1 |  |" in command.table4_scores("all", 100, tmp_path / "table4.json", params)
