@@ -1,0 +1,192 @@
+"""Measure seconds per image and SSIM of T1 and IMAGPose* and draw both as one figure, the paper's Figure 8.
+
+    python -m benchmarks.speed                    the trained generator, or the base weights without one
+    python -m benchmarks.speed --people 4         quicker
+
+T1 makes one image per joint image (the target pose three times), IMAGPose* three at once; both make the same
+images of the same people: test identities, one source and three target poses of each. SSIM compares an image
+with the photo that lent its pose, and its interval is over people. That photo is by another camera than the
+source in general, which no generator can know, so SSIM is lower here than on DeepFashion, the paper's data.
+
+Seconds are those of the whole way from decoded photo to decoded image: encoders, sampling, VAE. Both methods
+are timed in turn in each round, after one round that does not count; medians are reported.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+from generator.data import encode_views
+from generator.sample import IMAGPosePipeline, JointRequest
+from generator.settings import SampleSettings
+from pipeline.files import atomic, stage_main, write_json
+from pipeline.index import read_index
+from pipeline.params import load_params
+from pipeline.poses import read_poses
+from pipeline.preview import load_model
+from pipeline.train_generator import read_image
+
+TARGETS = 3  # poses per person
+REPORT = Path("reports/speed.json")
+
+
+def choose(least_keypoints: int, people: int) -> list[list[str]]:
+    """For each of the first test identities a source and three targets, spread over their images."""
+    index = read_index()
+    index = index[index.split.isin(["query", "gallery"]) & (index.pid > 0)]
+    visible = (read_poses(index.image.tolist())[..., 2] > 0).sum(-1)
+    chosen = []
+    for _, images in index[visible >= least_keypoints].groupby("pid").image:
+        if len(images) > TARGETS and len(chosen) < people:
+            places = np.linspace(0, len(images) - 1, TARGETS + 1).astype(int)
+            chosen.append([sorted(images)[place] for place in places])
+    if len(chosen) < people:
+        raise ValueError(
+            f"--people is {people}; only {len(chosen)} test identities have {TARGETS + 1} images with a pose"
+        )
+    return chosen
+
+
+def requests(method: str, people: int, poses: NDArray[np.floating]) -> list[JointRequest]:
+    """The joint images of a method; poses are [people, 3, 18, 3]."""
+    if method == "T1":
+        return [
+            JointRequest((i,), poses[i, j : j + 1], (TARGETS * i + j,), "target")
+            for i in range(people)
+            for j in range(TARGETS)
+        ]
+    seeds = [tuple(range(TARGETS * i, TARGETS * i + TARGETS)) for i in range(people)]
+    return [JointRequest((i,), poses[i], seeds[i], "target") for i in range(people)]
+
+
+def generate(
+    parts: IMAGPosePipeline,
+    method: str,
+    photos: list[np.ndarray],
+    poses: np.ndarray,
+    settings: SampleSettings,
+) -> tuple[NDArray[np.uint8], float]:
+    """Make three images of each person and return them and the seconds; poses are [people, 1 + 3, 18, 3]."""
+    start = time.perf_counter()
+    views = encode_views(
+        photos,
+        poses[:, 0],
+        np.arange(len(photos)),
+        parts.vae,
+        parts.image_encoder,
+        view_size=parts.view_size,
+        token_size=parts.token_size,
+        flip=False,
+        batch_size=settings.batch_size,
+    )
+    wanted = requests(method, len(photos), poses[:, 1:])
+    images = np.concatenate(list(parts.generate(views, wanted, settings)))
+    return images, time.perf_counter() - start
+
+
+def draw(results: dict[str, dict[str, float]], title: str) -> Figure:
+    """Draw SSIM over seconds per image."""
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for (name, found), marker, colour in zip(results.items(), "os", ("#0072B2", "#D55E00"), strict=True):
+        axis.errorbar(
+            found["seconds_per_image"],
+            found["ssim"],
+            xerr=[
+                [found["seconds_per_image"] - found["seconds_low"]],
+                [found["seconds_high"] - found["seconds_per_image"]],
+            ],
+            yerr=found["ssim_error"],
+            marker=marker,
+            color=colour,
+            capsize=3,
+            label=f"{name}: {found['seconds_per_image']:.3g} s, SSIM {found['ssim']:.3f}",
+        )
+    axis.set(xlabel="seconds per image", ylabel="SSIM", title=title)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.title.set_fontsize(9)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--people", type=int, default=16, help="test identities, three images of each")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
+    parser.add_argument("--batch-size", type=int, default=1, help="joint images at once; 1 is the latency")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a generator")
+    arguments = parser.parse_args()
+    if arguments.people < 2 or min(arguments.rounds, arguments.batch_size) < 1:
+        raise ValueError("expected at least 2 --people, 1 of --rounds and a --batch-size of at least 1")
+    params = load_params()
+    settings = params.generate.sample.model_copy(update={"batch_size": arguments.batch_size})
+    parts, name = load_model(arguments.model, params)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts.to(device)
+    images = choose(params.plan.min_keypoints, arguments.people)
+    photos = [[read_image(params.dataset.root / image, parts.view_size) for image in four] for four in images]
+    poses = np.stack([read_poses(four) for four in images])
+    truth = [photo for four in photos for photo in four[1:]]
+    methods = ("T1", "IMAGPose*")
+    seconds: dict[str, list[float]] = {method: [] for method in methods}
+    made = {}
+    for turn in range(arguments.rounds + 1):
+        for method in methods:
+            made[method], passed = generate(parts, method, [four[0] for four in photos], poses, settings)
+            if turn:
+                seconds[method].append(passed / len(truth))
+    results = {}
+    for method in methods:
+        pairs = zip(made[method], truth, strict=True)
+        similar = np.array([structural_similarity(a, b, channel_axis=2) for a, b in pairs])
+        people = similar.reshape(-1, TARGETS).mean(1)
+        results[method] = {
+            "seconds_per_image": statistics.median(seconds[method]),
+            "seconds_low": min(seconds[method]),
+            "seconds_high": max(seconds[method]),
+            "ssim": float(people.mean()),
+            "ssim_error": float(1.96 * people.std(ddof=1) / np.sqrt(len(people))),  # over people
+        }
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    setting = {
+        "data": params.dataset.name,
+        "model": name,
+        "device": where,
+        "machine": platform.machine(),
+        "view": "x".join(map(str, parts.view_size)),
+        "images": len(truth),
+        "rounds": arguments.rounds,
+        **settings.model_dump(mode="json"),
+    }
+    write_json({"setting": setting, **results}, REPORT)
+    title = f"{params.dataset.name}, {settings.steps} steps, batch {settings.batch_size}, {where}"
+    with atomic(REPORT.with_suffix(".png")) as file:
+        draw(results, title).savefig(file, dpi=150)
+    print(f"{title}, {name}; {len(truth)} images, median of {arguments.rounds} rounds (least to most)")
+    for method, found in results.items():
+        print(
+            f"{method:10} {found['seconds_per_image']:.3f} s per image "
+            f"({found['seconds_low']:.3f} to {found['seconds_high']:.3f}), "
+            f"SSIM {found['ssim']:.3f} ± {found['ssim_error']:.3f}"
+        )
+    print(f"figure: {REPORT.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    stage_main(main)
