@@ -1,6 +1,7 @@
 """The typed form of params.yaml: every key checked before a stage spends time on it, every mistake named."""
 
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -274,6 +275,23 @@ def load(path: str | Path, schema: type[T]) -> T:
         outer = {mistake["loc"][:depth] for mistake in mistakes for depth in range(1, len(mistake["loc"]))}
         sentences = [_sentence(mistake, allowed) for mistake in mistakes if mistake["loc"] not in outer]
         raise ParamsError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from None
+
+
+def describe(schema: dict[str, Any], node: dict[str, Any] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, what is allowed, description) of all settings of a JSON schema, in their order.
+
+    In a dict of sections, such as the arms, `<name>` stands for a section's name.
+    """
+    node = schema if node is None else node
+    properties = node.get("properties") or dict(
+        zip(["<name>"], node["patternProperties"].values(), strict=True)
+    )
+    for name, field in properties.items():
+        found = _schema_at({**field, "$defs": schema["$defs"]}, ())
+        if "properties" in found or "patternProperties" in found:
+            yield from ((f"{name}.{key}", *rest) for key, *rest in describe(schema, found))
+        else:
+            yield name, _expected(found), field.get("description", found.get("description", ""))
 
 
 def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:

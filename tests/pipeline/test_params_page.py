@@ -1,0 +1,31 @@
+"""docs/parameters.md says what the schema and the files of settings say."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline import params_page
+from tests.pipeline.test_params import VALUES, keys
+
+REPOSITORY = Path(__file__).parents[2]
+PAPER = YAML(typ="safe", pure=True).load(REPOSITORY / params_page.PAPER)
+
+
+def test_the_page_is_up_to_date() -> None:
+    written = (REPOSITORY / params_page.PAGE).read_text(encoding="utf-8")
+    assert written == params_page.page(VALUES, PAPER), "run: python -m pipeline.params_page"
+
+
+def test_every_setting_has_its_row_with_both_values() -> None:
+    page = params_page.page(VALUES, PAPER)
+    sections = {key[:depth] for key in keys(VALUES) for depth in range(1, len(key))}
+    for section, *rest in set(keys(VALUES)) - sections:
+        rows = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+        name = ".".join(["<name>", *rest[1:]] if section in ("arms", "filters") else rest)
+        assert f"\n| `{name}` | " in rows or not rest, (section, rest)
+    assert "| `iterations` | a whole number at least 1 | `300` | `21960` |" in page
+
+
+def test_a_setting_that_one_scale_lacks_has_an_empty_cell() -> None:
+    page = params_page.page(VALUES | {"arms": {}}, PAPER)
+    assert "| `<name>.synthetic` | a text |  | `data/synthetic/all` |" in page
