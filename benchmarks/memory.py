@@ -3,6 +3,7 @@
 python -m benchmarks.memory
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ print(sorted(times)[4])
 
 def main() -> None:
     """Print the median step time of both, and their ratio."""
+    argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__).parse_args()
     times: dict[str, list[float]] = {"returned": [], "kept": []}
     for _ in range(ROUNDS):
         for kind, found in times.items():

@@ -1,5 +1,6 @@
 """Time the embedded world's renderer on one core, per 128x64 image: `python -m benchmarks.render`."""
 
+import argparse
 import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -19,6 +20,7 @@ IMAGES, PEOPLE = 300, 20
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__).parse_args()
     cv2.setNumThreads(1)
     draws = [(k % PEOPLE, 1 + k % 6, sample_stance(0, "b", k), sample_view(0, "b", k)) for k in range(IMAGES)]
     for pid in range(PEOPLE):

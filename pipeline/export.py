@@ -190,6 +190,8 @@ def main() -> None:
     if fraction not in (*params.subset.fractions, 100):
         known = ", ".join(map(str, params.subset.fractions))
         raise ValueError(f"the fraction is {fraction}; expected one of {known} (subset.fractions) or 100")
+    if fraction == 100 and name != "standard":
+        raise ValueError(f"the arm {name} has no synthetic images at 100 %; expected standard")
     output = arguments.to or EXPORTS / f"{name}-{fraction}"
     if FOOLS_LOADERS.search(str(output.resolve())):
         raise ValueError(f"{output.resolve()}: public loaders read an identity and a camera from this path")

@@ -57,9 +57,14 @@ def read_mapping(table: Path, folder: Path) -> pd.DataFrame:
     Stems get sequence 0 and frame 0, which no real image of Market-1501 has.
 
     Raises:
-        ValueError: a file stands twice or lies outside the folder, or a camera is not 1 to 6.
+        ValueError: it is no such table, a file stands twice or lies outside the folder, or a camera is not 1
+            to 6.
     """
-    rows = read_csv(table, MAPPING, "import_images")[list(MAPPING)]
+    try:
+        rows = read_csv(table, MAPPING, "")[list(MAPPING)]
+    except (ValueError, OSError) as error:
+        reason = str(error).split("; run the stage")[0]  # the table is the user's, no stage writes it
+        raise ValueError(f"{reason}; expected a table with the columns {', '.join(MAPPING)}") from None
     for file, camid in zip(rows.file, rows.camid, strict=True):
         if not (folder / file).resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{table}: {file} lies outside {folder}")
@@ -119,7 +124,12 @@ def _to_jpeg(file: Path, target: Path) -> None:
                 image.convert("RGB").save(target, "JPEG", quality=_QUALITY, subsampling=0)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow raises for damaged files
         raise ValueError(f"{file}: this is no image that can be read ({error})") from None
 
 

@@ -136,7 +136,7 @@ def test_equal_exports_are_equal_archives(project: Path, monkeypatch: pytest.Mon
             "public loaders read an identity and a camera from this path",
         ),
         (["standard", "50", "--to", "."], "exists and is no export; name another folder"),
-        (["augmented", "100"], "all/100/manifest.csv is missing; run the stage 'generate'"),
+        (["augmented", "100"], "the arm augmented has no synthetic images at 100 %; expected standard"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(
@@ -210,6 +210,33 @@ def test_bad_outside_images_are_refused_and_nothing_is_written(
     with pytest.raises(ValueError, match=sentence):
         run(import_images, monkeypatch, *arguments)
     assert not Path("data/imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "names.csv is missing; expected a table with the columns file, pid, camid"),
+        ("file,pid\na.jpg,2\n", "names.csv: it has no column 'camid'; expected a table with the columns"),
+        (
+            "file,pid,camid\na.jpg,two,1\n",
+            "names.csv: line 2, column 'pid' is 'two', expected a whole number",
+        ),
+    ],
+)
+def test_a_bad_mapping_is_named(
+    text: str | None, sentence: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("outside").mkdir()
+    if text:
+        Path("names.csv").write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        run(import_images, monkeypatch, "outside", "pidm", "--mapping", "names.csv")
+
+
+def test_a_missing_manifest_names_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data/synthetic/all/50/manifest.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"50/manifest.csv is missing; run the stage 'generate'"):
+        run(export, monkeypatch, "augmented", "50")
 
 
 def test_a_damaged_outside_image_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
