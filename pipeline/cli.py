@@ -10,7 +10,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
     """Keeps the paragraphs of a module's docstring, and adds the defaults that an option has."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        if action.default is None or action.default is False or action.default == []:
             return action.help  # "(default: None)" tells nobody anything
         return super()._get_help_string(action)
 

@@ -6,6 +6,7 @@ image per row of settings. Poses come from other images, so the photos are no gr
 """
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
@@ -149,8 +151,52 @@ def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Imag
     return picture
 
 
-def main() -> None:
-    """Run the command."""
+def variants(asked: SampleSettings, guidance: Sequence[float], steps: Sequence[int]) -> list[SampleSettings]:
+    """The settings of each row: every guidance with every number of steps; what is empty stays as asked.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    try:
+        return [
+            SampleSettings(**asked.model_dump() | {"guidance_scale": scale, "steps": count})
+            for scale, count in product(guidance or [asked.guidance_scale], steps or [asked.steps])
+        ]
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        option = {"guidance_scale": "guidance"}.get(str(mistake["loc"][0]), mistake["loc"][0])
+        raise ValueError(f"--{option} is {mistake['input']}: {mistake['msg'].lower()}") from None
+
+
+def generate_rows(
+    parts: IMAGPosePipeline,
+    params: Params,
+    sources: list[str],
+    lenders: list[str],
+    settings: Sequence[SampleSettings],
+    seed: int,
+) -> list[Row]:
+    """Generate from these sources in the poses of the lenders, a row of images for each of the settings."""
+    size, root, poses = parts.view_size, params.dataset.root, read_poses(lenders)
+    nobody = np.zeros(len(sources), int)
+    views = encode_images(root, sources, nobody, parts, params.generator.encode_batch, flip=False)
+    rows = [
+        Row("sources", [read_image(root / image, size) for image in sources], _names(sources)),
+        Row("photo of\nthe pose", [read_image(root / image, size) for image in lenders], []),
+        Row("target\npose", [draw_skeleton(pose, *size) for pose in poses], _names(lenders)),
+    ]
+    for each in settings:
+        made = np.concatenate(list(parts.generate(views, joint_requests(len(sources), poses, seed), each)))
+        label = f"guidance\n{each.guidance_scale:g}\n{each.steps} steps"
+        rows.append(Row(label, list(made), [f"seed {seed + i}" for i in range(len(made))]))
+    return rows
+
+
+def _names(images: Sequence[str]) -> list[str]:
+    return [Path(image).stem for image in images]
+
+
+def _parse() -> Namespace:
     parser = command_line("preview", __doc__)
     parser.add_argument("--identity", type=int, required=True, help="whom to generate, as in the file names")
     parser.add_argument("--source", nargs="+", default=[], metavar="IMAGE", help="1 to 3 of their images")
@@ -158,10 +204,20 @@ def main() -> None:
     parser.add_argument("--pose", nargs="+", default=[], metavar="IMAGE", help="images that lend their poses")
     parser.add_argument("--poses", type=int, default=3, help="or so many random training images")
     parser.add_argument(
-        "--guidance", type=float, nargs="+", metavar="W", help="one row each (default: as in params.yaml)"
+        "--guidance",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="W",
+        help="one row each (default: as in params.yaml)",
     )
     parser.add_argument(
-        "--steps", type=int, nargs="+", metavar="N", help="of DDIM, one row each (default: as in params.yaml)"
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="of DDIM, one row each (default: as in params.yaml)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random choices and the noise")
     parser.add_argument(
@@ -178,49 +234,27 @@ def main() -> None:
         raise ValueError("--poses and --seed: expected at least one pose and no negative seed")
     if arguments.output.suffix not in (".png", ".jpg"):
         raise ValueError(f"--output is {arguments.output}; expected a .png or .jpg file")
-    params, index = load_params(), read_index()
-    asked = params.generate.sample
-    changes = product(arguments.guidance or [asked.guidance_scale], arguments.steps or [asked.steps])
-    try:
-        variants = [
-            SampleSettings(**asked.model_dump() | {"guidance_scale": guidance, "steps": steps})
-            for guidance, steps in changes
-        ]
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        option = {"guidance_scale": "guidance"}.get(str(mistake["loc"][0]), mistake["loc"][0])
-        raise ValueError(f"--{option} is {mistake['input']}: {mistake['msg'].lower()}") from None
-    seed = arguments.seed
+    return arguments
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = _parse()
+    params, index, seed = load_params(), read_index(), arguments.seed
+    settings = variants(params.generate.sample, arguments.guidance, arguments.steps)
     sources = choose_sources(index, arguments.identity, arguments.source, arguments.sources, seed)
     lenders = choose_poses(index, arguments.pose, arguments.poses, params.plan.min_keypoints, seed)
-    poses = read_poses(lenders)
-
     started = time.monotonic()
     parts, name = load_model(arguments.model, params)
-    size, root = parts.view_size, params.dataset.root
-    views = encode_images(
-        root, sources, np.zeros(len(sources), int), parts, params.generator.encode_batch, flip=False
-    )
+    parts.to("cuda" if torch.cuda.is_available() else "cpu")
     loaded = time.monotonic()
-    rows = [
-        Row(
-            "sources", [read_image(root / image, size) for image in sources], [Path(s).stem for s in sources]
-        ),
-        Row("photo of\nthe pose", [read_image(root / image, size) for image in lenders], []),
-        Row("target\npose", [draw_skeleton(pose, *size) for pose in poses], [Path(s).stem for s in lenders]),
-    ]
-    for settings in variants:
-        made = np.concatenate(
-            list(parts.generate(views, joint_requests(len(sources), poses, seed), settings))
-        )
-        label = f"guidance\n{settings.guidance_scale:g}\n{settings.steps} steps"
-        rows.append(Row(label, list(made), [f"seed {seed + i}" for i in range(len(made))]))
+    rows = generate_rows(parts, params, sources, lenders, settings, seed)
     seconds = time.monotonic() - loaded
-    picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *size)
+    picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *parts.view_size)
     with atomic(arguments.output) as file:
-        picture.save(file, quality=90)
+        picture.save(file, quality=80)
     print(
-        f"{arguments.output}: {len(variants) * len(poses)} images by {name}; "
+        f"{arguments.output}: {len(settings) * len(lenders)} images by {name}; "
         f"{loaded - started:.1f} s to load, {seconds:.1f} s to generate"
     )
 
