@@ -289,7 +289,8 @@ def describe(schema: dict[str, Any], node: dict[str, Any] | None = None) -> Iter
     for name, field in properties.items():
         found = _schema_at({**field, "$defs": schema["$defs"]}, ())
         if "properties" in found or "patternProperties" in found:
-            yield from ((f"{name}.{key}", *rest) for key, *rest in describe(schema, found))
+            for key, allowed, meaning in describe(schema, found):
+                yield f"{name}.{key}", allowed, meaning
         else:
             yield name, _expected(found), field.get("description", found.get("description", ""))
 
