@@ -151,8 +151,8 @@ def main() -> None:
     chosen = arguments.fractions or fractions
     for fraction in chosen:
         if fraction not in fractions:
-            known = ", ".join(map(str, fractions))
-            raise ValueError(f"the fraction is {fraction}; expected one of {known} (subset.fractions)")
+            listed = ", ".join(map(str, fractions))
+            raise ValueError(f"the fraction is {fraction}; expected one of {listed} (subset.fractions)")
     if not re.fullmatch("[a-z][a-z0-9_-]*", arguments.name):
         raise ValueError(f"the name is {arguments.name}; expected small letters, digits, - and _")
     if not arguments.folder.is_dir():
