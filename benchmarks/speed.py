@@ -31,8 +31,7 @@ from pipeline.files import atomic, stage_main, write_json
 from pipeline.index import read_index
 from pipeline.params import load_params
 from pipeline.poses import read_poses
-from pipeline.preview import load_model
-from pipeline.train_generator import read_image
+from pipeline.preview import load_model, read_view
 
 TARGETS = 3  # poses per person
 REPORT = Path("reports/speed.json")
@@ -138,7 +137,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts.to(device)
     images = choose(params.plan.min_keypoints, arguments.people)
-    photos = [[read_image(params.dataset.root / image, parts.view_size) for image in four] for four in images]
+    photos = [[read_view(params.dataset.root / image, parts.view_size) for image in four] for four in images]
     poses = np.stack([read_poses(four) for four in images])
     truth = [photo for four in photos for photo in four[1:]]
     methods = ("T1", "IMAGPose*")

@@ -193,8 +193,8 @@ def main() -> None:
     if fraction == 100 and name != "standard":
         raise ValueError(f"the arm {name} has no synthetic images at 100 %; expected standard")
     output = arguments.to or EXPORTS / f"{name}-{fraction}"
-    if FOOLS_LOADERS.search(str(output.resolve())):
-        raise ValueError(f"{output.resolve()}: public loaders read an identity and a camera from this path")
+    if FOOLS_LOADERS.search(str(output.absolute())):
+        raise ValueError(f"{output.absolute()}: public loaders read an identity and a camera from this path")
     if output.exists() and not (output / LIST).is_file():
         raise ValueError(f"{output} exists and is no export; name another folder with --to")
     arm = params.arms.get(name)

@@ -3,8 +3,8 @@
 Reads a folder of images; writes data/imported/<name>/<fraction>/ with the images under Market-1501 names and
 manifest.csv, for `synthetic: data/imported/<name>` in an arm of params.yaml. Who is shown stands in the file
 names (0002_c1s1_000451_03.jpg, also with another ending or a counter _g0001), or for other names in a table
-with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are; other formats
-become JPEGs. Images made for one subset must not teach another: import each share's own.
+with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are; PNGs become
+JPEGs. Images made for one subset must not teach another: import each share's own.
 """
 
 import re
@@ -17,13 +17,14 @@ from PIL import Image
 
 from pipeline.cli import command_line
 from pipeline.files import atomic, md5, progress, read_csv, stage_main, write_csv
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import load_params
 
 IMPORTED = Path("data/imported")
 MAPPING = {"file": str, "pid": int, "camid": int}
 _NAME = re.compile(r"((\d{4})_c([1-6])s\d+_\d{6}_\d{2})(?:_g\d{4,})?", re.ASCII)
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 _QUALITY = 95  # of JPEGs made of other formats
 
 
@@ -90,7 +91,7 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
         Columns name, pid, camid, file (where it came from) and md5.
 
     Raises:
-        ValueError: an identity is not in training, or a file is no image.
+        ValueError: an identity is not in training, or a file is refused by `read_image`.
     """
     strangers = rows[~rows.pid.isin(list(known))]
     if len(strangers):
@@ -115,22 +116,12 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
 
 
 def _to_jpeg(file: Path, target: Path) -> None:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                shutil.copyfile(file, target)
-            else:
-                image.convert("RGB").save(target, "JPEG", quality=_QUALITY, subsampling=0)
-    except FileNotFoundError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for damaged files
-        raise ValueError(f"{file}: this is no image that can be read ({error})") from None
+    pixels = read_image(file)
+    with Image.open(file) as image:
+        if image.format == "JPEG":
+            shutil.copyfile(file, target)
+        else:
+            pixels.save(target, "JPEG", quality=_QUALITY, subsampling=0)
 
 
 def main() -> None:

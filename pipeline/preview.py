@@ -26,11 +26,12 @@ from generator.seeding import rng
 from generator.settings import SampleSettings
 from pipeline.cli import command_line
 from pipeline.files import atomic, stage_main
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.model_card import MODELS
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
-from pipeline.train_generator import encode_images, load_parts, read_image
+from pipeline.train_generator import encode_images, load_parts
 
 _TILE_HEIGHT = 224  # pixels on the picture; a tile is then as wide as an image's name
 _GAP, _LINE, _LABEL_WIDTH = 6, 22, 96  # pixels between tiles, for a line of text, and left of the rows
@@ -129,6 +130,11 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
     return IMAGPosePipeline.from_pretrained(model, local_files_only=True), str(model)
 
 
+def read_view(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image as the generator's encoders get it: uint8 [height, width, 3] at `size`."""
+    return np.asarray(read_image(file).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Image:
     """Draw labelled rows of images, each image uint8 [height, width, 3], under a title."""
     tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
@@ -181,8 +187,8 @@ def generate_rows(
     nobody = np.zeros(len(sources), int)
     views = encode_images(root, sources, nobody, parts, params.generator.encode_batch, flip=False)
     rows = [
-        Row("sources", [read_image(root / image, size) for image in sources], _names(sources)),
-        Row("photo of\nthe pose", [read_image(root / image, size) for image in lenders], []),
+        Row("sources", [read_view(root / image, size) for image in sources], _names(sources)),
+        Row("photo of\nthe pose", [read_view(root / image, size) for image in lenders], []),
         Row("target\npose", [draw_skeleton(pose, *size) for pose in poses], _names(lenders)),
     ]
     for each in settings:

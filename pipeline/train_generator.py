@@ -131,7 +131,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
     views = encode_images(
         params.dataset.root,
         images,
-        index.pid.to_numpy(),
+        index.pid.to_numpy(copy=True),  # torch warns of memory that pandas keeps read-only
         parts,
         settings.encode_batch,
         flip=settings.train.flip > 0,

@@ -243,6 +243,6 @@ def test_a_damaged_outside_image_is_named(project: Path, monkeypatch: pytest.Mon
     pid = int(index.read_index().query("split == 'train'").pid.min())
     file = save_image(Path(f"outside/{pid:04d}_c1s1_000001_01.jpg"))
     file.write_bytes(file.read_bytes()[:400])
-    with pytest.raises(ValueError, match=r"000001_01.jpg: this is no image that can be read"):
+    with pytest.raises(ValueError, match=r"000001_01.jpg: damaged or unreadable"):
         run(import_images, monkeypatch, "outside", "pidm")
     assert not Path("data/imported/pidm/50").exists()
