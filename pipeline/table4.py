@@ -35,7 +35,7 @@ METRICS = ("rank1", "mAP", "mINP")
 CONFIDENCE = 0.95
 _KEY = ["arm", "train_on", "fraction", "seed"]
 _TITLES = {"rank1": "rank-1 (%)", "mAP": "mAP (%)"}
-_COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 
 _FULL = "100 % real images"
 
@@ -186,7 +186,7 @@ def draw(summary: Summary, dataset: str) -> Figure:
             # Arms stand side by side, so that their intervals do not hide each other.
             places = np.array(list(below)) + 1.2 * (i - (len(arms) - 1) / 2)
             label = arm if train_on == "none" else f"{arm} (generator saw: {train_on})"
-            colour = _COLOURS[i % len(_COLOURS)]
+            colour = COLOURS[i % len(COLOURS)]
             axis.errorbar(
                 places, means, halves, label=label, color=colour, marker="o", ms=4, lw=1.5, capsize=3
             )
