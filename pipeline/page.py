@@ -68,7 +68,7 @@ def figure(draw: Callable[[], Figure], alt: str) -> Markup:
     svg = svg.replace(INK, "currentColor").replace("#000000", "currentColor")
     # Matplotlib numbers its elements, and the numbers of two figures on a page are the same.
     used = set(re.findall(r"#([\w-]+)", svg))
-    svg = re.sub(r' id="([\w-]+)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", svg)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 
