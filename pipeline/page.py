@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 _MOST_ROWS = 256  # pixels; taller photographs are made smaller, so that a page can be sent by mail
+COLOURS = ("#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 INK = "#010101"  # what a figure draws in it takes the colour of the page's text
 
 

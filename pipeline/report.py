@@ -24,7 +24,7 @@ from generator.seeding import rng
 from pipeline import plan, table4, times
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
 from pipeline.index import REJECTED, read_index
-from pipeline.page import INK, Picture, figure, graphic, photograph, render
+from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
@@ -66,7 +66,7 @@ def table4_section(summary: table4.Summary, dataset: str) -> dict[str, Any]:
         "gains": gains,
         "figure": figure(
             lambda: table4.draw(summary, dataset),
-            "Rank-1 and mAP over the share of real training images, one line per arm, with 95 % intervals; "
+            "Rank-1 and mAP over the share of real training images, of each arm with 95 % intervals; "
             "the numbers stand in the table",
         ),
     }
@@ -162,7 +162,7 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
         orientation="horizontal",
         whis=(0, 100),
         tick_labels=[f"{share} %" for share in counts],
-        medianprops={"color": table4.COLOURS[2]},
+        medianprops={"color": COLOURS[2]},
         boxprops={"color": INK},
         whiskerprops={"color": INK},
         capprops={"color": INK},
@@ -198,7 +198,7 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
     drawing = Figure(figsize=(7, 2.8), layout="constrained")
     axis = drawing.subplots()
     for i, (fraction, rows) in enumerate(table.groupby("fraction")):
-        colour = table4.COLOURS[(i + 1) % len(table4.COLOURS)]
+        colour = COLOURS[(i + 1) % len(COLOURS)]
         axis.plot(rows.step, rows.loss, color=colour, lw=0.8, alpha=0.35)
         smooth = rows.loss.rolling(_SMOOTH, min_periods=1, center=True).mean()
         axis.plot(rows.step, smooth, color=colour, lw=1.8, label=f"{fraction} % of the images")
@@ -312,6 +312,8 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Per arm the ranking lists of queries won, lost and failed, before and after augmentation."""
+    if not (table4.RESULTS / "standard.queries.csv").is_file():
+        return []
     standard = read_queries("standard")
     images = index.set_index("image")
     by_arm = []

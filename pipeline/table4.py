@@ -35,7 +35,7 @@ METRICS = ("rank1", "mAP", "mINP")
 CONFIDENCE = 0.95
 _KEY = ["arm", "train_on", "fraction", "seed"]
 _TITLES = {"rank1": "rank-1 (%)", "mAP": "mAP (%)"}
-COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+_COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 
 _FULL = "100 % real images"
 
@@ -186,7 +186,7 @@ def draw(summary: Summary, dataset: str) -> Figure:
             # Arms stand side by side, so that their intervals do not hide each other.
             places = np.array(list(below)) + 1.2 * (i - (len(arms) - 1) / 2)
             label = arm if train_on == "none" else f"{arm} (generator saw: {train_on})"
-            colour = COLOURS[i % len(COLOURS)]
+            colour = _COLOURS[i % len(_COLOURS)]
             axis.errorbar(
                 places, means, halves, label=label, color=colour, marker="o", ms=4, lw=1.5, capsize=3
             )
@@ -210,6 +210,28 @@ def draw(summary: Summary, dataset: str) -> Figure:
     return figure
 
 
+def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
+    """The columns of `dvc exp show`: 100 % real images, and each arm's gain in the mean over the fractions.
+
+    Returns:
+        "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
+        are several: gain_rank1 and gain_mAP (points). None where a run does not say it.
+    """
+    metrics = ("rank1", "mAP")
+    full = summary.get("standard", {}).get("none", {}).get("100")
+    numbers = {"standard": {f"{name}_100": full[name]["mean"] if full else None for name in metrics}}
+    for arm, source, cells in _arms(summary):
+        if arm != "standard":
+            label = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
+            numbers[label] = {f"gain_{name}": _mean_gain(cells, name) for name in metrics}
+    return numbers
+
+
+def _mean_gain(cells: dict[str, dict[str, Any]], metric: str) -> float | None:
+    gains = [cell[metric]["gain"] for cell in cells.values()]
+    return None if None in gains else round(sum(gains) / len(gains), 3)
+
+
 def main() -> None:
     """Run the stage."""
     params = load_params()
@@ -218,6 +240,7 @@ def main() -> None:
     text = render(summary, params.dataset.name)
     write_csv(rows, TABLE)
     write_json(summary, TABLE.with_suffix(".json"))
+    write_json(headline(summary), TABLE.with_name("summary.json"))
     with atomic(TABLE.with_suffix(".md")) as file:
         file.write_text(text, encoding="utf-8")
     with atomic(TABLE.with_suffix(".png")) as file:

@@ -54,7 +54,7 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         text = text.replace(old, new)
     Path("params.yaml").write_text(text)
     params = load_params()
-    index, rejected = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, rejected, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     write_csv(rejected, "data/rejected.csv")
     poses.main()
