@@ -23,7 +23,7 @@ from generator.pose import draw_skeleton
 from generator.seeding import rng
 from pipeline import plan, table4, times
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
-from pipeline.index import REJECTED, read_index
+from pipeline.index import LEAKED, REJECTED, read_index
 from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
@@ -139,6 +139,7 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
         "cameras": sorted(train.groupby("camid").size().items()),
         "rejected": sorted(reasons, key=lambda reason: -reason[1]),
         "rejected_files": len(rejected),
+        "leaked": read_csv(LEAKED, {"train": str}, "index").train.nunique(),
         "figure": figure(
             lambda: _draw_counts(counts),
             "Box plot of the training images per identity, one box per subset; the ranges stand in the table",

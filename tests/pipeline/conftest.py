@@ -54,9 +54,10 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         text = text.replace(old, new)
     Path("params.yaml").write_text(text)
     params = load_params()
-    index, rejected, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, rejected, leaked = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     write_csv(rejected, "data/rejected.csv")
+    write_csv(leaked, "data/leaked.csv")
     poses.main()
     subset.main()
     half = index[index.image.isin(subset.read_subset(50))]

@@ -148,7 +148,7 @@ def test_the_page_says_what_the_run_did(run: Params) -> None:
         "shipped defaults in params.embedded.yaml" in text
         and "subset.fractions [50] [20, 40, 60, 80]" in text
     )
-    assert "No file was rejected." in text
+    assert "No file was rejected." in text and "No training image stands in the test set." in text
     assert "generate@all-50 12.3 567" in text and "data/plans 0123456789abcdef.dir" in text
     assert "mean identity score 0." in text and "Queries that augmented won" in text
     assert "its numbers say nothing of Market-1501" not in text  # the data set is not the rendered one
