@@ -33,4 +33,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .scratch data models
+	rm -rf $(VENV) .scratch data models dvclive dvc_plots

@@ -1,31 +1,75 @@
 """Learning curves that a killed and resumed run does not tear."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+LIVE = Path("dvclive")  # git ignores it; dvc.yaml lists what is plotted
+
 
 class Curve:
-    """A learning curve in a file: steps that a resumed run takes again replace the old ones."""
+    """A learning curve in a file: steps that a resumed run takes again replace the old ones.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        file: of the curve, one line per step; it belongs to one run.
+        live: name under which DVCLive shows the curve while it grows, to `dvc plots` and to the VS Code
+            extension, as <name>/<value>; None does not show it.
+        every: steps between the points that are shown.
+    """
+
+    def __init__(self, file: Path, live: str | None = None, every: int = 1) -> None:
         self.file = file
+        self.live = live
+        self.every = every
+        self._dvclive: Any = None
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
         with self.file.open("a") as file:
             file.write("\n" + json.dumps({"step": step, **values}))  # a line that a kill cut off ends here
+        if self.live and step % self.every == 0:
+            self._show(self.live, step, values)
+
+    def _show(self, name: str, step: int, values: dict[str, float]) -> None:
+        if self._dvclive is None:
+            from dvclive import Live  # here, for it takes 0.8 s, and not all who import this train
+
+            # DVCLive appends: what another run, or this one after its last checkpoint, showed is taken back.
+            folder = LIVE / "plots" / "metrics" / name
+            shutil.rmtree(folder, ignore_errors=True)
+            steps = self._steps()
+            steps = steps[(steps.step < step) & (steps.step % self.every == 0)]
+            if len(steps):
+                folder.mkdir(parents=True)
+                for value in values:
+                    steps[["step", value]].to_csv(folder / f"{value}.tsv", sep="\t", index=False)
+            (LIVE / "metrics.json").unlink(missing_ok=True)  # a kill may have torn it, and nobody needs it
+            self._dvclive = Live(str(LIVE), resume=True, dvcyaml=None, save_dvc_exp=False)
+        self._dvclive.step = step
+        for value, number in values.items():
+            self._dvclive.log_metric(f"{name}/{value}", number)
+        self._dvclive.sync()
+
+    def close(self) -> None:
+        """Tell DVCLive that the run is over."""
+        if self._dvclive is not None:
+            self._dvclive.end()
 
     def table(self, points: int = 200) -> pd.DataFrame:
         """At most `points` rows, each the mean of equally many steps; `step` is the last of them."""
+        steps = self._steps()
+        size = -(-len(steps) // points)
+        means = steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
+        return means.reset_index(drop=True)
+
+    def _steps(self) -> pd.DataFrame:
         rows = []
         for line in self.file.read_text().splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
                 continue  # empty, or cut off by a kill: the resumed run took the step again
-        steps = pd.DataFrame(rows).drop_duplicates("step", keep="last").sort_values("step")
-        size = -(-len(steps) // points)
-        means = steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
-        return means.reset_index(drop=True)
+        return pd.DataFrame(rows).drop_duplicates("step", keep="last").sort_values("step")

@@ -17,6 +17,8 @@ import pandas as pd
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from pipeline import times
+
 T = TypeVar("T")
 
 SCRATCH = Path(".scratch")
@@ -201,10 +203,12 @@ def progress(iterable: Iterable[T], total: int | None, desc: str) -> Iterable[T]
 def stage_main(main: Callable[[], None]) -> None:
     """Run a stage; bad input, settings or disks end it with one sentence and exit code 1.
 
-    PIPELINE_DEBUG=1 in the environment shows the traceback instead.
+    What a stage took goes to the log that the report reads (`pipeline.times`). PIPELINE_DEBUG=1 in the
+    environment shows the traceback instead.
     """
     try:
         main()
+        times.log(SCRATCH)
     except (ValueError, OSError) as error:
         if os.environ.get("PIPELINE_DEBUG") == "1":
             raise

@@ -181,6 +181,24 @@ class ContactSheetsSettings(Settings):
     seed: Seed
 
 
+class ReportSettings(Settings):
+    """How much the page to look at shows."""
+
+    identities: int = Field(ge=1, le=50, description="identities in each gallery")
+    images_per_identity: int = Field(ge=1, le=30, description="generated images of each identity")
+    queries: int = Field(ge=1, le=50, description="queries per arm that augmentation won, lost and failed")
+    seed: Seed
+
+
+class StudySettings(Settings):
+    """How long the questionnaire of a user study is."""
+
+    real: int = Field(ge=1, le=1000, description="real images to judge")
+    generated: int = Field(ge=1, le=1000, description="generated images to judge, of each method")
+    comparisons: int = Field(ge=0, le=1000, description="choices of the best among the methods")
+    seed: Seed
+
+
 class Params(Settings):
     """All of params.yaml; sections stand in the order in which data flows."""
 
@@ -195,6 +213,8 @@ class Params(Settings):
     reid: ReidSection
     arms: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], ArmSettings] = Field(min_length=1)
     contact_sheets: ContactSheetsSettings
+    report: ReportSettings
+    study: StudySettings
 
     @model_validator(mode="after")
     def _views_fit(self) -> Self:

@@ -211,6 +211,28 @@ def draw(summary: Summary, dataset: str) -> Figure:
     return figure
 
 
+def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
+    """The columns of `dvc exp show`: 100 % real images, and each arm's gain in the mean over the fractions.
+
+    Returns:
+        "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
+        are several: gain_rank1 and gain_mAP (points). None where a run does not say it.
+    """
+    metrics = ("rank1", "mAP")
+    full = summary.get("standard", {}).get("none", {}).get("100")
+    numbers = {"standard": {f"{name}_100": full[name]["mean"] if full else None for name in metrics}}
+    for arm, source, cells in _arms(summary):
+        if arm != "standard":
+            label = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
+            numbers[label] = {f"gain_{name}": _mean_gain(cells, name) for name in metrics}
+    return numbers
+
+
+def _mean_gain(cells: dict[str, dict[str, Any]], metric: str) -> float | None:
+    gains = [cell[metric]["gain"] for cell in cells.values()]
+    return None if None in gains else round(sum(gains) / len(gains), 3)
+
+
 def main() -> None:
     """Run the stage."""
     params = load_params()
@@ -219,6 +241,7 @@ def main() -> None:
     text = render(summary, params.dataset.name)
     write_csv(rows, TABLE)
     write_json(summary, TABLE.with_suffix(".json"))
+    write_json(headline(summary), TABLE.with_name("summary.json"))
     with atomic(TABLE.with_suffix(".md")) as file:
         file.write_text(text, encoding="utf-8")
     with atomic(TABLE.with_suffix(".png")) as file:

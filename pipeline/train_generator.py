@@ -136,7 +136,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         settings.encode_batch,
         flip=settings.train.flip > 0,
     )
-    curve = Curve(folder / "curve.jsonl")
+    curve = Curve(folder / "curve.jsonl", f"generator/{fraction}", every=max(1, settings.train.steps // 1000))
     parts.denoiser = train(
         parts.denoiser,
         views,
@@ -147,6 +147,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         accelerator,
         log=curve.log if accelerator.is_main_process else lambda step, values: None,
     )
+    curve.close()
     return parts, curve
 
 

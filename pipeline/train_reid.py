@@ -18,6 +18,7 @@ import pipeline.images
 import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
+from pipeline.curve import Curve
 from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
 from pipeline.images import load_images
 from pipeline.index import read_index
@@ -75,6 +76,7 @@ def train_and_test(
     if not result.is_file():
         device = "cuda" if torch.cuda.is_available() else "cpu"
         train_sets = [real, synthetic] if synthetic else [real]
+        curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
         model = train(
             np.concatenate([images.pixels for images in train_sets]),
             np.concatenate([images.table.pid for images in train_sets]),
@@ -86,7 +88,9 @@ def train_and_test(
             device=device,
             checkpoints=Checkpoints(folder),
             title=title,
+            log=curve.log,
         )
+        curve.close()
         found = evaluate(
             distances(
                 features(model, query.pixels, settings.evaluation_batch),

@@ -1,6 +1,7 @@
 """BoT training: one flat loop from images in memory to a model, exact under restarts."""
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,7 @@ def train(
     checkpoint_every: int = 1000,
     title: str = "train",
     backbone: tuple[nn.Module, int] | None = None,
+    log: Callable[[int, dict[str, float]], object] = lambda iteration, values: None,
 ) -> BoT:
     """Trains one re-identification model.
 
@@ -72,6 +74,7 @@ def train(
         checkpoint_every: iterations between two of them.
         title: name on the progress bar.
         backbone: see `reid.model.BoT`; it is trained in place.
+        log: called now and then with the number of iterations done and the batch's loss and accuracy.
 
     Returns:
         The model in evaluation mode, on the device.
@@ -153,6 +156,7 @@ def train(
                     )
                 accuracy = (logits.argmax(dim=1) == target).float().mean()
                 bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
+                log(done, {"loss": loss.item(), "accuracy": accuracy.item()})
             if checkpoints and (done % checkpoint_every == 0 or done == settings.iterations):
                 checkpoints.save(done, **parts)
     return model.eval()

@@ -127,7 +127,7 @@ def test_a_second_run_does_nothing(project):
 def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project):
     before = (project / "reports/table4.csv").read_bytes()
     set_params(project, {"arms.augmented.synthetic_share": 0.5})
-    assert stages_run(run(project, "dvc", "repro")) == ["augmented@augmented", "table4"]
+    assert stages_run(run(project, "dvc", "repro")) == ["augmented@augmented", "table4", "report"]
     set_params(project, {"arms.augmented.synthetic_share": 0.4})
     run(project, "dvc", "repro")
     assert (project / "reports/table4.csv").read_bytes() == before

@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
+from pipeline.files import write_csv
 
 
 def save_image(path: Path, seed: int = 0, size: tuple[int, int] = (64, 128)) -> Path:
@@ -26,3 +27,11 @@ def keypoints_frame(images: list[str], seed: int = 0) -> pd.DataFrame:
     frame = pd.DataFrame(points.reshape(len(images), -1), columns=columns)
     frame.insert(0, "image", images)
     return frame
+
+
+def save_method(folder: Path, manifest: pd.DataFrame, seed: int) -> Path:
+    """Write the images of a manifest, of noise, as the stage `generate` lays them out."""
+    for number, name in enumerate(manifest.name):
+        save_image(folder / name, seed + number)
+    write_csv(manifest, folder / "manifest.csv")
+    return folder

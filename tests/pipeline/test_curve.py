@@ -1,3 +1,7 @@
+from pathlib import Path
+
+import pandas as pd
+
 from pipeline.curve import Curve
 
 
@@ -27,3 +31,35 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
         file.write('\n{"step": 2, "lo')
     curve.log(2, {"loss": 2.0})
     assert curve.table().loss.tolist() == [1.0, 2.0]
+
+
+def test_dvclive_shows_each_step_of_a_resumed_run_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def shown(name):
+        return pd.read_csv(f"dvclive/plots/metrics/{name}.tsv", sep="\t").to_dict("list")
+
+    for name in ("a", "b"):
+        earlier = Curve(tmp_path / f"{name}.jsonl", f"generator/{name}")
+        for step in range(1, 9):
+            earlier.log(step, {"loss": 9.0, "accuracy": 0.0})
+    killed = Curve(tmp_path / "curve.jsonl", "generator/a", every=2)
+    for step in range(1, 8):
+        killed.log(step, {"loss": 1 / step})
+    assert shown("generator/a/loss") == {"step": [2, 4, 6], "loss": [1 / 2, 1 / 4, 1 / 6]}
+    Path("dvclive/metrics.json").write_text("{")  # torn by the kill
+    resumed = Curve(tmp_path / "curve.jsonl", "generator/a", every=2)
+    for step in range(5, 11):  # the last checkpoint was at 4
+        resumed.log(step, {"loss": 10.0 * step})
+    resumed.close()
+    assert shown("generator/a/loss") == {"step": [2, 4, 6, 8, 10], "loss": [1 / 2, 1 / 4, 60, 80, 100]}
+    assert not Path("dvclive/plots/metrics/generator/a/accuracy.tsv").exists()  # of the earlier run
+    assert len(shown("generator/b/loss")["step"]) == 8  # another curve stays
+
+
+def test_a_curve_that_nobody_watches_writes_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    curve = Curve(tmp_path / "curve.jsonl")
+    curve.log(1, {"loss": 1.0})
+    curve.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["curve.jsonl"]

@@ -89,6 +89,28 @@ def test_what_cannot_be_said_is_none() -> None:
     json.dumps(no_gap, allow_nan=False)
 
 
+def test_the_headline_has_the_reference_and_each_arms_mean_gain() -> None:
+    more = models("augmented", "all", 40, [1.0, 1.0, 1.0]), models("standard", "none", 40, [2.0, 2.0, 2.0])
+    assert stage.headline(stage.summarise(pd.concat([ROWS, *more]))) == {
+        "standard": {"rank1_100": 72, "mAP_100": 36},
+        "augmented": {
+            "gain_rank1": pytest.approx((32 / 3 - 1) / 2, abs=1e-3),
+            "gain_mAP": pytest.approx(2.417),
+        },
+    }
+    leak_free = models("augmented", "subset", 20, AUGMENTED)
+    assert list(stage.headline(stage.summarise(pd.concat([ROWS, leak_free])))) == [
+        "standard",
+        "augmented_all",
+        "augmented_subset",
+    ]
+    lonely = stage.headline(stage.summarise(ROWS[ROWS.arm == "augmented"]))
+    assert lonely == {
+        "standard": {"rank1_100": None, "mAP_100": None},
+        "augmented": {"gain_rank1": None, "gain_mAP": None},
+    }
+
+
 def test_the_table_can_be_read() -> None:
     lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
     assert "embedded world" in lines[0]
@@ -156,6 +178,7 @@ def test_the_stage_writes_table_summary_text_and_figure(
     stage.main()
     assert len(pd.read_csv("reports/table4.csv")) == len(ROWS)
     assert json.loads(Path("reports/table4.json").read_text()) == stage.summarise(ROWS)
+    assert json.loads(Path("reports/summary.json").read_text()) == stage.headline(stage.summarise(ROWS))
     assert Path("reports/table4.md").read_text() in capsys.readouterr().out
     with Image.open("reports/table4.png") as figure:
         assert min(figure.size) > 300

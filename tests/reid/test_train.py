@@ -106,6 +106,13 @@ def test_training_is_a_function_of_its_arguments(small):
     assert differ(first, train(IMAGES, PIDS, HALF, small(), 1, synthetic_share=0.5))
 
 
+def test_loss_and_accuracy_are_logged_now_and_then(small):
+    logged = {}
+    train(IMAGES, PIDS, REAL, small(iterations=25), 0, log=logged.__setitem__)
+    assert list(logged) == [20, 25]
+    assert all(values["loss"] > 0 and 0 <= values["accuracy"] <= 1 for values in logged.values())
+
+
 def test_training_leaves_the_global_generator_alone(small):
     before = torch.get_rng_state()
     train(IMAGES, PIDS, REAL, small(iterations=1), 0)

@@ -1,0 +1,451 @@
+"""Stage `report`: one page to look at, reports/report.html, with what a run has to show.
+
+Reads what the other stages wrote. The page is a single file without scripts: it opens offline, prints, and
+can be sent to somebody. What each stage took comes from the log in .scratch/, which is no input of the stage.
+"""
+
+import json
+import platform
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from packaging.requirements import Requirement
+from PIL import Image
+from ruamel.yaml import YAML
+
+from generator.pose import draw_skeleton
+from generator.seeding import rng
+from pipeline import plan, table4, times
+from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
+from pipeline.index import LEAKED, REJECTED, read_index
+from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
+from pipeline.params import Params, load_params
+from pipeline.poses import read_poses
+from pipeline.subset import read_subset
+
+REPORT = Path("reports/report.html")
+PROFILES = ("params.embedded.yaml", "params.market1501.yaml")  # the defaults that are shipped
+CURVES = Path("reports/generator")
+
+QUERIES = {  # data/reid/<arm>.queries.csv, one row per model and query
+    "fraction": int,
+    "seed": int,
+    "query": str,
+    "ap": float,  # percent
+    "top": str,  # the best gallery images, best first, separated by spaces
+}
+_MODEL_QUERY = ["fraction", "seed", "query"]
+SCORES = {"name": str, "agreement": float}  # scores.csv beside generated images
+_SMOOTH = 9  # points of a learning curve in its running mean
+
+
+def table4_section(summary: table4.Summary, dataset: str) -> dict[str, Any]:
+    """Table 4 in text: the means of rank-1 and mAP with their intervals, and what was gained."""
+    arms = [(arm, saw, cells) for arm, by_source in summary.items() for saw, cells in by_source.items()]
+    fractions = sorted({fraction for _, _, cells in arms for fraction in cells}, key=int)
+    augmented = {fraction for arm, _, cells in arms if arm != "standard" for fraction in cells}
+    gain_fractions = [fraction for fraction in fractions if fraction in augmented]
+    rows, gains = [], []
+    for arm, saw, cells in arms:
+        name = arm if saw == "none" else f"{arm} (generator saw: {saw})"
+        for metric, title in (("rank1", "rank-1"), ("mAP", "mAP")):
+            found = {fraction: cell[metric] for fraction, cell in cells.items()}
+            rows.append((name, title, [_mean(found.get(fraction)) for fraction in fractions]))
+            if arm != "standard":
+                gains.append((name, title, [_gain(found.get(fraction)) for fraction in gain_fractions]))
+    return {
+        "fractions": fractions,
+        "gain_fractions": gain_fractions,
+        "rows": rows,
+        "gains": gains,
+        "figure": figure(
+            lambda: table4.draw(summary, dataset),
+            "Rank-1 and mAP over the share of real training images, of each arm with 95 % intervals; "
+            "the numbers stand in the table",
+        ),
+    }
+
+
+def _mean(metric: dict[str, Any] | None) -> tuple[str, str] | None:
+    if metric is None:
+        return None
+    half = "" if metric["high"] is None else f"± {metric['high'] - metric['mean']:.1f}"
+    return f"{metric['mean']:.1f}", half
+
+
+def _gain(metric: dict[str, Any] | None) -> dict[str, str] | None:
+    if metric is None or metric["gain"] is None:
+        return None
+    low, high, share = metric["gain_low"], metric["gain_high"], metric["recovered"]
+    return {
+        "gain": f"{metric['gain']:+.1f}",
+        "interval": "" if low is None else f"{low:+.1f} to {high:+.1f}",
+        "recovered": "" if share is None else f"recovers {100 * share:.0f} %",
+        "verdict": "" if low is None else "gain" if low > 0 else "loss" if high < 0 else "not resolved",
+    }
+
+
+def parameters_section(params: Params) -> dict[str, Any]:
+    """All settings by their dotted names, beside those defaults, of the shipped ones, that are nearest."""
+    mine = _flatten(params.model_dump(mode="json"))
+    shipped = {name: _flatten(load_params(name).model_dump(mode="json")) for name in PROFILES}
+
+    def differing(name: str) -> list[str]:
+        defaults = shipped[name]
+        keys = [*mine, *(key for key in defaults if key not in mine)]
+        return [key for key in keys if mine.get(key, "") != defaults.get(key, "")]
+
+    nearest = min(PROFILES, key=lambda name: len(differing(name)))
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for key, value in mine.items():
+        section, _, rest = key.partition(".")
+        sections.setdefault(section, []).append((rest, value))
+    changed = [(key, mine.get(key, "-"), shipped[nearest].get(key, "-")) for key in differing(nearest)]
+    return {"defaults": nearest, "changed": changed, "sections": sections}
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if not isinstance(value, str) else value
+    return flat
+
+
+def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
+    """Who and what is in the data set, how many images people have, and what was rejected."""
+    splits = [
+        (name, len(rows), rows.pid[rows.pid > 0].nunique(), rows.camid.nunique(), _spread(rows))
+        for name, rows in index.groupby("split", sort=False)
+    ]
+    rejected = read_csv(REJECTED, {"image": str, "reason": str}, "index")
+    reasons = [
+        (reason, len(rows), rows.image.iloc[0]) for reason, rows in rejected.groupby("reason", sort=False)
+    ]
+    train = index[index.split == "train"]
+    shares = [*params.subset.fractions, 100]
+    counts = {share: train[train.image.isin(read_subset(share))].groupby("pid").size() for share in shares}
+    return {
+        "splits": splits,
+        "subsets": [(share, int(count.sum()), _spread_of(count)) for share, count in counts.items()],
+        "cameras": sorted(train.groupby("camid").size().items()),
+        "rejected": sorted(reasons, key=lambda reason: -reason[1]),
+        "rejected_files": len(rejected),
+        "leaked": read_csv(LEAKED, {"train": str}, "index").train.nunique(),
+        "figure": figure(
+            lambda: _draw_counts(counts),
+            "Box plot of the training images per identity, one box per subset; the ranges stand in the table",
+        ),
+    }
+
+
+def _spread(rows: pd.DataFrame) -> str:
+    return _spread_of(rows[rows.pid > 0].groupby("pid").size())
+
+
+def _spread_of(counts: pd.Series) -> str:
+    return f"{counts.min()} to {counts.max()}, mean {counts.mean():.1f}"
+
+
+def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
+    drawing = Figure(figsize=(7, 0.9 + 0.32 * len(counts)), layout="constrained")
+    axis = drawing.subplots()
+    axis.boxplot(
+        list(counts.values()),
+        orientation="horizontal",
+        whis=(0, 100),
+        tick_labels=[f"{share} %" for share in counts],
+        medianprops={"color": COLOURS[2]},
+        boxprops={"color": INK},
+        whiskerprops={"color": INK},
+        capprops={"color": INK},
+    )
+    axis.set(xlabel="training images of an identity", ylabel="subset", xlim=(0, None))
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    return drawing
+
+
+def curves_section(params: Params) -> list[tuple[str, Any]]:
+    """The generators' learning curves."""
+    tables = {
+        name: read_csv(
+            CURVES / f"{name}.csv", {"step": int, "loss": float, "fraction": int}, "train_generator"
+        )
+        for name in params.generator.train_on
+    }
+    return [
+        (
+            f"Generator trained on: {name}",
+            figure(
+                lambda table=table: _draw_curves(table),
+                f"Loss of the generator trained on {name} over its training steps, from "
+                f"{table.loss.iloc[0]:.3f} to {table.loss.iloc[-1]:.3f}",
+            ),
+        )
+        for name, table in tables.items()
+    ]
+
+
+def _draw_curves(table: pd.DataFrame) -> Figure:
+    drawing = Figure(figsize=(7, 2.8), layout="constrained")
+    axis = drawing.subplots()
+    for i, (fraction, rows) in enumerate(table.groupby("fraction")):
+        colour = COLOURS[(i + 1) % len(COLOURS)]
+        axis.plot(rows.step, rows.loss, color=colour, lw=0.8, alpha=0.35)
+        smooth = rows.loss.rolling(_SMOOTH, min_periods=1, center=True).mean()
+        axis.plot(rows.step, smooth, color=colour, lw=1.8, label=f"{fraction} % of the images")
+    axis.set(xlabel="step", ylabel="loss, and its running mean")
+    axis.grid(axis="y", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return drawing
+
+
+def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+    """Per folder of synthetic images, subset and identity: what the subset shows of it, and what was made."""
+    folders = sorted({arm.synthetic for arm in params.arms.values()})
+    return [
+        {
+            "folder": folder / str(fraction),
+            "fraction": fraction,
+            "identities": _gallery(folder / str(fraction), index, fraction, params),
+        }
+        for folder in folders
+        for fraction in progress(
+            params.subset.fractions, len(params.subset.fractions), f"gallery of {folder}"
+        )
+    ]
+
+
+def _gallery(folder: Path, index: pd.DataFrame, fraction: int, params: Params) -> list[dict[str, Any]]:
+    settings, root = params.report, params.dataset.root
+    manifest = read_manifest(folder)
+    subset = index[index.image.isin(read_subset(fraction))]
+    # The same people at every fraction, as far as they are there, so that galleries can be compared.
+    people = sorted(index.pid[index.split == "train"].unique())
+    people = [pid for pid in rng(settings.seed, "gallery").permutation(people) if pid in set(manifest.pid)]
+    identities = []
+    for pid in people[: settings.identities]:
+        order = rng(settings.seed, "gallery", pid)
+        real = subset[subset.pid == pid]
+        made = manifest[manifest.pid == pid]
+        identities.append(
+            {
+                "pid": pid,
+                "score": made.agreement.mean() if "agreement" in made else None,
+                "real": [
+                    photograph(root / row.image, f"Real image, camera {row.camid}")
+                    for row in _some(real, settings.images_per_identity, order).itertuples()
+                ],
+                "real_total": len(real),
+                "made": [
+                    show_generated(row, folder, params)
+                    for row in _some(made, settings.images_per_identity, order).to_dict("records")
+                ],
+                "made_total": len(made),
+            }
+        )
+    return identities
+
+
+def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.DataFrame:
+    return rows.iloc[sorted(order.permutation(len(rows))[:count])]
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """The images of a folder of synthetic images; with their scores where a filter measured them."""
+    manifest = read_csv(folder / "manifest.csv", {"name": str, "pid": int}, "generate")
+    if (folder / "scores.csv").is_file():
+        scores = read_csv(folder / "scores.csv", SCORES, "filter")
+        manifest = manifest.merge(scores[list(SCORES)], on="name", how="left")
+    return manifest
+
+
+def show_generated(row: dict[str, Any], folder: Path, params: Params) -> dict[str, Any]:
+    """A generated image with its sources and its target pose, as far as its manifest names them."""
+    root, height, width = params.dataset.root, params.dataset.height, params.dataset.width
+    planned = set(plan.COLUMNS) <= set(row)
+    pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if planned else None
+    sources = row["sources"].split("|") if planned else []
+    score = row.get("agreement", float("nan"))
+    return {
+        "pid": row["pid"],
+        "sources": [photograph(root / source, f"Source {source}") for source in sources],
+        "pose": None if pose is None else graphic(Image.fromarray(pose), f"Target pose of {row['pose']}"),
+        "image": photograph(folder / row["name"], f"Generated image of identity {row['pid']}"),
+        "score": None if np.isnan(score) else f"{score:.2f}",
+    }
+
+
+def compare_queries(standard: pd.DataFrame, arm: pd.DataFrame) -> pd.DataFrame:
+    """Join two arms' queries by model: columns fraction, seed, query, ap, top of both and the change of AP.
+
+    `mean_change` is the change's mean over the seeds, for a query may be won by chance.
+    """
+    both = standard.merge(arm, on=_MODEL_QUERY, suffixes=("_standard", "_arm"), validate="one_to_one")
+    both["change"] = both.ap_arm - both.ap_standard
+    both["mean_change"] = both.groupby(["fraction", "query"]).change.transform("mean")
+    return both
+
+
+def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
+    """Choose the queries to show: those that gained and lost most in the mean over seeds, and the worst.
+
+    Each query stands once in a list, with the fraction where its change is largest (its AP lowest) and the
+    seed that shows it best. A query that nothing changed is neither won nor lost.
+    """
+    lists = {
+        "won": both[both.mean_change > 0].sort_values(["mean_change", "change"], ascending=False),
+        "lost": both[both.mean_change < 0].sort_values(["mean_change", "change"]),
+        "failed": both.assign(best=both[["ap_standard", "ap_arm"]].max(axis=1)).sort_values("best"),
+    }
+    return {name: rows.drop_duplicates("query").head(count) for name, rows in lists.items()}
+
+
+def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+    """Per arm the ranking lists of queries won, lost and failed, before and after augmentation."""
+    if not (table4.RESULTS / "standard.queries.csv").is_file():
+        return []
+    standard = read_queries("standard")
+    images = index.set_index("image")
+    by_arm = []
+    for name in params.arms:
+        picked = pick_queries(compare_queries(standard, read_queries(name)), params.report.queries)
+        lists = {
+            title: [_ranking(row, name, images, params.dataset.root) for row in rows.to_dict("records")]
+            for title, rows in picked.items()
+        }
+        by_arm.append({"arm": name, "lists": lists})
+    return by_arm
+
+
+def read_queries(arm: str) -> pd.DataFrame:
+    """The queries of every model of an arm that have a right image in the gallery."""
+    return read_csv(table4.RESULTS / f"{arm}.queries.csv", QUERIES, "train_reid").dropna(subset="ap")
+
+
+def _ranking(row: dict[str, Any], arm: str, images: pd.DataFrame, root: Path) -> dict[str, Any]:
+    person = images.loc[row["query"]]
+
+    def hits(top: str) -> list[tuple[bool, Picture]]:
+        shown = []
+        for rank, image in enumerate(top.split(), start=1):
+            right = bool(images.pid[image] == person.pid)
+            alt = f"Rank {rank}, {'right' if right else 'wrong'} person, camera {images.camid[image]}"
+            shown.append((right, photograph(root / image, alt)))
+        return shown
+
+    return {
+        "query": photograph(root / row["query"], f"Query: identity {person.pid}, camera {person.camid}"),
+        "pid": person.pid,
+        "camid": person.camid,
+        "fraction": row["fraction"],
+        "seed": row["seed"],
+        "mean_change": row["mean_change"],
+        "rows": [
+            ("standard", row["ap_standard"], hits(row["top_standard"])),
+            (arm, row["ap_arm"], hits(row["top_arm"])),
+        ],
+    }
+
+
+def worst_generated(params: Params) -> list[dict[str, Any]]:
+    """The generated images with the lowest identity scores, over all folders that have scores."""
+    found = []
+    for folder in sorted({arm.synthetic for arm in params.arms.values()}):
+        for fraction in params.subset.fractions:
+            manifest = read_manifest(folder / str(fraction))
+            if "agreement" in manifest:
+                found.append(manifest.assign(folder=str(folder / str(fraction))))
+    if not found:
+        return []
+    worst = pd.concat(found).sort_values("agreement").head(2 * params.report.queries)
+    return [show_generated(row, Path(row["folder"]), params) for row in worst.to_dict("records")]
+
+
+def stages_section() -> list[dict[str, Any]]:
+    """Every stage of dvc.lock with the time and memory of its last run here, and the files it made."""
+    lock = (
+        YAML(typ="safe", pure=True).load(Path("dvc.lock").read_text()) if Path("dvc.lock").is_file() else {}
+    )
+    took = times.read(SCRATCH)
+    stages = []
+    for name, stage in lock.get("stages", {}).items():
+        run = took.get(str(stage["cmd"]).removeprefix("python -m "))
+        stages.append(
+            {
+                "name": name,
+                "took": run,
+                "outs": [(out["path"], out.get("md5", "-")) for out in stage.get("outs", [])],
+            }
+        )
+    return stages
+
+
+def versions_section() -> list[tuple[str, str]]:
+    """Versions of the code, of Python, of the packages that the project asks for, and the machine."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    found = [("commit", _commit()), ("Python", platform.python_version())]
+    for requirement in project["dependencies"]:
+        name = Requirement(requirement).name
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            found.append((name, "not installed"))
+    return [*found, ("machine", f"{platform.system()} {platform.machine()}")]
+
+
+def _commit() -> str:
+    """The commit of the code, and which tracked files differ from it."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository with a commit
+        return "unknown"
+    files = [line[3:] for line in changes.stdout.splitlines()]
+    return commit.stdout.strip() + (f", with changes in {', '.join(files)}" if files else "")
+
+
+def make_report(params: Params) -> str:
+    """Put the page together from what the stages wrote."""
+    index = read_index()
+    summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
+    return render(
+        "report.html.jinja",
+        dataset=params.dataset.name,
+        rendered=params.dataset.root == Path("data/world"),
+        table4=table4_section(summary, params.dataset.name),
+        parameters=parameters_section(params),
+        data=data_section(index, params),
+        curves=curves_section(params),
+        galleries=galleries_section(index, params),
+        rankings=rankings_section(index, params),
+        worst=worst_generated(params),
+        stages=stages_section(),
+        versions=versions_section(),
+    )
+
+
+def main() -> None:
+    """Run the stage."""
+    page = make_report(load_params())
+    with atomic(REPORT) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,53 @@
+"""What each command took, in a log and in no output: an output that held it would differ at every run."""
+
+import json
+import resource
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+FILE = "times.jsonl"
+
+
+@dataclass(frozen=True)
+class Took:
+    """One finished run of a command."""
+
+    command: str  # what follows `python -m`
+    started: str  # ISO 8601, local time
+    seconds: float
+    peak_mib: int  # of the largest of its processes
+
+
+def log(folder: Path) -> None:
+    """Append what this process took, Python's own start included, to the log in `folder`."""
+    started = psutil.Process().create_time()
+    command = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else sys.argv
+    # Linux counts in KiB.
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    took = Took(
+        command=shlex.join(command),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        seconds=round(time.time() - started, 2),
+        peak_mib=peak // 1024,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(asdict(took)))  # a line that a kill cut off ends here
+
+
+def read(folder: Path) -> dict[str, Took]:
+    """The last finished run of each command, by what follows `python -m`; empty where nothing was logged."""
+    file = folder / FILE
+    last = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            took = Took(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # empty, or cut off by a kill
+        last[took.command] = took
+    return last

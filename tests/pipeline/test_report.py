@@ -1,0 +1,235 @@
+"""The report shows what the run did, in one file that a browser opens without a complaint."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import report, table4
+from pipeline.files import write_csv, write_json
+from pipeline.params import Params, load_params
+from tests.pipeline.test_table4 import models
+
+ROWS = pd.concat(
+    [
+        models("standard", "none", 50, [50.0, 52.0, 54.0]),
+        models("augmented", "all", 50, [60.0, 61.0, 67.0]),
+        models("standard", "none", 100, [70.0, 72.0, 74.0]),
+    ]
+)
+
+
+@pytest.fixture
+def run(workspace: Params) -> Params:
+    """A finished run in the present folder: what the stages before the report wrote."""
+    write_json(table4.summarise(ROWS), table4.TABLE.with_suffix(".json"))
+    index = pd.read_csv("data/index.csv")
+    queries, gallery = (index[index.split == split] for split in ("query", "gallery"))
+    for arm in ("standard", "augmented"):
+        order = np.random.default_rng(len(arm))
+        rows = [
+            {
+                "fraction": 50,
+                "seed": seed,
+                "query": query,
+                "ap": order.uniform(0, 100) if row else None,  # the first has no right image in the gallery
+                "first_match": 1 if row else None,
+                "top": " ".join(order.permutation(gallery.image[gallery.pid >= 0])[:10]),
+            }
+            for row, query in enumerate(queries.image)
+            for seed in (0, 1)
+        ]
+        write_csv(pd.DataFrame(rows), table4.RESULTS / f"{arm}.queries.csv")
+    curve = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(1, 0.3, 40), "fraction": 100})
+    write_csv(curve, report.CURVES / "all.csv")
+    manifest = pd.read_csv("data/synthetic/all/50/manifest.csv")
+    scores = manifest[["name"]].assign(agreement=np.linspace(0.1, 0.9, len(manifest)), kept=True)
+    write_csv(scores, "data/synthetic/all/50/scores.csv")
+    Path("dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  plan:\n    cmd: python -m pipeline.plan\n"
+        "    outs:\n    - path: data/plans\n      md5: 0123456789abcdef.dir\n"
+        "  generate@all-50:\n    cmd: python -m pipeline.generate all 50\n"
+    )
+    Path(".scratch").mkdir()
+    Path(".scratch/times.jsonl").write_text(
+        '{"command": "pipeline.generate all 50", "started": "2030-01-01T00:00:00+0000", '
+        '"seconds": 12.34, "peak_mib": 567}\n'
+    )
+    return workspace
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def of(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag in names]
+
+
+def text_of(page: str) -> str:
+    page = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
+
+
+def test_a_browser_opens_the_page_offline_without_a_complaint(run: Params, browser: Any) -> None:
+    report.main()
+    page = browser.new_page(offline=True, color_scheme="dark")
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on(
+        "request", lambda request: messages.append(request.url) if "file:" not in request.url[:5] else None
+    )
+    page.goto(report.REPORT.resolve().as_uri())
+    pictures = page.evaluate("[...document.images].map((image) => image.naturalWidth)")
+    assert len(pictures) > 50 and min(pictures) > 0
+    assert page.evaluate("[...document.querySelectorAll('svg')].every((svg) => svg.clientHeight > 100)")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to Table 4"
+    for width in (1440, 390):  # a laptop and a telephone: no scrolling to the side
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(paper) == "rgb(20, 23, 27)"
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    page.emulate_media(media="print")
+    assert not page.get_by_role("navigation").is_visible()
+    page.close()
+    assert [message for message in messages if not message.startswith("data:")] == []
+
+
+def test_a_screen_reader_finds_its_way(run: Params) -> None:
+    tags = Tags(report.make_report(run))
+    assert all(image["alt"] for image in tags.of("img"))
+    assert all(image["aria-label"] for image in tags.of("svg"))
+    assert len(tags.of("caption")) == len(tags.of("table")) >= 5
+    assert all(cell.get("scope") for cell in tags.of("th"))
+    levels = [int(tag[1]) for tag, _ in tags.found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+    assert {"main", "nav", "header", "footer"} <= {tag for tag, _ in tags.found}
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [str(link["href"]).removeprefix("#") for link in tags.of("a")]
+    labels = [
+        attributes["aria-labelledby"] for _, attributes in tags.found if "aria-labelledby" in attributes
+    ]
+    assert set(links) | set(labels) <= set(ids)
+
+
+def test_the_file_holds_everything_that_it_shows(run: Params) -> None:
+    tags = Tags(report.make_report(run))
+    sources = [str(attributes["src"]) for _, attributes in tags.found if "src" in attributes]
+    assert sources and all(source.startswith("data:image/") for source in sources)
+    assert not tags.of("script", "iframe", "object")
+    assert [link["href"] for link in tags.of("link")] == ["data:,"]
+
+
+def test_the_page_says_what_the_run_did(run: Params) -> None:
+    page = report.make_report(run)
+    text = text_of(page)
+    assert "augmented (generator saw: all) rank-1 +10.7 +5.5 to +15.8 gain recovers 53 %" in text
+    assert "standard rank-1 52.0 ± 5.0 72.0 ± 5.0" in text
+    assert (
+        "shipped defaults in params.embedded.yaml" in text
+        and "subset.fractions [50] [20, 40, 60, 80]" in text
+    )
+    assert "No file was rejected." in text and "No training image stands in the test set." in text
+    assert "generate@all-50 12.3 567" in text and "data/plans 0123456789abcdef.dir" in text
+    assert "mean identity score 0." in text and "Queries that augmented won" in text
+    assert "its numbers say nothing of Market-1501" not in text  # the data set is not the rendered one
+    assert re.search(r"torch \d+\.\d+", text)
+
+
+def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
+    """A run with the paper's parameters differs from the paper's defaults in what the user changed."""
+    text = Path("params.market1501.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("steps: 20", "steps: 33"))
+    found = report.parameters_section(load_params())
+    assert found["defaults"] == "params.market1501.yaml"
+    assert [key for key, _, _ in found["changed"]] == ["generate.sample.steps"]
+
+
+def test_the_defaults_are_the_parameters_that_are_shipped() -> None:
+    repository = Path(__file__).parents[2]
+    assert (repository / "params.embedded.yaml").read_bytes() == (repository / "params.yaml").read_bytes(), (
+        "params.embedded.yaml keeps what params.yaml was shipped with: copy params.yaml over it"
+    )
+
+
+def queries(ap: dict[tuple[str, int], float]) -> pd.DataFrame:
+    rows = [
+        {"fraction": 20, "seed": seed, "query": query, "ap": x, "top": ""} for (query, seed), x in ap.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_queries_are_won_and_lost_in_the_mean_over_seeds() -> None:
+    standard = queries({("a", 0): 10, ("a", 1): 10, ("b", 0): 50, ("b", 1): 50, ("c", 0): 5, ("c", 1): 5})
+    arm = queries({("a", 0): 90, ("a", 1): 20, ("b", 0): 95, ("b", 1): 0, ("c", 0): 5, ("c", 1): 5})
+    both = report.compare_queries(standard, arm)
+    assert both.set_index(["query", "seed"]).mean_change.to_dict() == {
+        ("a", 0): 45,
+        ("a", 1): 45,
+        ("b", 0): -2.5,
+        ("b", 1): -2.5,
+        ("c", 0): 0,
+        ("c", 1): 0,
+    }
+    picked = report.pick_queries(both, 2)
+    assert picked["won"][["query", "seed"]].values.tolist() == [["a", 0]]
+    assert picked["lost"][["query", "seed"]].values.tolist() == [["b", 1]]
+    assert picked["failed"]["query"].tolist()[0] == "c" and len(picked["failed"]) == 2
+
+
+def test_frames_tell_right_from_wrong_people(run: Params) -> None:
+    index = pd.read_csv("data/index.csv")
+    (arm,) = report.rankings_section(index, run)
+    shown = [found for name in ("won", "lost", "failed") for found in arm["lists"][name]]
+    assert shown
+    tops = pd.read_csv(table4.RESULTS / "standard.queries.csv").set_index(["seed", "query"]).top
+    for found in shown:
+        assert [len(hits) for _, _, hits in found["rows"]] == [10, 10]
+        _, _, hits = found["rows"][0]
+        fitting = [
+            [f"/{found['pid']:04d}_" in image for image in top.split()]
+            for (seed, query), top in tops.items()
+            if seed == found["seed"] and f"{found['pid']:04d}_c{found['camid']}" in query
+        ]
+        assert [right for right, _ in hits] in fitting
+        assert all(("right" in image.alt) == right for right, image in hits)
+
+
+def test_what_is_missing_is_named(run: Params) -> None:
+    (table4.RESULTS / "augmented.queries.csv").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"augmented.queries.csv is missing; run the stage 'train_reid'"
+    ):
+        report.make_report(run)
+
+
+def test_rejected_files_stand_by_reason(run: Params) -> None:
+    rejected = pd.DataFrame(
+        {"image": ["query/a.png", "query/b.png", "x<y.jpg"], "reason": ["p", "p", "q & r"]}
+    )
+    write_csv(rejected, "data/rejected.csv")
+    page = report.make_report(run)
+    assert "Rejected files: 3" in page and "q &amp; r" in page and "x&lt;y.jpg" in page
+    assert json.loads(json.dumps(report.data_section(pd.read_csv("data/index.csv"), run)["rejected"])) == [
+        ["p", 2, "query/a.png"],
+        ["q & r", 1, "x<y.jpg"],
+    ]
