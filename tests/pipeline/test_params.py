@@ -204,7 +204,7 @@ def test_every_setting_is_described() -> None:
         (
             "arms.augmented.synthetic",
             "data/filtered/strict",
-            "arms.augmented.synthetic is data/filtered/strict; expected generated images, or for an arm the name",
+            "arms.augmented.synthetic is data/filtered/strict; expected generated images, or for an arm",
         ),
         (
             "filters.strict",

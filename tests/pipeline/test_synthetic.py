@@ -37,7 +37,7 @@ def test_a_folder_per_fraction_is_read_for_its_own_only(tmp_path: Path) -> None:
     save_image(tmp_path / "20" / "0002_c1s1_000001_00.jpg")
     folder, table = read_synthetic(tmp_path, 20, IDS)
     assert folder == tmp_path / "20" and len(table) == 1
-    with pytest.raises(FileNotFoundError, match="40 is missing; .* has folders of other fractions only"):
+    with pytest.raises(FileNotFoundError, match=r"40 is missing; .* has folders of other fractions only"):
         read_synthetic(tmp_path, 40, IDS)
 
 

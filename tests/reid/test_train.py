@@ -205,7 +205,7 @@ def test_label_smoothing_of_synthetic_images(small):
 
 
 def test_the_first_step_of_two_is_training_on_real_images_alone(small, monkeypatch):
-    """Up to its last iteration nothing differs from a run that has no synthetic images; from then on it does."""
+    """Up to its last iteration all is as if there were no synthetic images; from then on they take part."""
     pixels = []
 
     def augment(images, *inputs):
@@ -230,7 +230,7 @@ def test_the_first_step_of_two_is_training_on_real_images_alone(small, monkeypat
 
 
 def test_two_steps_need_a_real_image_of_everybody(small):
-    with pytest.raises(ValueError, match="real_first is 0.5; it needs a real image of every identity"):
+    with pytest.raises(ValueError, match=r"real_first is 0.5; it needs a real image of every identity"):
         train(IMAGES, PIDS, PIDS == 1, small(), 0, real_first=0.5)
 
 
