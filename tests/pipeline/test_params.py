@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, ParamsError, load_params
+from pipeline.params import ArmSettings, Params, ParamsError, load_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
@@ -429,3 +429,17 @@ def test_both_scales_have_the_same_keys_and_validate():
     paper = SHIPPED.with_name("params.market1501.yaml")
     assert load_params(paper).reid.backbone == "resnet50"
     assert list(keys(YAML(typ="safe", pure=True).load(paper))) == list(keys(VALUES))
+
+
+def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(tmp_path: Path) -> None:
+    text = (SHIPPED.parent / "docs" / "arms.md").read_text()
+    recipes = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    assert len(recipes) == 7
+    values = copy.deepcopy(VALUES)
+    for recipe in recipes:
+        for section, settings_ in YAML(typ="safe", pure=True).load(recipe).items():
+            values[section] |= settings_
+    params = load_params(dump(values, tmp_path / "params.yaml"))
+    assert len(params.arms) == 11
+    assert set(ArmSettings.model_fields) == set(VALUES["arms"]["augmented"])
+    assert all(f"`{key}`" in text for key in ArmSettings.model_fields)
