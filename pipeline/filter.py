@@ -207,8 +207,8 @@ def draw(scores: dict[int, pd.DataFrame], name: str, params: Params) -> Figure:
     known), with its agreement; examples are spread evenly from the lowest to the highest.
     """
     settings = params.filters[name]
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.6))
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    upper, lower = figure.subfigures(2, 1).tolist()
     upper.suptitle(f"Filter {name}: judge {settings.judge}, images of {settings.synthetic}", fontsize=11)
     thresholds = {"agreement": settings.min_agreement, "diversity": settings.min_diversity}
     for axis, (score, threshold) in zip(upper.subplots(1, 2), thresholds.items(), strict=True):
@@ -229,20 +229,17 @@ def draw(scores: dict[int, pd.DataFrame], name: str, params: Params) -> Figure:
     axes = lower.subplots(2, _EXAMPLES)
     for row, kept in zip(axes, (True, False), strict=True):
         examples = table[table.kept == kept].sort_values(["agreement", "name"])
-        places = np.unique(np.linspace(0, len(examples) - 1, _EXAMPLES).astype(int)) if len(examples) else []
+        places = sorted({i * (len(examples) - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)})
         for axis in row:
             axis.axis("off")
         row[0].set_title(f"{'kept' if kept else 'rejected'} at {fraction} %", fontsize=9, loc="left", y=1.12)
-        for axis, example in zip(row, examples.iloc[places].itertuples(), strict=False):
-            pair = load_images(
-                [params.dataset.root / str(example.source), example.file],
-                params.dataset.height,
-                params.dataset.width,
-            )
+        shown = examples.iloc[places].to_dict("records") if len(examples) else []
+        for axis, example in zip(row, shown, strict=False):
+            files = [params.dataset.root / example["source"], example["file"]]
+            pair = load_images(files, params.dataset.height, params.dataset.width)
             axis.imshow(np.concatenate(pair, axis=1))
-            axis.text(
-                0.5, 1.02, f"{example.agreement:.2f}", transform=axis.transAxes, ha="center", fontsize=8
-            )
+            label = f"{example['agreement']:.2f}"
+            axis.text(0.5, 1.02, label, transform=axis.transAxes, ha="center", fontsize=8)
     return figure
 
 
