@@ -1,9 +1,10 @@
 """Stage `generate`: make the synthetic images of one subset's plan.
 
 Reads data/plans/<fraction>.csv and the generator that may be used for it; writes
-data/synthetic/<train_on>/<fraction>/ with the images, under Market-1501 names, and manifest.csv. On n
-processes: `accelerate launch --num_processes n -m pipeline.generate all 20`; the files are the same, byte
-for byte.
+data/synthetic/<train_on>/<fraction>/ with the images, under Market-1501 names, and manifest.csv. With
+`all-planned` or `subset-planned` in the place of <train_on> it follows data/plans/planned/<fraction>.csv.
+On n processes: `accelerate launch --num_processes n -m pipeline.generate all 20`; the files are the same,
+byte for byte.
 """
 
 import shutil
@@ -23,7 +24,7 @@ from pipeline.cli import command_line
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
-from pipeline.params import SYNTHETIC, Params, load_params
+from pipeline.params import PLANNED, SYNTHETIC, Params, load_params
 from pipeline.plan import read_plan
 from pipeline.poses import read_poses
 from pipeline.train_generator import MODELS, encode_images
@@ -87,13 +88,15 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
 def main() -> None:
     """Run the stage."""
     parser = command_line("generate", __doc__)
-    parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
+    folders = ["all", "subset", f"all{PLANNED}", f"subset{PLANNED}"]
+    parser.add_argument("folder", choices=folders, help="what the generator was trained on, and the plan")
     parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
     arguments = parser.parse_args()
     keep_memory()
     params = load_params()
-    plan = read_plan(arguments.fraction)
-    model = MODELS / arguments.train_on / ("100" if arguments.train_on == "all" else str(arguments.fraction))
+    plan = read_plan(arguments.fraction, planned=arguments.folder.endswith(PLANNED))
+    train_on = arguments.folder.removesuffix(PLANNED)
+    model = MODELS / train_on / ("100" if train_on == "all" else str(arguments.fraction))
     if not (model / "model_index.json").is_file():
         raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
     md5_of = read_index().set_index("image").md5
@@ -111,7 +114,7 @@ def main() -> None:
     generate(plan, model, params, folder, state)
     if state.is_main_process:
         manifest = plan.assign(md5=[md5(folder / name) for name in plan.name])
-        with atomic(SYNTHETIC / arguments.train_on / str(arguments.fraction)) as output:
+        with atomic(SYNTHETIC / arguments.folder / str(arguments.fraction)) as output:
             output.mkdir()
             for name in plan.name:
                 shutil.copy(folder / name, output / name)

@@ -16,8 +16,11 @@ from reid.settings import ReidSettings
 T = TypeVar("T", bound=BaseModel)
 
 SYNTHETIC = Path("data/synthetic")  # what the stage `generate` writes
+FILTERED = Path("data/filtered")  # what the stage `filter` writes
+PLANNED = "-planned"  # ends the name of a folder in SYNTHETIC whose images have planned poses
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
 
 
 _KINDS = {  # JSON schema's types in words
@@ -94,6 +97,12 @@ class PlanSettings(Settings):
     )
     poses_per_joint: int = Field(ge=1, le=3, description="synthetic images made at once in one joint image")
     min_keypoints: int = Field(ge=1, le=18, description="visible keypoints that a target pose must have")
+    planned: tuple[Literal["all", "subset"], ...] = Field(
+        strict=False,
+        max_length=2,
+        description="generators (of generator.train_on) that also make images in planned poses, "
+        "data/synthetic/<generator>-planned; random poses are the paper's",
+    )
     seed: Seed
 
     @model_validator(mode="after")
@@ -162,16 +171,53 @@ class GenerateSection(Settings):
     jpeg_quality: int = Field(ge=50, le=100, description="of the synthetic images")
 
 
+class FilterSettings(Settings):
+    """Which synthetic images are good enough to train on; data/filtered/<its key> holds them."""
+
+    synthetic: Path = Field(strict=False, description="folder of synthetic images, as data/synthetic/all")
+    judge: Literal["subset", "image_encoder"] = Field(
+        description="subset = a re-ID model trained on the real images of the subset alone; "
+        "image_encoder = generator.image_encoder as it is"
+    )
+    min_agreement: float = Field(
+        ge=0, le=1, description="share of the other identities that an image must resemble less than its own"
+    )
+    min_diversity: float = Field(
+        ge=0, le=2, description="cosine distance to the nearest real or kept image of the identity"
+    )
+    seed: Seed
+
+
 class ArmSettings(Settings):
-    """One recipe for training re-ID models with synthetic images; its name is its key."""
+    """One recipe for training re-ID models with synthetic images; its name is its key.
+
+    Keys with a default may be left out, so that a recipe shows what is special about it.
+    """
 
     synthetic: Path = Field(
-        strict=False, description="folder with a folder of images per subset, as data/synthetic/all"
+        strict=False,
+        description="folder of images, or with a folder of images per subset as data/synthetic/all",
     )
     synthetic_share: float | None = Field(
         ge=0, le=1, description="synthetic share of each identity's images in a batch; null mixes uniformly"
     )
     synthetic_weight: float = Field(gt=0, le=10, description="weight of a synthetic image in the loss")
+    synthetic_ratio: float | None = Field(
+        default=None, gt=0, le=100, description="synthetic images per real one, at most; null takes all"
+    )
+    synthetic_smoothing: float | None = Field(
+        default=None, ge=0, lt=1, description="label smoothing of synthetic images; null is reid's own"
+    )
+    real_first: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the iterations on real images alone, before synthetic ones join; 0 is joint",
+    )
+    repeat_real: bool = Field(
+        default=False,
+        description="control: the real image that each synthetic one was made from, repeated in its place",
+    )
 
 
 class ContactSheetsSettings(Settings):
@@ -211,7 +257,8 @@ class Params(Settings):
     plan: PlanSettings
     generate: GenerateSection
     reid: ReidSection
-    arms: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], ArmSettings] = Field(min_length=1)
+    filters: dict[Name, FilterSettings]
+    arms: dict[Name, ArmSettings] = Field(min_length=1)
     contact_sheets: ContactSheetsSettings
     report: ReportSettings
     study: StudySettings
@@ -247,19 +294,43 @@ class Params(Settings):
             raise ValueError(
                 "index.validation_identities is 0; expected some, since reid.evaluate_on is validation"
             )
-        for name, arm in self.arms.items():
-            if name == "standard":
-                raise ValueError(
-                    "arms.standard: the arm of that name has real images only; choose another name"
-                )
-            if arm.synthetic.parent == SYNTHETIC and arm.synthetic.name not in self.generator.train_on:
-                raise ValueError(
-                    f"arms.{name}.synthetic is {arm.synthetic}; expected generator.train_on to hold "
-                    f"{arm.synthetic.name}, which makes these images"
-                )
+        if "standard" in self.arms:
+            raise ValueError("arms.standard: the arm of that name has real images only; choose another name")
+        self._check_folders()
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
         return self
+
+    def _check_folders(self) -> None:
+        """See that each recipe's images are made, and nothing that no arm asks for."""
+        recipes = {f"arms.{name}": arm.synthetic for name, arm in self.arms.items()}
+        recipes |= {f"filters.{name}": filter_.synthetic for name, filter_ in self.filters.items()}
+        for key, folder in recipes.items():
+            who = folder.name.removesuffix(PLANNED)
+            maker = f"{key}.synthetic is {folder}; expected"
+            if folder.parent == SYNTHETIC and who not in self.generator.train_on:
+                raise ValueError(f"{maker} generator.train_on to hold {who}, which makes these images")
+            if folder.parent == SYNTHETIC and folder.name != who and who not in self.plan.planned:
+                raise ValueError(f"{maker} plan.planned to hold {who}, which makes these images")
+            if folder.parent == FILTERED and (key.startswith("filters.") or folder.name not in self.filters):
+                raise ValueError(f"{maker} generated images, or for an arm the name of one of the filters")
+        for who in self.plan.planned:
+            if who not in self.generator.train_on:
+                raise ValueError(f"plan.planned has {who}; expected generator.train_on to hold it too")
+            if SYNTHETIC / f"{who}{PLANNED}" not in recipes.values():
+                raise ValueError(f"plan.planned has {who}; no arm uses {SYNTHETIC / who}{PLANNED}: add one")
+        for name in self.filters:
+            if FILTERED / name not in [arm.synthetic for arm in self.arms.values()]:
+                raise ValueError(f"filters.{name}: no arm uses {FILTERED / name}; add one or take it out")
+
+    def train_on(self, arm: str) -> str:
+        """What the generator of an arm's images saw: all or subset; none without a generator; or other."""
+        if arm == "standard" or self.arms[arm].repeat_real:
+            return "none"
+        folder = self.arms[arm].synthetic
+        if folder.parent == FILTERED:
+            folder = self.filters[folder.name].synthetic
+        return folder.name.removesuffix(PLANNED) if folder.parent == SYNTHETIC else "other"
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -1,7 +1,8 @@
 """Stage `plan`: who is generated from which images, in which pose, with which noise.
 
-Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<fraction>.csv. A plan is made of
-the images of its subset alone; of the others it knows only how many they are.
+Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<fraction>.csv with random poses
+and, where a generator is to follow it, data/plans/planned/<fraction>.csv with poses that each identity lacks.
+A plan is made of the images of its subset alone; of the others it knows only how many they are.
 """
 
 import zlib
@@ -17,6 +18,7 @@ from pipeline.files import atomic, progress, read_csv, stage_main
 from pipeline.index import read_index
 from pipeline.params import PlanSettings, load_params
 from pipeline.poses import read_poses
+from pipeline.posture import cells
 from pipeline.subset import read_subset
 
 PLANS = Path("data/plans")
@@ -33,7 +35,12 @@ COLUMNS = {
 
 
 def make_plan(
-    subset: pd.DataFrame, visible: NDArray[np.integer], count: int, fraction: int, settings: PlanSettings
+    subset: pd.DataFrame,
+    visible: NDArray[np.integer],
+    count: int,
+    fraction: int,
+    settings: PlanSettings,
+    cell: NDArray[np.integer] | None = None,
 ) -> pd.DataFrame:
     """Plan synthetic images by the rule of Table 4: source and pose are random images of the subset.
 
@@ -42,12 +49,17 @@ def make_plan(
     the identity's images, poses among all images of the subset that show `min_keypoints` and are no source of
     that joint image.
 
+    With `cell`, poses are planned instead: each is a random one out of the cell (heading and gait, see
+    `pipeline.posture`) in which the identity has the fewest images, real and synthetic together. Names,
+    sources and noise are those of the plan with random poses.
+
     Args:
         subset: columns image, pid, camid.
         visible: [N] visible keypoints of each image of the subset.
         count: number of synthetic images.
         fraction: the subset's share in percent; draws of different shares are independent.
         settings: sources and poses per joint image, and the seed.
+        cell: cell of each image of the subset, -1 where it is not known; None chooses poses at random.
 
     Returns:
         `COLUMNS`, ordered by identity.
@@ -55,24 +67,36 @@ def make_plan(
     Raises:
         ValueError: too few images show enough keypoints.
     """
-    poses = sorted(subset.image[visible >= settings.min_keypoints])
+    usable = visible >= settings.min_keypoints
+    if cell is not None:
+        usable &= cell >= 0
+    poses = sorted(subset.image[usable])
     needed = settings.sources + settings.poses_per_joint
     if len(poses) < needed:
         raise ValueError(
             f"plan.min_keypoints is {settings.min_keypoints}; only {len(poses)} images of the {fraction} % "
-            f"subset show so many, expected at least {needed} to choose a joint image's poses from"
+            f"subset show so many{' and their heading' if cell is not None else ''}, expected at least "
+            f"{needed} to choose a joint image's poses from"
         )
     camid = dict(zip(subset.image, subset.camid, strict=True))
     images_of = {pid: sorted(images) for pid, images in subset.groupby("pid").image}
+    cell_of = dict.fromkeys(subset.image, -1) if cell is None else dict(zip(subset.image, cell, strict=True))
+    poses_in: dict[int, list[str]] = {}  # empty if poses are random
+    for pose in poses if cell is not None else []:
+        poses_in.setdefault(cell_of[pose], []).append(pose)
     used: Counter[str] = Counter()
     rows, joint = [], 0
     for pid, share in _spread(Counter(subset.pid), count, fraction, settings.seed).items():
+        shown = Counter(cell_of[image] for image in images_of[pid])
         for start in range(0, share, settings.poses_per_joint):
             rng = np.random.default_rng([settings.seed, zlib.crc32(b"plan"), fraction, pid, start])
             sources = rng.permutation(images_of[pid])[: settings.sources].tolist()
-            candidates = rng.permutation(poses)[:needed].tolist()
-            targets = [pose for pose in candidates if pose not in sources]
-            targets = targets[: min(settings.poses_per_joint, share - start)]
+            many = min(settings.poses_per_joint, share - start)
+            if poses_in:
+                targets = _rarest(poses_in, sources, shown, many, rng)
+            else:
+                candidates = rng.permutation(poses)[:needed].tolist()
+                targets = [pose for pose in candidates if pose not in sources][:many]
             for pose in targets:
                 used[sources[0]] += 1
                 name = f"{Path(sources[0]).stem}_g{used[sources[0]]:04d}.jpg"
@@ -105,6 +129,24 @@ def _spread(images: Counter[int], count: int, fraction: int, seed: int) -> dict[
     }
 
 
+def _rarest(
+    poses_in: dict[int, list[str]],
+    sources: list[str],
+    shown: Counter[int],
+    count: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Choose poses one by one, each at random out of the cell that is `shown` least, and count it there."""
+    chosen: list[str] = []
+    order = rng.permutation(list(poses_in)).tolist()  # settles ties
+    for _ in range(count):
+        free = {cell: [pose for pose in poses_in[cell] if pose not in (*sources, *chosen)] for cell in order}
+        rarest = min((cell for cell in order if free[cell]), key=lambda cell: shown[cell])
+        chosen.append(free[rarest][rng.integers(len(free[rarest]))])
+        shown[rarest] += 1
+    return chosen
+
+
 def _scenario(targets: int, sources: int, settings: PlanSettings) -> str:
     """Name the layout of a joint image: what its four views show.
 
@@ -118,9 +160,9 @@ def _scenario(targets: int, sources: int, settings: PlanSettings) -> str:
     return "T2" if settings.sources > 1 else "T1"
 
 
-def read_plan(fraction: int) -> pd.DataFrame:
-    """Read the plan of a share, with the columns `COLUMNS`."""
-    return read_csv(PLANS / f"{fraction}.csv", COLUMNS, "plan")
+def read_plan(fraction: int, planned: bool = False) -> pd.DataFrame:
+    """Read the plan of a share, with random or with planned poses; the columns are `COLUMNS`."""
+    return read_csv((PLANS / "planned" if planned else PLANS) / f"{fraction}.csv", COLUMNS, "plan")
 
 
 def main() -> None:
@@ -133,9 +175,14 @@ def main() -> None:
             params.subset.fractions, total=len(params.subset.fractions), desc="planning"
         ):
             images = read_subset(fraction)
-            visible = (read_poses(images)[..., 2] > 0).sum(-1)
-            plan = make_plan(index.loc[images], visible, total - len(images), fraction, params.plan)
+            poses = read_poses(images)
+            rows, visible = index.loc[images], (poses[..., 2] > 0).sum(-1)
+            plan = make_plan(rows, visible, total - len(images), fraction, params.plan)
             plan.to_csv(folder / f"{fraction}.csv", index=False)
+            if params.plan.planned:
+                (folder / "planned").mkdir(exist_ok=True)
+                plan = make_plan(rows, visible, len(plan), fraction, params.plan, cells(poses))
+                plan.to_csv(folder / "planned" / f"{fraction}.csv", index=False)
 
 
 if __name__ == "__main__":

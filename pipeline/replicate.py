@@ -53,8 +53,8 @@ def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
     """Put the repository's present files into a workspace, with changed parameters; keep its results.
 
     Raises:
-        ValueError: a changed key is not in params.yaml (recipes of arms may be new), or the changed
-            parameters are not valid.
+        ValueError: a changed key is not in params.yaml (recipes of arms and filters may be new), or the
+            changed parameters are not valid.
     """
     for entry in {name.parts[0] for name in tracked_files(repository)} - {".dvc", "reports", "dvc.lock"}:
         if (workspace / entry).is_dir():  # a file that is no longer tracked must not stay
@@ -75,7 +75,7 @@ def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
         section = values
         for part in sections:
             section = section.get(part, {}) if isinstance(section, dict) else {}
-        if last not in section and sections != ["arms"]:
+        if last not in section and sections not in (["arms"], ["filters"]):
             raise ValueError(f"params.yaml has no key {key}, which a run wants to change")
         section[last] = value
     with (workspace / "params.yaml").open("w") as file:

@@ -19,17 +19,17 @@ import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
+from pipeline.files import code_hash, scratch, stage_main, write_csv, write_json
 from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
-from pipeline.params import SYNTHETIC, ArmSettings, Params, ReidSection, load_params
+from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
+from pipeline.synthetic import read_synthetic
 from reid.evaluate import distances, evaluate, features
 from reid.train import train
 
 RESULTS = Path("data/reid")
-MANIFEST = {"name": str, "pid": int, "md5": str}
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,27 @@ class ImageSet:
         return cls(table.reset_index(drop=True), load_images(files, settings.height, settings.width))
 
 
-def read_synthetic(folder: Path, fraction: int, settings: ReidSection) -> ImageSet:
-    """The synthetic images of one subset: those that its manifest lists."""
-    manifest = read_csv(folder / str(fraction) / "manifest.csv", MANIFEST, "generate")
-    return ImageSet.read(manifest, [folder / str(fraction) / name for name in manifest.name], settings)
+def read_added(arm: ArmSettings, fraction: int, real: ImageSet, settings: ReidSection) -> ImageSet:
+    """The images that an arm adds to the real ones of a subset: synthetic, or real ones once more."""
+    folder, table = read_synthetic(arm.synthetic, fraction, set(real.table.pid))
+    if arm.synthetic_ratio is not None:
+        # By their checksums: as good as at random, and a smaller ratio's images are among a larger one's.
+        table = table.sort_values("md5").head(round(arm.synthetic_ratio * len(real.table))).sort_index()
+    if not arm.repeat_real:
+        return ImageSet.read(table, [folder / name for name in table.name], settings)
+    if "sources" not in table:
+        raise ValueError(
+            f"{folder}: repeat_real needs a manifest.csv with the column sources, as `generate` writes"
+        )
+    sources = pd.Index(real.table.image).get_indexer(table.sources.str.split("|").str[0])
+    if (sources < 0).any():
+        raise ValueError(f"{folder}: a source image is not in the {fraction} % subset; run `generate` again")
+    return ImageSet(real.table.iloc[sources].reset_index(drop=True), real.pixels[sources])
 
 
 def train_and_test(
     real: ImageSet,
-    synthetic: ImageSet | None,
+    added: ImageSet | None,
     query: ImageSet,
     gallery: ImageSet,
     arm: ArmSettings | None,
@@ -62,7 +74,7 @@ def train_and_test(
     title: str,
 ) -> dict[str, float]:
     """Train one model and rank the gallery with it; percent. A result that is known already is read again."""
-    sets = [real, *([synthetic] if synthetic else []), query, gallery]
+    sets = [real, *([added] if added else []), query, gallery]
     folder = scratch(
         "train_reid",
         settings=settings.model_copy(update={"seeds": ()}),
@@ -75,7 +87,7 @@ def train_and_test(
     result = folder / "result.json"
     if not result.is_file():
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        train_sets = [real, synthetic] if synthetic else [real]
+        train_sets = [real, added] if added else [real]
         curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
         model = train(
             np.concatenate([images.pixels for images in train_sets]),
@@ -85,6 +97,8 @@ def train_and_test(
             seed,
             synthetic_share=arm.synthetic_share if arm else None,
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
+            synthetic_smoothing=arm.synthetic_smoothing if arm else None,
+            real_first=arm.real_first if arm else 0.0,
             device=device,
             checkpoints=Checkpoints(folder),
             title=title,
@@ -131,31 +145,26 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
         for fraction in fractions:
             chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
             real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
-            synthetic = read_synthetic(arm.synthetic, fraction, settings) if arm else None
+            added = read_added(arm, fraction, real, settings) if arm else None
+            n_added = len(added.table) if added else 0
+            repeated = n_added if arm and arm.repeat_real else 0
             for seed in settings.seeds:
                 title = f"{name} {fraction} % seed {seed}"
-                values = train_and_test(real, synthetic, query, gallery, arm, seed, settings, title)
+                values = train_and_test(real, added, query, gallery, arm, seed, settings, title)
                 rows.append(
                     {
                         "arm": name,
-                        "train_on": _train_on(arm),
+                        "train_on": params.train_on(name),
                         "fraction": fraction,
                         "seed": seed,
-                        "n_real": len(real.table),
-                        "n_synthetic": len(synthetic.table) if synthetic else 0,
+                        "n_real": len(real.table) + repeated,
+                        "n_synthetic": n_added - repeated,
                         "iterations": settings.iterations,
                         **values,
                     }
                 )
                 bar.update()
     return pd.DataFrame(rows)
-
-
-def _train_on(arm: ArmSettings | None) -> str:
-    """What the generator of an arm's images was trained on; `other` for images from elsewhere."""
-    if arm is None:
-        return "none"
-    return arm.synthetic.name if arm.synthetic.parent == SYNTHETIC else "other"
 
 
 def main() -> None:

@@ -50,6 +50,8 @@ def train(
     *,
     synthetic_share: float | None = None,
     synthetic_weight: float = 1.0,
+    synthetic_smoothing: float | None = None,
+    real_first: float = 0.0,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
@@ -69,6 +71,9 @@ def train(
         seed: seed of the weights, the batches and the augmentation.
         synthetic_share: see `reid.data.IdentitySampler`.
         synthetic_weight: weight of a synthetic image in every loss; a real one has 1.
+        synthetic_smoothing: label smoothing of synthetic images; None is that of the settings.
+        real_first: share of the iterations, in [0, 1], in which batches hold real images alone, drawn as if
+            there were no others. The rest goes on as usual: one optimiser, one schedule.
         device: torch's name of the device.
         checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
         checkpoint_every: iterations between two of them.
@@ -89,11 +94,16 @@ def train(
         )
     if not synthetic_weight > 0:
         raise ValueError(f"synthetic_weight is {synthetic_weight}; it must be above 0.")
+    if real_first and set(pids[~is_synthetic]) != set(pids):
+        raise ValueError(f"real_first is {real_first}; it needs a real image of every identity.")
 
     # --- model, losses, optimisers --------------------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
+    real = np.flatnonzero(~is_synthetic)
+    alone = round(real_first * settings.iterations)
+    real_sampler = IdentitySampler(labels[real], is_synthetic[real], p, k, seed) if alone else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
@@ -115,21 +125,30 @@ def train(
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
     targets = torch.from_numpy(labels).to(device)
-    weights = torch.from_numpy(np.where(is_synthetic, synthetic_weight, 1.0)).float().to(device)
+    generated = torch.from_numpy(is_synthetic).to(device)
+    weights = torch.where(generated, synthetic_weight, 1.0)
 
     with tqdm(
         total=settings.iterations, initial=start, desc=title, unit="it", delay=2, mininterval=1, leave=False
     ) as bar:
         for iteration in range(start, settings.iterations):
             # --- batch --------------------------------------------------------------------------------------
-            index = torch.from_numpy(sampler.batch(iteration)).to(device)
+            if real_sampler and iteration < alone:
+                chosen = real[real_sampler.batch(iteration)]
+            else:
+                chosen = sampler.batch(iteration)
+            index = torch.from_numpy(chosen).to(device)
             batch = augment(pixels[index], settings, generator(seed, "augment", iteration))
             target, weight = targets[index], weights[index]
 
             # --- losses -------------------------------------------------------------------------------------
             pooled, feature = model(batch)
             logits = model.classifier(feature)
-            loss = weighted_mean(cross_entropy(logits, target, settings.label_smoothing), weight)
+            entropy = cross_entropy(logits, target, settings.label_smoothing)
+            if synthetic_smoothing is not None:
+                softer = cross_entropy(logits, target, synthetic_smoothing)
+                entropy = torch.where(generated[index], softer, entropy)
+            loss = weighted_mean(entropy, weight)
             if settings.triplet_weight:
                 triplet = batch_hard_triplet(pooled, target, settings.triplet_margin)
                 loss = loss + settings.triplet_weight * weighted_mean(triplet, weight)

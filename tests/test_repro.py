@@ -133,6 +133,81 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project)
     assert (project / "reports/table4.csv").read_bytes() == before
 
 
+def edit_params(folder, edit):
+    """Let `edit` change the values of params.yaml; returns the file's text as it was."""
+    yaml, file = YAML(), folder / "params.yaml"
+    before = file.read_text()
+    values = yaml.load(before)
+    edit(values)
+    with file.open("w") as stream:
+        yaml.dump(values, stream)
+    return before
+
+
+@pytest.mark.slow
+def test_a_new_arm_runs_alone_on_the_images_of_another_generator(project):
+    """Adding an arm is an edit of params.yaml and nothing else."""
+    for number, file in enumerate(sorted((project / "data/synthetic/all/50").glob("*.jpg"))):
+        (project / "elsewhere").mkdir(exist_ok=True)
+        shutil.copy(file, project / "elsewhere" / f"{file.name[:7]}_fake{number}.jpg")
+
+    def add(values):
+        values["arms"]["pidm"] = {"synthetic": "elsewhere", "synthetic_share": 0.4, "synthetic_weight": 1.0}
+
+    before = edit_params(project, add)
+    assert sorted(stages_run(run(project, "dvc", "repro"))) == ["augmented@pidm", "table4"]
+    table = pd.read_csv(project / "reports/table4.csv")
+    assert (table[table.arm == "pidm"].train_on == "other").all() and (table.arm == "pidm").sum() == 2
+    (project / "params.yaml").write_text(before)
+    assert stages_run(run(project, "dvc", "repro")) == ["table4"]
+
+
+def stage_graph(folder):
+    """Edges of the stages in a folder, pairs of names; DVC makes them of dvc.yaml and params.yaml alone."""
+    return set(re.findall(r'"(.+?)" -> "(.+?)"', run(folder, "dvc", "dag", "--dot")))
+
+
+def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an_arm_asks_for_them(tmp_path):
+    for name in ("dvc.yaml", "params.yaml", "params.foundation.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    run(tmp_path, "dvc", "init", "-q", "--no-scm")
+    set_params(tmp_path, {"subset.fractions": [50]})
+    shipped = stage_graph(tmp_path)
+    arm = {"synthetic_share": 0.4, "synthetic_weight": 1.0}
+    recipe = {"judge": "subset", "min_agreement": 0.9, "min_diversity": 0.0, "seed": 0}
+
+    def add(values):
+        values["generator"]["train_on"] = ["all", "subset"]
+        values["plan"]["planned"] = ["all"]
+        values["filters"]["sure"] = recipe | {"synthetic": "data/synthetic/all"}
+        values["arms"]["leak_free"] = arm | {"synthetic": "data/synthetic/subset"}
+        values["arms"]["planned"] = arm | {"synthetic": "data/synthetic/all-planned"}
+        values["arms"]["filtered"] = arm | {"synthetic": "data/filtered/sure"}
+
+    edit_params(tmp_path, add)
+    asked = stage_graph(tmp_path)
+    assert shipped < asked
+    assert {stage for edge in asked - shipped for stage in edge} - {s for edge in shipped for s in edge} == {
+        "train_generator@subset",
+        "generate@subset-50",
+        "contact_sheets@subset-50",
+        "generate_planned@all-50",
+        "filter@sure",
+        "augmented@leak_free",
+        "augmented@planned",
+        "augmented@filtered",
+    }
+    for edge in (
+        ("generate@subset-50", "augmented@leak_free"),
+        ("plan", "generate_planned@all-50"),
+        ("train_generator@all", "generate_planned@all-50"),
+        ("generate_planned@all-50", "augmented@planned"),
+        ("generate@all-50", "filter@sure"),
+        ("filter@sure", "augmented@filtered"),
+    ):
+        assert edge in asked, edge
+
+
 def checksums(folder):
     return {str(file.relative_to(folder)): md5(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 

@@ -12,10 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, ParamsError, load_params
+from pipeline.params import ArmSettings, Params, ParamsError, load_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
+FILTER = {
+    "synthetic": "data/synthetic/all",
+    "judge": "subset",
+    "min_agreement": 0.9,
+    "min_diversity": 0.0,
+    "seed": 0,
+}
 
 
 def dump(values: Any, path: Path) -> Path:
@@ -183,6 +190,47 @@ def test_every_setting_is_described() -> None:
         ),
         ("subset.fractions", [0.2], "subset.fractions[0] is 0.2; expected a whole number at least 1"),
         ("subset.fractions", [100], "subset.fractions[0] is 100; expected a whole number at least 1"),
+        ("plan.planned", ["subset"], "plan.planned has subset; expected generator.train_on to hold it too"),
+        (
+            "plan.planned",
+            ["all"],
+            "plan.planned has all; no arm uses data/synthetic/all-planned: add one",
+        ),
+        (
+            "arms.augmented.synthetic",
+            "data/synthetic/all-planned",
+            "arms.augmented.synthetic is data/synthetic/all-planned; expected plan.planned to hold all",
+        ),
+        (
+            "arms.augmented.synthetic",
+            "data/filtered/strict",
+            "arms.augmented.synthetic is data/filtered/strict; expected generated images, or for an arm",
+        ),
+        (
+            "filters.strict",
+            FILTER,
+            "filters.strict: no arm uses data/filtered/strict; add one or take it out",
+        ),
+        (
+            "filters.twice",
+            FILTER | {"synthetic": "data/filtered/twice"},
+            "filters.twice.synthetic is data/filtered/twice; expected generated images",
+        ),
+        (
+            "filters.strict",
+            FILTER | {"judge": "me"},
+            "filters.strict.judge is 'me'; expected one of subset, image",
+        ),
+        (
+            "arms.augmented.real_first",
+            1,
+            "arms.augmented.real_first is 1; expected a number at least 0 and less",
+        ),
+        (
+            "arms.augmented.synthetic_smoothing",
+            1,
+            "arms.augmented.synthetic_smoothing is 1; expected a number at least 0 and less than 1 or null",
+        ),
     ],
 )
 def test_a_bad_key_is_named(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
@@ -192,6 +240,31 @@ def test_a_bad_key_is_named(key: str, value: Any, sentence: str, tmp_path: Path)
     first, *others = str(caught.value).splitlines()
     assert first.startswith(f"{path}: {sentence}")
     assert all(line.startswith(f"{path}: {key}[") for line in others)  # of one list
+
+
+def test_an_arm_says_what_its_generator_saw(tmp_path: Path) -> None:
+    arm = {"synthetic_share": 0.4, "synthetic_weight": 1.0}
+    values = changed(("generator", "train_on"), ["all", "subset"])
+    values["plan"]["planned"] = ["subset"]
+    values["filters"] = {"strict": FILTER | {"synthetic": "data/synthetic/subset-planned"}}
+    values["arms"] = {
+        "paper": arm | {"synthetic": "data/synthetic/all"},
+        "leak_free": arm | {"synthetic": "data/synthetic/subset"},
+        "planned": arm | {"synthetic": "data/synthetic/subset-planned"},
+        "filtered": arm | {"synthetic": "data/filtered/strict"},
+        "pidm": arm | {"synthetic": "elsewhere/pidm"},
+        "repeated": arm | {"synthetic": "data/synthetic/all", "repeat_real": True},
+    }
+    params = load_params(dump(values, tmp_path / "params.yaml"))
+    assert {name: params.train_on(name) for name in ("standard", *params.arms)} == {
+        "standard": "none",
+        "paper": "all",
+        "leak_free": "subset",
+        "planned": "subset",
+        "filtered": "subset",
+        "pidm": "other",
+        "repeated": "none",
+    }
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
@@ -356,3 +429,17 @@ def test_both_scales_have_the_same_keys_and_validate():
     paper = SHIPPED.with_name("params.market1501.yaml")
     assert load_params(paper).reid.backbone == "resnet50"
     assert list(keys(YAML(typ="safe", pure=True).load(paper))) == list(keys(VALUES))
+
+
+def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(tmp_path: Path) -> None:
+    text = (SHIPPED.parent / "docs" / "arms.md").read_text()
+    recipes = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    assert len(recipes) == 7
+    values = copy.deepcopy(VALUES)
+    for recipe in recipes:
+        for section, settings_ in YAML(typ="safe", pure=True).load(recipe).items():
+            values[section] |= settings_
+    params = load_params(dump(values, tmp_path / "params.yaml"))
+    assert len(params.arms) == 11
+    assert set(ArmSettings.model_fields) == set(VALUES["arms"]["augmented"])
+    assert all(f"`{key}`" in text for key in ArmSettings.model_fields)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,7 @@ def test_training_leaves_the_global_generator_alone(small):
 
 @pytest.mark.parametrize("killed_at", [3, 5, 8])
 def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
+    train = partial(reid.train.train, synthetic_smoothing=0.3, real_first=0.5)
     arguments = IMAGES, PIDS, HALF, small(), 0
     done = []
 
@@ -195,6 +198,47 @@ def test_weight_of_synthetic_images(small):
     assert_same(train(IMAGES, PIDS, ~REAL, small(), 0, synthetic_weight=0.5), plain)  # only ratios count
     half = train(IMAGES, PIDS, HALF, small(), 0)
     assert differ(train(IMAGES, PIDS, HALF, small(), 0, synthetic_weight=0.1), half)
+
+
+def test_label_smoothing_of_synthetic_images(small):
+    plain = train(IMAGES, PIDS, HALF, small(), 0)
+    assert_same(train(IMAGES, PIDS, HALF, small(), 0, synthetic_smoothing=0.1), plain)  # that of the settings
+    assert_same(
+        train(IMAGES, PIDS, REAL, small(), 0, synthetic_smoothing=0.5), train(IMAGES, PIDS, REAL, small(), 0)
+    )
+    assert differ(train(IMAGES, PIDS, HALF, small(), 0, synthetic_smoothing=0.5), plain)
+    every = train(IMAGES, PIDS, ~REAL, small(), 0, synthetic_smoothing=0.3)
+    assert_same(every, train(IMAGES, PIDS, ~REAL, small(label_smoothing=0.3), 0))
+
+
+def test_the_first_step_of_two_is_training_on_real_images_alone(small, monkeypatch):
+    """Up to its last iteration all is as if there were no synthetic images; from then on they take part."""
+    pixels = []
+
+    def augment(images, *inputs):
+        pixels.append(images)
+        return original(images, *inputs)
+
+    original = reid.train.augment
+    monkeypatch.setattr(reid.train, "augment", augment)
+    real, synthetic = ~HALF, HALF
+    order = np.argsort(synthetic, kind="stable")  # real images first, as the pipeline has them
+    images, pids, synthetic = IMAGES[order], PIDS[order], synthetic[order]
+    train(IMAGES[real], PIDS[real], REAL[real], small(), 0)
+    alone = pixels.copy()
+    pixels.clear()
+    train(images, pids, synthetic, small(), 0, synthetic_share=0.5, real_first=0.5)
+    assert len(pixels) == small().iterations
+    same = [torch.equal(a, b) for a, b in zip(alone, pixels, strict=True)]
+    assert same == [True] * 6 + [False] * 6
+    pixels.clear()
+    train(images, pids, synthetic, small(), 0, synthetic_share=0.5)
+    assert not torch.equal(alone[0], pixels[0])
+
+
+def test_two_steps_need_a_real_image_of_everybody(small):
+    with pytest.raises(ValueError, match=r"real_first is 0.5; it needs a real image of every identity"):
+        train(IMAGES, PIDS, PIDS == 1, small(), 0, real_first=0.5)
 
 
 def test_the_model_comes_back_ready_for_evaluation(small):

@@ -1,0 +1,70 @@
+"""Folders of synthetic images, of this pipeline or of any other generator: which images, of whom."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.files import md5, read_csv
+
+MANIFEST = {"name": str, "pid": int}  # columns of manifest.csv that any folder must have
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_NAME = re.compile(r"(\d{4})_c\d.*", re.ASCII)  # the start of a Market-1501 name, as public loaders read it
+
+
+def read_synthetic(folder: Path, fraction: int, identities: set[int]) -> tuple[Path, pd.DataFrame]:
+    """List the synthetic images for one subset.
+
+    They lie in `folder`/`fraction`, or in `folder` itself for all subsets alike if no folder in it is named
+    after a fraction. A manifest.csv there says who is who: columns name (a path in that folder) and pid.
+    Without one, every image must have a name that begins as in Market-1501: 0002_c1...
+
+    Args:
+        folder: as an arm or a filter names it.
+        fraction: the subset's share in percent.
+        identities: pids that may be shown, those of the subset.
+
+    Returns:
+        The folder of the images, and a table of them with the columns name, pid, md5 (of the present file)
+        and what else the manifest has.
+
+    Raises:
+        FileNotFoundError: a folder or an image is missing.
+        ValueError: there is no image, or one whose identity is not known or not among `identities`.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing; it is the folder of synthetic images of an arm")
+    by_fraction = any(child.is_dir() and child.name.isdecimal() for child in folder.iterdir())
+    images = folder / str(fraction) if by_fraction else folder
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images} is missing; {folder} has folders of other fractions only")
+    manifest = images / "manifest.csv"
+    table = read_csv(manifest, MANIFEST, "generate") if manifest.is_file() else _by_names(images)
+    if table.empty:
+        raise ValueError(f"{images} holds no synthetic image; expected *.jpg or *.png, or a manifest.csv")
+    for name, pid in zip(table.name, table.pid, strict=True):
+        if Path(name).is_absolute() or ".." in Path(name).parts or not (images / name).is_file():
+            raise FileNotFoundError(
+                f"{images / name} is listed in {manifest}; there is no such file in {images}"
+            )
+        if pid not in identities:
+            raise ValueError(
+                f"{images / name} shows identity {pid}, which is not among the training identities"
+            )
+    repeated = table.name[table.name.duplicated()]
+    if len(repeated):
+        raise ValueError(f"{manifest}: {repeated.iloc[0]} has two rows; leave one")
+    return images, table.assign(md5=[md5(images / name) for name in table.name])
+
+
+def _by_names(folder: Path) -> pd.DataFrame:
+    rows = []
+    for file in sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES):
+        match = _NAME.fullmatch(file.name)
+        if match is None:
+            raise ValueError(
+                f"{file}: the name does not begin as in Market-1501 (0002_c1...); rename it, or write "
+                f"{folder / 'manifest.csv'} with the columns name and pid"
+            )
+        rows.append((file.name, int(match[1])))
+    return pd.DataFrame(rows, columns=list(MANIFEST))
