@@ -2,11 +2,13 @@
 
 `standard` has real images only, at every fraction and at 100 %; every other arm is a recipe of
 params.yaml that adds synthetic images. All train for the same number of iterations. Writes
-data/reid/<arm>.csv, one row per model.
+data/reid/<arm>.csv, one row per model, data/reid/<arm>.queries.csv, one row per model and query, and the
+weights as models/reid/<arm>/<fraction>-<seed>.safetensors.
 """
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,21 @@ from tqdm import tqdm
 
 import reid
 from pipeline.checkpoints import Checkpoints
-from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
+from pipeline.files import atomic, code_hash, md5, read_csv, scratch, stage_main, write_csv, write_json
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import SYNTHETIC, ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
 from reid.data import load_images
-from reid.evaluate import distances, evaluate, features
+from reid.evaluate import average_precision_by_camera, distances, evaluate, features
+from reid.model import load_model, save_model
+from reid.rerank import rerank
+from reid.settings import ReidSettings
 from reid.train import train
 
 RESULTS = Path("data/reid")
+MODELS = Path("models/reid")
+TOP = 10  # best gallery images of each query that are written down
 MANIFEST = {"name": str, "pid": int, "md5": str}
 
 
@@ -34,7 +41,7 @@ MANIFEST = {"name": str, "pid": int, "md5": str}
 class ImageSet:
     """Images with what the evaluation needs to know of them; decoded once for all models of a stage."""
 
-    table: pd.DataFrame  # columns pid, camid, md5
+    table: pd.DataFrame  # columns pid, md5; to be tested on also image, camid
     pixels: np.ndarray  # uint8 [N, H, W, 3]
 
     @classmethod
@@ -49,53 +56,70 @@ def read_synthetic(folder: Path, fraction: int, settings: ReidSection) -> ImageS
     return ImageSet.read(manifest, [folder / str(fraction) / name for name in manifest.name], settings)
 
 
-def train_and_test(
+def train_model(
     real: ImageSet,
     synthetic: ImageSet | None,
-    query: ImageSet,
-    gallery: ImageSet,
     arm: ArmSettings | None,
     seed: int,
     settings: ReidSection,
     title: str,
-) -> dict[str, float]:
-    """Train one model and rank the gallery with it; percent. A result that is known already is read again."""
-    sets = [real, *([synthetic] if synthetic else []), query, gallery]
+) -> Path:
+    """Train one model and return the file with its weights; one that is there is not trained again."""
+    sets = [real, *([synthetic] if synthetic else [])]
     folder = scratch(
         "train_reid",
-        settings=settings.model_copy(update={"seeds": ()}),
+        settings=settings.model_dump(mode="json", include=set(ReidSettings.model_fields)),
         seed=seed,
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
         code=code_hash(reid),
     )
-    result = folder / "result.json"
-    if not result.is_file():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        train_sets = [real, synthetic] if synthetic else [real]
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
         model = train(
-            np.concatenate([images.pixels for images in train_sets]),
-            np.concatenate([images.table.pid for images in train_sets]),
-            np.repeat([False, True][: len(train_sets)], [len(images.table) for images in train_sets]),
+            np.concatenate([images.pixels for images in sets]),
+            np.concatenate([images.table.pid for images in sets]),
+            np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
             settings,
             seed,
             synthetic_share=arm.synthetic_share if arm else None,
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
-            device=device,
+            device=_device(),
             checkpoints=Checkpoints(folder),
             title=title,
         )
-        found = evaluate(
-            distances(
-                features(model, query.pixels, settings.evaluation_batch),
-                features(model, gallery.pixels, settings.evaluation_batch),
-            ),
-            query.table.pid.to_numpy(),
-            query.table.camid.to_numpy(),
-            gallery.table.pid.to_numpy(),
-            gallery.table.camid.to_numpy(),
-        )
+        with atomic(weights) as file:
+            save_model(model, file)
+    return weights
+
+
+def evaluate_model(
+    weights: Path, query: ImageSet, gallery: ImageSet, settings: ReidSection
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Rank the gallery for each query. A result that is known already is read again.
+
+    Returns:
+        The summaries (percent), and a table of the queries: query (its image), ap (percent; of the whole
+        gallery), first_match (rank from 1 of the first right gallery image), top (the best ten gallery images
+        in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
+        alone. What a query cannot have, for want of right images, is empty.
+    """
+    labels = [images.table[name].to_numpy() for images in (query, gallery) for name in ("pid", "camid")]
+    folder = scratch(
+        "test_reid",
+        weights=md5(weights),
+        settings=settings.model_dump(mode="json", exclude={"seeds"}),
+        images=[
+            images.table[["image", "pid", "camid", "md5"]].values.tolist() for images in (query, gallery)
+        ],
+        code=code_hash(reid),
+    )
+    result, table = folder / "result.json", folder / "queries.csv"
+    if not result.is_file():
+        model = load_model(weights, settings, _device())
+        seen = [features(model, images.pixels, settings.evaluation_batch) for images in (query, gallery)]
+        found = evaluate(distances(*seen), *labels, top=TOP)
         values = {
             "rank1": found.rank(1),
             "mAP": found.mAP,
@@ -104,12 +128,35 @@ def train_and_test(
             "rank10": found.rank(10),
             "mAP_trapezoid": found.mAP_trapezoid,
         }
+        if settings.rerank:
+            kept = labels[2] != -1  # junk must not count among the neighbours
+            blocks = rerank(
+                seen[0], seen[1][kept], settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
+            )
+            again = evaluate(blocks, *labels[:2], *(column[kept] for column in labels[2:]))
+            values |= {"rank1_rerank": again.rank(1), "mAP_rerank": again.mAP}
+        names = gallery.table.image.to_numpy()
+        queries = pd.DataFrame(
+            {
+                "query": query.table.image,
+                "ap": 100 * found.average_precision,
+                "first_match": pd.array(np.where(found.matches, found.first_rank, None), "Int64"),
+                "top": [" ".join(names[places[places >= 0]]) for places in found.top],
+            }
+        )
+        for camera, precision in average_precision_by_camera(*seen, *labels).items():
+            queries[f"ap_c{camera}"] = 100 * precision
+        write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, result)
-    return json.loads(result.read_text())
+    return json.loads(result.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
 
 
-def run_arm(name: str, params: Params) -> pd.DataFrame:
-    """Train and test all models of one arm."""
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Path]]:
+    """Train and test all models of one arm: a row per model, a row per model and query, their weights."""
     settings, arm = params.reid, params.arms.get(name)
     index, root = read_index().set_index("image", drop=False), params.dataset.root
     prefix = "val_" if settings.evaluate_on == "validation" else ""
@@ -121,7 +168,7 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
     everyone = ImageSet.read(every, [root / image for image in every.image], settings)
     fractions = list(params.subset.fractions) if arm else [*params.subset.fractions, 100]
 
-    rows = []
+    rows, rankings, models = [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
         for fraction in fractions:
             chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
@@ -129,7 +176,10 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
             synthetic = read_synthetic(arm.synthetic, fraction, settings) if arm else None
             for seed in settings.seeds:
                 title = f"{name} {fraction} % seed {seed}"
-                values = train_and_test(real, synthetic, query, gallery, arm, seed, settings, title)
+                model = train_model(real, synthetic, arm, seed, settings, title)
+                models[f"{fraction}-{seed}.safetensors"] = model
+                values, queries = evaluate_model(model, query, gallery, settings)
+                rankings.append(queries.assign(fraction=fraction, seed=seed))
                 rows.append(
                     {
                         "arm": name,
@@ -143,7 +193,8 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
                     }
                 )
                 bar.update()
-    return pd.DataFrame(rows)
+    queries = pd.concat(rankings)
+    return pd.DataFrame(rows), queries[["fraction", "seed", *queries.columns[:-2]]], models
 
 
 def _train_on(arm: ArmSettings | None) -> str:
@@ -161,7 +212,13 @@ def main() -> None:
     name, params = parser.parse_args().arm, load_params()
     if name != "standard" and name not in params.arms:
         raise ValueError(f"the arm is {name}; expected standard or one of {', '.join(params.arms)}")
-    write_csv(run_arm(name, params), RESULTS / f"{name}.csv")
+    rows, queries, models = run_arm(name, params)
+    with atomic(MODELS / name) as folder:
+        folder.mkdir()
+        for file, weights in models.items():
+            shutil.copy(weights, folder / file)
+    write_csv(queries, RESULTS / f"{name}.queries.csv")
+    write_csv(rows, RESULTS / f"{name}.csv")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def rerank(
     them (section 3.2 of the paper), weighted by exp(-distance) (3.3) and averaged over its k2 nearest images
     (3.4). Two images are compared by the Jaccard distance of their descriptions (3.3), which is mixed with
     the original distance (3.5): the squared Euclidean one as a share of the query's largest, as in the
-    authors' code. A description is a sparse row, so that N images need about N (D + k1^2) numbers; torchreid's
-    version holds several dense matrices N x N, 1.5 GB each on Market-1501.
+    authors' code. A description is a sparse row, so that N images need about N (D + k1^2) numbers;
+    torchreid's version holds several dense matrices N x N, 1.5 GB each on Market-1501.
 
     Args:
         query: float32 [Q, D].
