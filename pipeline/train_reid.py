@@ -49,6 +49,10 @@ class ImageSet:
         """Decode `files`, one per row of `table`, at the input size of the re-ID model."""
         return cls(table.reset_index(drop=True), load_images(files, settings.height, settings.width))
 
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Identities and cameras, int [N] each."""
+        return self.table.pid.to_numpy(), self.table.camid.to_numpy()
+
 
 def read_synthetic(folder: Path, fraction: int, settings: ReidSection) -> ImageSet:
     """The synthetic images of one subset: those that its manifest lists."""
@@ -105,7 +109,6 @@ def evaluate_model(
         in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
         alone. What a query cannot have, for want of right images, is empty.
     """
-    labels = [images.table[name].to_numpy() for images in (query, gallery) for name in ("pid", "camid")]
     folder = scratch(
         "test_reid",
         weights=md5(weights),
@@ -118,8 +121,9 @@ def evaluate_model(
     result, table = folder / "result.json", folder / "queries.csv"
     if not result.is_file():
         model = load_model(weights, settings, _device())
-        seen = [features(model, images.pixels, settings.evaluation_batch) for images in (query, gallery)]
-        found = evaluate(distances(*seen), *labels, top=TOP)
+        wanted = features(model, query.pixels, settings.evaluation_batch)
+        shown = features(model, gallery.pixels, settings.evaluation_batch)
+        found = evaluate(distances(wanted, shown), *query.labels(), *gallery.labels(), top=TOP)
         values = {
             "rank1": found.rank(1),
             "mAP": found.mAP,
@@ -129,22 +133,24 @@ def evaluate_model(
             "mAP_trapezoid": found.mAP_trapezoid,
         }
         if settings.rerank:
-            kept = labels[2] != -1  # junk must not count among the neighbours
+            kept = gallery.table.pid.to_numpy() != -1  # junk must not count among the neighbours
             blocks = rerank(
-                seen[0], seen[1][kept], settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
+                wanted, shown[kept], settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
             )
-            again = evaluate(blocks, *labels[:2], *(column[kept] for column in labels[2:]))
+            pids, camids = gallery.labels()
+            again = evaluate(blocks, *query.labels(), pids[kept], camids[kept])
             values |= {"rank1_rerank": again.rank(1), "mAP_rerank": again.mAP}
         names = gallery.table.image.to_numpy()
         queries = pd.DataFrame(
             {
                 "query": query.table.image,
                 "ap": 100 * found.average_precision,
-                "first_match": pd.array(np.where(found.matches, found.first_rank, None), "Int64"),
+                "first_match": pd.Series(found.first_rank).where(found.matches > 0).astype("Int64"),
                 "top": [" ".join(names[places[places >= 0]]) for places in found.top],
             }
         )
-        for camera, precision in average_precision_by_camera(*seen, *labels).items():
+        by_camera = average_precision_by_camera(wanted, shown, *query.labels(), *gallery.labels())
+        for camera, precision in by_camera.items():
             queries[f"ap_c{camera}"] = 100 * precision
         write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, result)

@@ -87,7 +87,7 @@ def load_model(path: Path, settings: ReidSettings, device: str = "cpu") -> BoT:
             f"{path} holds no {settings.backbone} with {settings.channels} channels of the present settings; "
             "train it again."
         ) from error
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).eval()
 
 
 def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
