@@ -6,7 +6,6 @@ data/filtered/<name>/<fraction>/ with the images that pass, manifest.csv and sco
 figure reports/filters/<name>.png.
 """
 
-import argparse
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from tqdm import tqdm
 import reid
 from generator.encoders import encode_tokens, load_image_encoder, to_float
 from pipeline.checkpoints import Checkpoints
+from pipeline.cli import command_line
 from pipeline.files import atomic, code_hash, scratch, stage_main, write_csv
 from pipeline.images import load_images
 from pipeline.index import read_index
@@ -245,7 +245,7 @@ def draw(scores: dict[int, pd.DataFrame], name: str, params: Params) -> Figure:
 
 def main() -> None:
     """Run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.filter", description=__doc__)
+    parser = command_line("filter", __doc__)
     parser.add_argument("name", help="a recipe in the section filters of params.yaml")
     name, params = parser.parse_args().name, load_params()
     if name not in params.filters:

@@ -125,6 +125,10 @@ class ReidSection(ReidSettings):
     evaluate_on: Literal["test", "validation"] = Field(
         description="validation (needs index.validation_identities) is for choices, test for the table"
     )
+    rerank: bool = Field(description="also rank with k-reciprocal re-ranking (Zhong et al. 2017)")
+    rerank_k1: int = Field(ge=1, le=1000, description="neighbours that describe an image")
+    rerank_k2: int = Field(ge=1, le=1000, description="nearest images over which these are averaged")
+    rerank_lambda: float = Field(ge=0, le=1, description="share of the original distance")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -259,6 +263,7 @@ class Params(Settings):
     reid: ReidSection
     filters: dict[Name, FilterSettings]
     arms: dict[Name, ArmSettings] = Field(min_length=1)
+    cross_datasets: dict[Name, Annotated[Path, Field(strict=False)]]
     contact_sheets: ContactSheetsSettings
     report: ReportSettings
     study: StudySettings

@@ -2,10 +2,12 @@
 
 `standard` has real images only, at every fraction and at 100 %; every other arm is a recipe of
 params.yaml that adds synthetic images. All train for the same number of iterations. Writes
-data/reid/<arm>.csv, one row per model.
+data/reid/<arm>.csv, one row per model, data/reid/<arm>.queries.csv, one row per model and query, and the
+weights as models/reid/<arm>/<fraction>-<seed>.safetensors.
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,30 +21,39 @@ import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import code_hash, scratch, stage_main, write_csv, write_json
+from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv, write_json
 from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
 from pipeline.synthetic import read_synthetic
-from reid.evaluate import distances, evaluate, features
+from reid.evaluate import average_precision_by_camera, distances, evaluate, features
+from reid.model import load_model, save_model
+from reid.rerank import rerank
+from reid.settings import ReidSettings
 from reid.train import train
 
 RESULTS = Path("data/reid")
+MODELS = Path("models/reid")
+TOP = 10  # best gallery images of each query that are written down
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with what the evaluation needs to know of them; decoded once for all models of a stage."""
 
-    table: pd.DataFrame  # columns pid, camid, md5
+    table: pd.DataFrame  # columns pid, md5; to be tested on also image, camid
     pixels: np.ndarray  # uint8 [N, H, W, 3]
 
     @classmethod
     def read(cls, table: pd.DataFrame, files: list[Path], settings: ReidSection) -> "ImageSet":
         """Decode `files`, one per row of `table`, at the input size of the re-ID model."""
         return cls(table.reset_index(drop=True), load_images(files, settings.height, settings.width))
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Identities and cameras, int [N] each."""
+        return self.table.pid.to_numpy(), self.table.camid.to_numpy()
 
 
 def read_added(arm: ArmSettings, fraction: int, real: ImageSet, settings: ReidSection) -> ImageSet:
@@ -63,58 +74,75 @@ def read_added(arm: ArmSettings, fraction: int, real: ImageSet, settings: ReidSe
     return ImageSet(real.table.iloc[sources].reset_index(drop=True), real.pixels[sources])
 
 
-def train_and_test(
+def train_model(
     real: ImageSet,
     added: ImageSet | None,
-    query: ImageSet,
-    gallery: ImageSet,
     arm: ArmSettings | None,
     seed: int,
     settings: ReidSection,
     title: str,
-) -> dict[str, float]:
-    """Train one model and rank the gallery with it; percent. A result that is known already is read again."""
-    sets = [real, *([added] if added else []), query, gallery]
+) -> Path:
+    """Train one model and return the file with its weights; one that is there is not trained again."""
+    sets = [real, *([added] if added else [])]
     folder = scratch(
         "train_reid",
-        settings=settings.model_copy(update={"seeds": ()}),
+        settings=settings.model_dump(mode="json", include=set(ReidSettings.model_fields)),
         seed=seed,
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
         code=code_hash(reid, pipeline.images),
     )
-    result = folder / "result.json"
-    if not result.is_file():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        train_sets = [real, added] if added else [real]
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
         curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
         model = train(
-            np.concatenate([images.pixels for images in train_sets]),
-            np.concatenate([images.table.pid for images in train_sets]),
-            np.repeat([False, True][: len(train_sets)], [len(images.table) for images in train_sets]),
+            np.concatenate([images.pixels for images in sets]),
+            np.concatenate([images.table.pid for images in sets]),
+            np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
             settings,
             seed,
             synthetic_share=arm.synthetic_share if arm else None,
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
             synthetic_smoothing=arm.synthetic_smoothing if arm else None,
             real_first=arm.real_first if arm else 0.0,
-            device=device,
+            device=_device(),
             checkpoints=Checkpoints(folder),
             title=title,
             log=curve.log,
         )
         curve.close()
-        found = evaluate(
-            distances(
-                features(model, query.pixels, settings.evaluation_batch),
-                features(model, gallery.pixels, settings.evaluation_batch),
-            ),
-            query.table.pid.to_numpy(),
-            query.table.camid.to_numpy(),
-            gallery.table.pid.to_numpy(),
-            gallery.table.camid.to_numpy(),
-        )
+        with atomic(weights) as file:
+            save_model(model, file)
+    return weights
+
+
+def evaluate_model(
+    weights: Path, query: ImageSet, gallery: ImageSet, settings: ReidSection
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Rank the gallery for each query. A result that is known already is read again.
+
+    Returns:
+        The summaries (percent), and a table of the queries: query (its image), ap (percent; of the whole
+        gallery), first_match (rank from 1 of the first right gallery image), top (the best ten gallery images
+        in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
+        alone. What a query cannot have, for want of right images, is empty.
+    """
+    folder = scratch(
+        "test_reid",
+        weights=md5(weights),
+        settings=settings.model_dump(mode="json", exclude={"seeds"}),
+        images=[
+            images.table[["image", "pid", "camid", "md5"]].values.tolist() for images in (query, gallery)
+        ],
+        code=code_hash(reid, pipeline.images),
+    )
+    result, table = folder / "result.json", folder / "queries.csv"
+    if not result.is_file():
+        model = load_model(weights, settings, _device())
+        wanted = features(model, query.pixels, settings.evaluation_batch)
+        shown = features(model, gallery.pixels, settings.evaluation_batch)
+        found = evaluate(distances(wanted, shown), *query.labels(), *gallery.labels(), top=TOP)
         values = {
             "rank1": found.rank(1),
             "mAP": found.mAP,
@@ -123,12 +151,37 @@ def train_and_test(
             "rank10": found.rank(10),
             "mAP_trapezoid": found.mAP_trapezoid,
         }
+        if settings.rerank:
+            kept = gallery.table.pid.to_numpy() != -1  # junk must not count among the neighbours
+            blocks = rerank(
+                wanted, shown[kept], settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
+            )
+            pids, camids = gallery.labels()
+            again = evaluate(blocks, *query.labels(), pids[kept], camids[kept])
+            values |= {"rank1_rerank": again.rank(1), "mAP_rerank": again.mAP}
+        names = gallery.table.image.to_numpy()
+        queries = pd.DataFrame(
+            {
+                "query": query.table.image,
+                "ap": 100 * found.average_precision,
+                "first_match": pd.Series(found.first_rank).where(found.matches > 0).astype("Int64"),
+                "top": [" ".join(names[places[places >= 0]]) for places in found.top],
+            }
+        )
+        by_camera = average_precision_by_camera(wanted, shown, *query.labels(), *gallery.labels())
+        for camera, precision in by_camera.items():
+            queries[f"ap_c{camera}"] = 100 * precision
+        write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, result)
-    return json.loads(result.read_text())
+    return json.loads(result.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
 
 
-def run_arm(name: str, params: Params) -> pd.DataFrame:
-    """Train and test all models of one arm."""
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Path]]:
+    """Train and test all models of one arm: a row per model, a row per model and query, their weights."""
     settings, arm = params.reid, params.arms.get(name)
     index, root = read_index().set_index("image", drop=False), params.dataset.root
     prefix = "val_" if settings.evaluate_on == "validation" else ""
@@ -140,7 +193,7 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
     everyone = ImageSet.read(every, [root / image for image in every.image], settings)
     fractions = list(params.subset.fractions) if arm else [*params.subset.fractions, 100]
 
-    rows = []
+    rows, rankings, models = [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
         for fraction in fractions:
             chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
@@ -150,7 +203,10 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
             repeated = n_added if arm and arm.repeat_real else 0
             for seed in settings.seeds:
                 title = f"{name} {fraction} % seed {seed}"
-                values = train_and_test(real, added, query, gallery, arm, seed, settings, title)
+                model = train_model(real, added, arm, seed, settings, title)
+                models[f"{fraction}-{seed}.safetensors"] = model
+                values, queries = evaluate_model(model, query, gallery, settings)
+                rankings.append(queries.assign(fraction=fraction, seed=seed))
                 rows.append(
                     {
                         "arm": name,
@@ -164,7 +220,8 @@ def run_arm(name: str, params: Params) -> pd.DataFrame:
                     }
                 )
                 bar.update()
-    return pd.DataFrame(rows)
+    queries = pd.concat(rankings)
+    return pd.DataFrame(rows), queries[["fraction", "seed", *queries.columns[:-2]]], models
 
 
 def main() -> None:
@@ -175,7 +232,13 @@ def main() -> None:
     name, params = parser.parse_args().arm, load_params()
     if name != "standard" and name not in params.arms:
         raise ValueError(f"the arm is {name}; expected standard or one of {', '.join(params.arms)}")
-    write_csv(run_arm(name, params), RESULTS / f"{name}.csv")
+    rows, queries, models = run_arm(name, params)
+    with atomic(MODELS / name) as folder:
+        folder.mkdir()
+        for file, weights in models.items():
+            shutil.copy(weights, folder / file)
+    write_csv(queries, RESULTS / f"{name}.queries.csv")
+    write_csv(rows, RESULTS / f"{name}.csv")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Evaluation:
         trapezoid: float64 [Q], average precision by the trapezoids of Market-1501's own code; NaN likewise.
         inverse_penalty: float64 [Q], matches / rank of the last match (INP; Ye et al., TPAMI 2021); NaN
             likewise.
+        top: int64 [Q, top], places in the gallery of the best images in order; -1 where there are fewer.
     """
 
     matches: np.ndarray
@@ -35,6 +36,7 @@ class Evaluation:
     average_precision: np.ndarray
     trapezoid: np.ndarray
     inverse_penalty: np.ndarray
+    top: np.ndarray
 
     def rank(self, k: int) -> float:
         """Share of the counting queries with a match among the first k (the CMC curve at k)."""
@@ -104,6 +106,7 @@ def evaluate(
     query_camids: np.ndarray,
     gallery_pids: np.ndarray,
     gallery_camids: np.ndarray,
+    top: int = 0,
 ) -> Evaluation:
     """Ranks the gallery for every query.
 
@@ -117,6 +120,7 @@ def evaluate(
         query_camids: int [Q].
         gallery_pids: int [G]; -1 is junk, any identity without a query a distractor.
         gallery_camids: int [G].
+        top: how many of the best gallery images to name for each query.
 
     Raises:
         ValueError: if no query has a match, or the blocks do not have Q rows.
@@ -126,17 +130,23 @@ def evaluate(
     n = len(query_pids)
     matches, first_rank = np.zeros(n, np.int64), np.zeros(n, np.int64)
     average_precision, trapezoid, inverse_penalty = (np.full(n, np.nan) for _ in range(3))
+    best = np.full((n, top), -1)
 
     rows = (row for block in blocks for row in block)
     for query, (row, pid, camid) in enumerate(zip(rows, query_pids, query_camids, strict=True)):
         same_pid = of_pid[pid]
         same_camera = gallery_camids[same_pid] == camid
         positives = same_pid[~same_camera]
-        if not len(positives):
+        if not len(positives) and not top:
             continue
         kept = row.copy()
         kept[junk] = np.inf  # dropped: never before a match
         kept[same_pid[same_camera]] = np.inf
+        if top:
+            nearest = _nearest(kept, top)
+            best[query, : len(nearest)] = nearest
+        if not len(positives):
+            continue
         ranks = np.sort([_rank(kept, positive) for positive in positives])
         found = np.arange(1, len(ranks) + 1)
         precision = found / ranks
@@ -150,7 +160,7 @@ def evaluate(
         raise ValueError(
             f"none of the {n} queries has an image of its identity from another camera in the gallery."
         )
-    return Evaluation(matches, first_rank, average_precision, trapezoid, inverse_penalty)
+    return Evaluation(matches, first_rank, average_precision, trapezoid, inverse_penalty, best)
 
 
 def _rank(row: np.ndarray, item: int) -> int:
@@ -158,3 +168,36 @@ def _rank(row: np.ndarray, item: int) -> int:
     distance = row[item]
     # An equal distance comes before the item only if its place in the gallery does.
     return 1 + int(np.count_nonzero(row[:item] <= distance) + np.count_nonzero(row[item + 1 :] < distance))
+
+
+def _nearest(row: np.ndarray, k: int) -> np.ndarray:
+    """Places of the k least finite distances of a row, in stable ascending order."""
+    k = min(k, len(row))
+    near = np.flatnonzero(row <= np.partition(row, k - 1)[k - 1])
+    near = near[np.argsort(row[near], kind="stable")][:k]
+    return near[np.isfinite(row[near])]
+
+
+def average_precision_by_camera(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    query_pids: np.ndarray,
+    query_camids: np.ndarray,
+    gallery_pids: np.ndarray,
+    gallery_camids: np.ndarray,
+) -> dict[int, np.ndarray]:
+    """Average precision of each query in the gallery images of one camera alone.
+
+    With the query's own camera this is the camera pair of Zheng et al. (ICCV 2015), who show their results
+    pair by pair. Features are as for `distances`, labels as for `evaluate`.
+
+    Returns:
+        For each camera in which a query can be found, float64 [Q]; NaN where a query cannot.
+    """
+    found = {}
+    for camera in np.unique(gallery_camids):
+        seen = gallery_camids == camera
+        if np.isin(query_pids[query_camids != camera], gallery_pids[seen]).any():
+            labels = query_pids, query_camids, gallery_pids[seen], gallery_camids[seen]
+            found[int(camera)] = evaluate(distances(query, gallery[seen]), *labels).average_precision
+    return found

@@ -64,6 +64,30 @@ class BoT(nn.Module):
         return pooled, self.neck(pooled)
 
 
+def save_model(model: BoT, path: Path) -> None:
+    """Write the weights of a model as safetensors."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+
+
+def load_model(path: Path, settings: ReidSettings, device: str = "cpu") -> BoT:
+    """Read a model that `save_model` wrote; it is in evaluation mode.
+
+    Raises:
+        ValueError: if the file does not hold a model of these settings.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+        model = BoT(settings.model_copy(update={"weights": None}), len(state["classifier.weight"]))
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"{path} holds no {settings.backbone} with {settings.channels} channels of the present settings; "
+            "train it again."
+        ) from error
+    return model.to(device).eval()
+
+
 def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
     net = torchvision.models.resnet50()
     if settings.weights is not None:

@@ -1,5 +1,10 @@
-"""Stage `world`: render the embedded data set that stands in for Market-1501."""
+"""Stage `world`: render the embedded data set that stands in for Market-1501.
 
+With a folder and another seed it renders another world, with other people and cameras, to test on
+(cross_datasets): `python -m pipeline.world data/other_world --seed 1`.
+"""
+
+import argparse
 from pathlib import Path
 
 from pipeline.cli import command_line
@@ -13,11 +18,18 @@ ROOT = Path("data/world")
 
 
 def main() -> None:
-    """Render the world of params.yaml to data/world."""
+    """Render the world of params.yaml to data/world, or another one to a new folder."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.world", description=__doc__)
+    parser.add_argument("root", type=Path, nargs="?", default=ROOT, help=f"folder to make ({ROOT})")
+    parser.add_argument("--seed", type=int, help="instead of world.seed")
+    arguments = parser.parse_args()
+    if arguments.root != ROOT and arguments.root.exists():
+        raise ValueError(f"{arguments.root} exists; give the path of a new folder, or remove it first")
     params = load_params()
-    size = {"height": params.dataset.height, "width": params.dataset.width}
-    settings = WorldSettings(**params.world.model_dump(), **size)
-    build(settings, ROOT, available_cores())
+    values = params.world.model_dump() | {"height": params.dataset.height, "width": params.dataset.width}
+    if arguments.seed is not None:
+        values["seed"] = arguments.seed
+    build(WorldSettings(**values), arguments.root, available_cores())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import BarContainer
 from PIL import Image
 from scipy import stats
 
@@ -65,6 +66,38 @@ def test_intervals_agree_with_the_library() -> None:
     assert (cell["low"], cell["high"]) == pytest.approx((alone.low, alone.high), abs=1e-3)
 
 
+def test_the_data_of_students_own_paper() -> None:
+    """Hours of sleep under two drugs (Student, "The probable error of a mean", Biometrika 1908).
+
+    R's t.test(extra ~ group, data = sleep, paired = TRUE) prints -2.4598858 to -0.7001142, mean -1.58.
+    """
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    rows = pd.concat([models("standard", "none", 20, second), models("augmented", "all", 20, first)])
+    cell = stage.summarise(rows)["augmented"]["all"]["20"]["rank1"]
+    assert (cell["gain"], cell["gain_low"], cell["gain_high"]) == (-1.58, -2.46, -0.7)
+
+
+def test_seeds_that_agree_have_an_interval_of_no_width() -> None:
+    assert stage.interval(pd.Series([0.1, 0.1, 0.1])) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_a_share_of_a_gap_that_may_be_none_is_not_given() -> None:
+    """100 % real images are 20 points better on average, but in one seed of three worse."""
+    noisy = pd.concat([ROWS[ROWS.fraction == 20], models("standard", "none", 100, [90.0, 80.0, 46.0])])
+    cell = stage.summarise(noisy)["augmented"]["all"]["20"]
+    assert cell["rank1"]["gain"] == pytest.approx(10.667, abs=1e-3) and cell["rank1"]["recovered"] is None
+
+
+def test_every_measure_of_the_models_is_summarised() -> None:
+    rows = ROWS.assign(rank1_rerank=ROWS.rank1 + 1, mAP_duke=ROWS.mAP)
+    cell = stage.summarise(rows)["augmented"]["all"]["20"]
+    assert cell["rank1_rerank"]["mean"] == pytest.approx(cell["rank1"]["mean"] + 1, abs=1e-3)
+    assert cell["mAP_duke"] == cell["mAP"]
+    text = stage.render(stage.summarise(rows), "x")
+    assert "rank-1, re-ranked" in text and "mAP, duke" in text
+
+
 def test_the_gain_is_paired_by_seed_whatever_the_order_of_the_rows() -> None:
     """Seeds that move both arms alike do not widen the interval; a seed of one arm alone does not count."""
     shuffled = ROWS.sample(frac=1, random_state=0)
@@ -114,17 +147,35 @@ def test_the_headline_has_the_reference_and_each_arms_mean_gain() -> None:
 def test_the_table_can_be_read() -> None:
     lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
     assert "embedded world" in lines[0]
-    assert [line for line in lines if line.startswith("|")] == [
+    tables = [line for line in lines if line.startswith("|")]
+    assert tables[:4] == [
         "| arm       | generator saw |        20 % |       100 % |",
         "| --------- | ------------- | ----------: | ----------: |",
         "| standard  | -             | 52.0 / 26.0 | 72.0 / 36.0 |",
         "| augmented | all           | 62.7 / 31.3 |             |",
-        "| arm       | generator saw |               20 % |",
-        "| --------- | ------------- | -----------------: |",
-        "| augmented | all           | +10.7 ± 5.2 (53 %) |",
     ]
+    assert tables[4:9] == [
+        "| real  | arm       | generator saw |  images | rank-1 (%) |        gain | recovered |    mAP (%) "
+        "|       gain | recovered |",
+        "| ----- | --------- | ------------- | ------: | ---------: | ----------: | --------: | ---------: "
+        "| ---------: | --------: |",
+        "| 20 %  | standard  | -             |  20 + 0 | 52.0 ± 5.0 |             |           | 26.0 ± 2.5 "
+        "|            |           |",
+        "| 20 %  | augmented | all           |  20 + 5 | 62.7 ± 9.4 | +10.7 ± 5.2 |      53 % | 31.3 ± 4.7 "
+        "| +5.3 ± 2.6 |      53 % |",
+        "| 100 % | standard  | -             | 100 + 5 | 72.0 ± 5.0 |             |           | 36.0 ± 2.5 "
+        "|            |           |",
+    ]
+    assert "| 20 %  | augmented | all           | 15.7 (+2.7) |" in tables
     alone = stage.render(stage.summarise(ROWS[ROWS.arm == "standard"]), "x")
-    assert "Gain" not in alone
+    assert "+0" not in alone and "nan" not in alone.lower()
+
+
+def test_published_rows_are_labelled_and_come_with_their_share() -> None:
+    lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Published, Market-1501"))
+    imagpose = next(line for line in lines[start:] if "IMAGPose" in line and line.startswith("|"))
+    assert "66.4 (76 %)" in imagpose  # (66.4 - 33.4) / (76.7 - 33.4)
 
 
 def save(rows: pd.DataFrame, folder: Path) -> None:
@@ -185,8 +236,29 @@ def test_the_stage_writes_table_summary_text_and_figure(
     assert sorted(path.name for path in Path("reports").glob(".*")) == []
 
 
-def test_the_figure_has_an_errorbar_per_arm_and_the_reference() -> None:
-    figure = stage.draw(stage.summarise(ROWS), "embedded world")
-    assert [axis.get_ylabel() for axis in figure.axes] == ["rank-1 (%)", "mAP (%)"]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["standard", "augmented (generator saw: all)", "100 % real images"]
+def test_the_figure_has_bars_with_intervals_and_the_published_rows_apart() -> None:
+    summary = stage.summarise(ROWS)
+    figure = stage.draw(summary, "embedded world")
+    rank1, _, published = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == [
+        "embedded world: rank-1",
+        "embedded world: mAP",
+        "published, Market-1501: rank-1",
+    ]
+    bars = [container for container in rank1.containers if isinstance(container, BarContainer)]
+    assert [bar.patches[0].get_height() for bar in bars] == pytest.approx([52, 188 / 3], abs=1e-3)
+    for bar, arm, source in zip(bars, ("standard", "augmented"), ("none", "all"), strict=True):
+        (segment,) = bar.errorbar.lines[2][0].get_segments()
+        cell = summary[arm][source]["20"]["rank1"]
+        assert segment[:, 1] == pytest.approx([cell["low"], cell["high"]], abs=2e-3)
+    heights = [[patch.get_height() for patch in bar.patches] for bar in published.containers]
+    assert heights == [list(values) for values in stage.PUBLISHED.values()]
+    own, theirs = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+    assert own == ["standard", "augmented (generator saw: all)", "100 % real images"]
+    assert theirs == [*stage.PUBLISHED, "100 % real images"]
+
+
+def test_one_seed_and_no_reference_can_be_drawn() -> None:
+    rows = ROWS[(ROWS.seed == 0) & (ROWS.fraction == 20)]
+    figure = stage.draw(stage.summarise(rows), "x")
+    assert len(figure.axes[0].containers) == 2

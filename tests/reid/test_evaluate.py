@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from reid.evaluate import distances, evaluate, features
+from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import BoT
 
 with warnings.catch_warnings():
@@ -81,6 +81,37 @@ def test_summary_equals_torchreids(seed):
     result = evaluate([distance], query_pids, query_camids, gallery_pids, gallery_camids)
     assert result.mAP == pytest.approx(mean_ap, rel=1e-12)
     np.testing.assert_allclose([result.rank(k) for k in range(1, 51)], cmc, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("top", [1, 10, 200])
+def test_the_best_images_are_those_of_a_stable_sort(seed, top):
+    distance, query_pids, query_camids, gallery_pids, gallery_camids = case = random_case(seed)
+    result = evaluate([distance], *case[1:], top=top)
+    for q in range(len(distance)):
+        own = (gallery_pids == query_pids[q]) & (gallery_camids == query_camids[q])
+        kept = [g for g in np.argsort(distance[q], kind="stable") if gallery_pids[g] != -1 and not own[g]]
+        np.testing.assert_array_equal(result.top[q], (kept + [-1] * top)[:top])
+    plain = evaluate([distance], *case[1:])
+    assert plain.top.shape == (len(distance), 0)
+    np.testing.assert_array_equal(result.average_precision, plain.average_precision)
+
+
+def test_camera_pairs_are_evaluations_with_one_camera_in_the_gallery():
+    _, query_pids, query_camids, gallery_pids, gallery_camids = random_case(0)
+    rng = np.random.default_rng(2)
+    query, gallery = (rng.standard_normal((n, 8)).astype(np.float32) for n in (40, 150))
+    gallery_camids[:5], gallery_pids[:5] = 9, 0  # a camera that saw distractors only
+    found = average_precision_by_camera(
+        query, gallery, query_pids, query_camids, gallery_pids, gallery_camids
+    )
+    assert sorted(found) == [1, 2, 3]
+    matrix = ((query[:, None] - gallery[None]) ** 2).sum(axis=2)
+    for camera, precision in found.items():
+        elsewhere = np.where(gallery_camids == camera, gallery_pids, -1)  # other cameras' images as junk
+        alone = evaluate([matrix], query_pids, query_camids, elsewhere, gallery_camids)
+        np.testing.assert_allclose(precision, alone.average_precision)
+        assert np.isnan(precision[query_camids == camera]).all()
 
 
 def test_a_perfect_and_a_worst_ranking():

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from reid.model import BoT
+from reid.model import BoT, load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,23 @@ def test_damaged_weights_are_named(bot, imagenet, tmp_path, name, value, why):
 def test_missing_weights_are_named(bot, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth, which does not exist"):
         BoT(bot(weights=str(tmp_path / "nowhere.pth")), 5)
+
+
+@pytest.mark.parametrize("neck", [True, False])
+def test_a_model_is_read_as_it_was_written(small, tmp_path, neck):
+    model = BoT(small(mixed_precision="no", bnneck=neck), 7).train()
+    images = torch.randn(8, 3, 64, 32)
+    model(images)  # moves the running means
+    save_model(model, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors", small(mixed_precision="no", bnneck=neck))
+    assert not again.training
+    torch.testing.assert_close(again(images), model.eval()(images), atol=1e-6, rtol=1e-6)
+
+
+def test_a_model_of_other_settings_is_refused(small, tmp_path):
+    save_model(BoT(small(), 7), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="holds no resnet10 with 16 channels"):
+        load_model(tmp_path / "model.safetensors", small(channels=16))
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="train it again"):
+        load_model(tmp_path / "model.safetensors", small())

@@ -1,0 +1,68 @@
+"""Stage `cross`: test every trained re-ID model on the people of another data set.
+
+Reads models/reid/<arm>/*.safetensors and a folder in Market-1501 format, an entry of cross_datasets in
+params.yaml; writes data/reid/cross/<its name>.csv, one row per model. `table4` shows them as further columns.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.cli import command_line
+from pipeline.files import progress, stage_main, write_csv
+from pipeline.index import index_dataset
+from pipeline.memory import keep_memory
+from pipeline.params import IndexSettings, Params, load_params
+from pipeline.train_reid import MODELS, ImageSet, evaluate_model
+
+RESULTS = Path("data/reid/cross")
+MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
+
+
+def evaluate_all(name: str, params: Params) -> pd.DataFrame:
+    """Test the models of all arms, fractions and seeds.
+
+    Returns:
+        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind.
+
+    Raises:
+        FileNotFoundError: a model is missing.
+        ValueError: the folder of the data set cannot be used.
+    """
+    root = params.cross_datasets[name]
+    index, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
+    tested = [index[index.split == split] for split in ("query", "gallery")]
+    query, gallery = (
+        ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested
+    )
+    models = [
+        (arm, fraction, seed)
+        for arm in ("standard", *params.arms)
+        for fraction in (*params.subset.fractions, *([100] if arm == "standard" else []))
+        for seed in params.reid.seeds
+    ]
+    rows = []
+    for arm, fraction, seed in progress(models, total=len(models), desc=f"testing on {name}"):
+        weights = MODELS / arm / f"{fraction}-{seed}.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights} is missing; run the stage that trains the arm {arm}")
+        values, _ = evaluate_model(weights, query, gallery, params.reid)
+        measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
+        rows.append({"arm": arm, "fraction": fraction, "seed": seed, **measures})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Run the stage."""
+    parser = command_line("cross", __doc__)
+    parser.add_argument("name", help="of a data set in the section cross_datasets of params.yaml")
+    keep_memory()
+    name, params = parser.parse_args().name, load_params()
+    if name not in params.cross_datasets:
+        known = ", ".join(params.cross_datasets) or "none"
+        raise ValueError(f"the data set is {name}; params.yaml has under cross_datasets: {known}")
+    write_csv(evaluate_all(name, params), RESULTS / f"{name}.csv")
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,311 @@
+"""Stage `gains`: where the gain of generated images comes from, from the same rankings as Table 4.
+
+Reads data/reid/*.queries.csv, data/index.csv and data/poses.csv; writes reports/gains/<question>.csv, one row
+per arm, fraction and group of queries, and the figure reports/gains.png.
+
+The people of the test set are nobody whom a model was trained on, so a query has no number of real training
+images. What can be told apart honestly is, on the side of training, the size of the subset (`subset_size`:
+real images per training identity), and on the side of the test, how a query is to be found: from which
+camera in which (`camera_pair`), among how many right gallery images (`gallery_images`) in how many cameras
+(`gallery_cameras`), and how far from its own pose (`pose_distance`). "Right" are gallery images of the
+query's identity from other cameras.
+"""
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from pipeline.cli import command_line
+from pipeline.contact_sheets import pose_distance
+from pipeline.files import atomic, read_csv, stage_main, write_csv
+from pipeline.index import read_index
+from pipeline.params import Params, load_params
+from pipeline.poses import read_poses
+from pipeline.table4 import COLUMNS, CONFIDENCE, RESULTS
+
+GAINS = Path("reports/gains")
+FIGURE = Path("reports/gains.png")
+
+QUERIES = {"fraction": int, "seed": int, "query": str, "ap": float}
+QUESTIONS = ("subset_size", "camera_pair", "gallery_images", "gallery_cameras", "pose_distance")
+_BINS = 4  # groups of about equally many queries
+_RESAMPLES = 1000
+_AXES = {
+    "subset_size": "real images per training identity",
+    "gallery_images": "right gallery images",
+    "pose_distance": "pose distance to them (% of the height)",
+}
+
+
+def pair(augmented: pd.DataFrame, standard: pd.DataFrame) -> pd.DataFrame:
+    """Compare two arms query by query; the mean over the seeds that both have.
+
+    Args:
+        augmented: columns fraction, seed, query, ap (percent, NaN where nothing can be found), ap_c<camera>.
+        standard: likewise.
+
+    Returns:
+        Indexed by fraction and query: columns `<measure>_standard` and `<measure>_augmented` for ap and each
+        ap_c<camera>, in percent.
+    """
+    key = ["fraction", "seed", "query"]
+    measures = [name for name in standard.columns if name == "ap" or name.startswith("ap_c")]
+    both = standard[key + measures].merge(
+        augmented[key + measures], on=key, suffixes=("_standard", "_augmented"), validate="one_to_one"
+    )
+    return both.drop(columns="seed").groupby(["fraction", "query"]).mean()
+
+
+def describe_queries(index: pd.DataFrame, prefix: str, height: int) -> pd.DataFrame:
+    """Say how each query is to be found.
+
+    Args:
+        index: all images of the data set.
+        prefix: of the splits query and gallery: "val_" for the validation set, else empty.
+        height: of the images in data/poses.csv, pixels.
+
+    Returns:
+        Indexed by query, for those that can be found: pid, camid, gallery_images, gallery_cameras and
+        pose_distance, the mean over the right gallery images in percent of the image's height. The mean and
+        not the least, because average precision asks for all of them.
+    """
+    queries = index[index.split == f"{prefix}query"].reset_index(drop=True)
+    gallery = index[index.split == f"{prefix}gallery"].reset_index(drop=True)
+    poses, gallery_poses = read_poses(queries.image.tolist()), read_poses(gallery.image.tolist())
+    of_pid = gallery.groupby("pid").indices
+    rows = []
+    for pose, query in zip(poses, queries.itertuples(), strict=True):
+        same = of_pid.get(query.pid, np.empty(0, np.int64))
+        right = same[gallery.camid.to_numpy()[same] != query.camid]
+        if len(right):
+            apart = pose_distance(pose, gallery_poses[right], height).mean()
+            cameras = gallery.camid[right].nunique()
+            rows.append((query.image, query.pid, query.camid, len(right), cameras, 100 * apart / height))
+    columns = ["query", "pid", "camid", "gallery_images", "gallery_cameras", "pose_distance"]
+    return pd.DataFrame(rows, columns=columns).set_index("query")
+
+
+def gain_by(
+    groups: pd.Series, values: pd.Series, standard: pd.Series, augmented: pd.Series, pids: pd.Series
+) -> pd.DataFrame:
+    """Mean gain of each group of queries with its 95 % interval.
+
+    The interval is a bootstrap over test identities, whose queries stay together: it covers the choice of
+    people, with the trained models as they are. (Those of Table 4 cover the chance of training.)
+
+    Args:
+        groups: name of each query's group; NaN is left out.
+        values: what the groups are made of, for the mean of each group.
+        standard: average precision of each query, percent; NaN is left out.
+        augmented: likewise.
+        pids: identities of the queries. All have the same index.
+
+    Returns:
+        Columns group, value, queries, identities, standard, augmented, gain, low and high (percent and
+        points); low and high are NaN for a group of one identity.
+    """
+    frame = pd.DataFrame({"group": groups, "value": values, "standard": standard, "augmented": augmented})
+    frame = frame.assign(pid=pids, gain=frame.augmented - frame.standard).dropna()
+    rows = []
+    for group, queries in frame.groupby("group", sort=False):
+        means = queries[["value", "standard", "augmented", "gain"]].mean()
+        low, high = _bootstrap(queries, str(group))
+        counts = {"queries": len(queries), "identities": queries.pid.nunique()}
+        rows.append({"group": str(group), **counts, **means, "low": low, "high": high})
+    columns = ["group", "value", "queries", "identities", "standard", "augmented", "gain", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["value", "group"], ignore_index=True)
+
+
+def _bootstrap(queries: pd.DataFrame, purpose: str) -> tuple[float, float]:
+    people = queries.groupby("pid").gain.agg(["sum", "count"])
+    if len(people) < 2:
+        return np.nan, np.nan
+    interval = stats.bootstrap(
+        (people["sum"].to_numpy(), people["count"].to_numpy()),
+        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng([0, zlib.crc32(purpose.encode())]),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def bins(values: pd.Series, digits: int) -> pd.Series:
+    """Sort values into groups of about equally many, named by their ends ("9.1-10.4")."""
+    edges = np.unique(values.quantile(np.arange(1, _BINS) / _BINS))
+    group = pd.Series(np.searchsorted(edges, values), values.index)
+    ends = values.groupby(group).agg(["min", "max"])
+    names = {
+        number: f"{low:.{digits}f}-{high:.{digits}f}" if low < high else f"{low:.{digits}f}"
+        for number, low, high in ends.itertuples()
+    }
+    return group.map(names)
+
+
+def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -> dict[str, pd.DataFrame]:
+    """Answer all questions for one arm at one fraction.
+
+    Args:
+        both: `pair` of the fraction, indexed by query.
+        queries: `describe_queries`.
+        images_per_identity: real training images per training identity.
+    """
+    both = both.loc[both.index.intersection(queries.index)]
+    queries = queries.loc[both.index]
+    ap = both.ap_standard, both.ap_augmented, queries.pid
+    size = pd.Series(images_per_identity, both.index)
+    cameras = [name[len("ap_c")] for name in map(str, both) if re.fullmatch(r"ap_c\d_standard", name)]
+    pairs = [
+        gain_by(
+            queries.camid.astype(str) + f"-{camera}",
+            queries.camid,
+            both[f"ap_c{camera}_standard"],
+            both[f"ap_c{camera}_augmented"],
+            queries.pid,
+        )
+        for camera in cameras
+    ]
+    gallery_images, apart = queries.gallery_images, queries.pose_distance
+    return {
+        "subset_size": gain_by(size.map("{:.1f}".format), size, *ap),
+        "camera_pair": pd.concat(pairs).sort_values("group", ignore_index=True).drop(columns="value"),
+        "gallery_images": gain_by(bins(gallery_images, 0), gallery_images, *ap),
+        "gallery_cameras": gain_by(queries.gallery_cameras.astype(str), queries.gallery_cameras, *ap),
+        "pose_distance": gain_by(bins(apart, 1), apart, *ap),
+    }
+
+
+def collect(params: Params) -> dict[str, pd.DataFrame]:
+    """Answer all questions for all arms and fractions; arm, train_on and fraction are the first columns.
+
+    Raises:
+        ValueError: an arm has no query in common with the standard arm, or a table is not as expected.
+    """
+    index = read_index()
+    identities = index.pid[index.split == "train"].nunique()
+    prefix = "val_" if params.reid.evaluate_on == "validation" else ""
+    queries = describe_queries(index, prefix, params.dataset.height)
+    standard = _read_queries("standard", "standard", params)
+    sizes = read_csv(RESULTS / "standard.csv", COLUMNS, "standard").groupby("fraction").n_real.first()
+    answers: dict[str, list[pd.DataFrame]] = {question: [] for question in QUESTIONS}
+    for arm in params.arms:
+        train_on = read_csv(RESULTS / f"{arm}.csv", COLUMNS, f"augmented@{arm}").train_on.iloc[0]
+        both = pair(_read_queries(arm, f"augmented@{arm}", params), standard)
+        for fraction in params.subset.fractions:
+            if fraction not in both.index.get_level_values("fraction"):
+                raise ValueError(
+                    f"{RESULTS / arm}.queries.csv has no query at {fraction} % with a seed and an image of "
+                    f"{RESULTS}/standard.queries.csv; run the stages standard and augmented@{arm} again"
+                )
+            of_fraction = both[both.index.get_level_values("fraction") == fraction].droplevel("fraction")
+            found = ask(of_fraction, queries, sizes[fraction] / identities)
+            for question, table in found.items():
+                who = {"arm": arm, "train_on": train_on, "fraction": fraction}
+                answers[question].append(pd.DataFrame({**who, **table}))
+    return {question: pd.concat(tables, ignore_index=True) for question, tables in answers.items()}
+
+
+def _read_queries(arm: str, stage: str, params: Params) -> pd.DataFrame:
+    rows = read_csv(RESULTS / f"{arm}.queries.csv", QUERIES, stage)
+    return rows[rows.fraction.isin(params.subset.fractions) & rows.seed.isin(params.reid.seeds)]
+
+
+def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
+    """Draw the gain in mAP of each arm, a row of axes each; camera pairs at the smallest fraction."""
+    arms = list(dict.fromkeys(answers["subset_size"].arm))
+    figure = Figure(figsize=(13, 0.8 + 3 * len(arms)), layout="constrained")
+    figure.suptitle(
+        f"Where the gain in mAP comes from, with 95 % intervals over the people of the test: {dataset}",
+        fontsize=11,
+    )
+    widths = [1, 1, 1, 1.1]
+    for arm, axes in zip(
+        arms, figure.subplots(len(arms), 4, squeeze=False, width_ratios=widths), strict=True
+    ):
+        of_arm = {question: table[table.arm == arm] for question, table in answers.items()}
+        _draw_lines(axes[0], of_arm["subset_size"], "subset_size", join=True)
+        _draw_lines(axes[1], of_arm["gallery_images"], "gallery_images")
+        _draw_lines(axes[2], of_arm["pose_distance"], "pose_distance")
+        axes[0].set_ylabel(f"{arm}: gain in mAP (points)")
+        low = min(axis.get_ylim()[0] for axis in axes[:3])
+        high = max(axis.get_ylim()[1] for axis in axes[:3])
+        for axis in axes[:3]:
+            axis.set_ylim(low, high)
+        pairs = of_arm["camera_pair"]
+        _draw_pairs(axes[3], pairs[pairs.fraction == pairs.fraction.min()])
+    handles, labels = axes[1].get_legend_handles_labels()
+    style: dict[str, Any] = {"ncols": len(labels), "frameon": False, "fontsize": 9}
+    figure.legend(handles, labels, loc="outside lower center", **style)
+    return figure
+
+
+def _draw_lines(axis: Axes, table: pd.DataFrame, question: str, join: bool = False) -> None:
+    """One line per fraction, dark where real images are few; bars are intervals over test identities.
+
+    With `join` a thin line joins the fractions, which have one group each.
+    """
+    if join:
+        axis.plot(table.value, table.gain, color="#999999", lw=1, zorder=0)
+    fractions = sorted(table.fraction.unique())
+    for i, fraction in enumerate(fractions):
+        line = table[table.fraction == fraction]
+        axis.errorbar(
+            line.value,
+            line.gain,
+            [line.gain - line.low, line.high - line.gain],
+            label=f"{fraction} % real images",
+            color=colormaps["viridis"](0.85 * i / max(1, len(fractions) - 1)),
+            marker="o",
+            ms=4,
+            lw=1.3,
+            elinewidth=0.9,
+            capsize=2,
+        )
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set_xlabel(_AXES[question])
+    axis.grid(axis="y", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
+    """Draw a matrix of camera pairs, blue where generated images help and red where they harm."""
+    cameras = pairs.group.str.split("-", expand=True).astype(int).set_axis(["query", "gallery"], axis=1)
+    matrix = pairs.assign(**cameras).pivot(index="query", columns="gallery", values="gain")
+    most = max(1.0, float(np.nanmax(np.abs(matrix.to_numpy()))))
+    axis.imshow(matrix, cmap="RdBu", vmin=-most, vmax=most)
+    for (row, column), gain in np.ndenumerate(matrix.to_numpy()):
+        if np.isfinite(gain):
+            ink = "white" if abs(gain) > 0.6 * most else "black"
+            axis.text(column, row, f"{round(gain):+d}", ha="center", va="center", fontsize=8, color=ink)
+    axis.set_xticks(range(len(matrix.columns)), matrix.columns)
+    axis.set_yticks(range(len(matrix.index)), matrix.index)
+    axis.set(xlabel="camera of the gallery", ylabel="camera of the query")
+    axis.set_title(f"at {pairs.fraction.iloc[0]} % real images", fontsize=9)
+
+
+def main() -> None:
+    """Run the stage."""
+    command_line("gains", __doc__).parse_args()
+    params = load_params()
+    answers = collect(params)
+    with atomic(GAINS) as folder:
+        folder.mkdir()
+        for question, table in answers.items():
+            write_csv(table, folder / f"{question}.csv", float_format="%.3f")
+    with atomic(FIGURE) as file:
+        draw(answers, params.dataset.name).savefig(file, dpi=130)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,153 @@
+"""Trained models are tested on further data sets without being trained again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import cross as stage
+from pipeline import table4, train_reid
+from pipeline.files import write_csv
+from pipeline.index import index_dataset
+from pipeline.params import IndexSettings, Params, load_params
+from pipeline.train_reid import ImageSet
+from pipeline.world import __main__ as world
+from reid.model import BoT, save_model
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+
+
+def params_with(changes: dict[str, Any], **sections: Any) -> Params:
+    params = load_params(SHIPPED)
+    small = {"channels": 8, "height": 64, "width": 32, "seeds": (0,), "mixed_precision": "no", **changes}
+    subset = params.subset.model_copy(update={"fractions": (20,)})
+    return params.model_copy(
+        update={"reid": params.reid.model_copy(update=small), "subset": subset, **sections}
+    )
+
+
+@pytest.fixture
+def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Parameters with the small data set as a further one, and the weights of all models of the table."""
+    monkeypatch.chdir(tmp_path)
+    params = params_with({}, cross_datasets={"other": market})
+    for seed, name in enumerate(("standard/20-0", "standard/100-0", "augmented/20-0")):
+        torch.manual_seed(seed)
+        path = stage.MODELS / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_model(BoT(params.reid, 5), path)
+    return params
+
+
+def test_every_model_is_tested_and_the_table_shows_it(params: Params) -> None:
+    found = stage.evaluate_all("other", params)
+    assert found[["arm", "fraction", "seed"]].values.tolist() == [
+        ["standard", 20, 0],
+        ["standard", 100, 0],
+        ["augmented", 20, 0],
+    ]
+    measures = ["rank1_other", "mAP_other", "rank1_rerank_other", "mAP_rerank_other"]
+    assert found.columns.tolist() == ["arm", "fraction", "seed", *measures]
+    assert found[measures].stack().between(0, 100).all() and found.mAP_other.nunique() == 3
+
+    write_csv(found, table4.RESULTS / "cross" / "other.csv")
+    for arm, models in found.groupby("arm"):
+        own = {
+            "train_on": "x",
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": 1,
+            "mAP": 1,
+            "mINP": 1,
+        }
+        rows = models[["arm", "fraction", "seed"]].assign(**own)
+        write_csv(rows, table4.RESULTS / f"{arm}.csv")
+        write_csv(rows, table4.RESULTS / f"{arm}.queries.csv")  # no table of models
+    rows = table4.collect(table4.RESULTS, params)
+    assert rows.mAP_other.tolist() == found.mAP_other.tolist()
+    assert "rank-1, re-ranked, other" in table4.render(table4.summarise(rows), "x")
+    without = params.model_copy(update={"cross_datasets": {}})
+    assert "mAP_other" not in table4.collect(table4.RESULTS, without)
+
+
+def test_a_known_result_is_read_again_and_belongs_to_its_weights(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stage.evaluate_all("other", params)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_reid, "load_model", None)  # nothing is computed
+        pd.testing.assert_frame_equal(stage.evaluate_all("other", params), before)
+    save_model(BoT(params.reid, 5), stage.MODELS / "augmented/20-0.safetensors")
+    after = stage.evaluate_all("other", params)
+    assert (after.mAP_other != before.mAP_other).tolist() == [False, False, True]
+    plain = params.model_copy(update={"reid": params.reid.model_copy(update={"rerank": False})})
+    assert "mAP_rerank_other" not in stage.evaluate_all("other", plain)
+
+
+def test_a_missing_model_is_named(params: Params) -> None:
+    (stage.MODELS / "augmented/20-0.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"augmented/20-0.safetensors is missing; run the stage"):
+        stage.evaluate_all("other", params)
+
+
+def test_the_rankings_of_the_queries(params: Params, market: Path) -> None:
+    """They agree with the summaries, name images of the data set, and say nothing where nothing is right."""
+    index, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    # Nobody else has seen this person: the query has no right image.
+    index = index[~((index.split == "gallery") & (index.pid == 1501) & (index.camid == 2))]
+    query, gallery = (
+        ImageSet.read(rows, [market / image for image in rows.image], params.reid)
+        for rows in (index[index.split == split] for split in ("query", "gallery"))
+    )
+    weights = stage.MODELS / "standard/20-0.safetensors"
+    values, queries = train_reid.evaluate_model(weights, query, gallery, params.reid)
+    assert queries["query"].tolist() == query.table.image.tolist()
+    assert queries.ap.mean() == pytest.approx(values["mAP"], abs=1e-3)
+    assert 100 * (queries.first_match <= 1).sum() / queries.ap.count() == pytest.approx(values["rank1"])
+    lost = queries[queries["query"].str.contains("1501_c1")]
+    assert lost[["ap", "first_match", "ap_c1", "ap_c2"]].isna().all(axis=None)
+    camids = gallery.table.set_index("image").camid
+    for row, camid, pid in zip(queries.itertuples(), query.table.camid, query.table.pid, strict=True):
+        top = row.top.split(" ")
+        assert len(top) == min(10, len(camids) - 1 - (camids.filter(like=f"/{pid:04d}_") == camid).sum())
+        assert not any(image.startswith("bounding_box_test/-1") for image in top)
+        right = [n for n, image in enumerate(top, start=1) if f"/{pid:04d}_" in image]
+        assert right[:1] == ([] if pd.isna(row.first_match) or row.first_match > 10 else [row.first_match])
+        other = {1: row.ap_c2, 2: row.ap_c1}[camid]  # right images are in one camera alone
+        assert np.isnan({1: row.ap_c1, 2: row.ap_c2}[camid]) and (np.isnan(row.ap) or other >= row.ap - 1e-3)
+
+
+def test_a_data_set_that_params_yaml_does_not_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(SHIPPED.read_text())
+    monkeypatch.setattr("sys.argv", ["cross", "elsewhere"])
+    with pytest.raises(ValueError, match=r"is elsewhere; params\.yaml has under cross_datasets: none"):
+        stage.main()
+
+
+def test_another_world_is_rendered_to_a_new_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = SHIPPED.read_text()
+    for key, number in (
+        ("train_identities", 2),
+        ("test_identities", 2),
+        ("images_per_identity", 4),
+        ("distractors", 0),
+        ("junk", 0),
+    ):
+        line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}:"))
+        text = text.replace(line, f"  {key}: {number}", 1)
+    Path("params.yaml").write_text(text)
+    for seed in ("0", "1"):
+        monkeypatch.setattr("sys.argv", ["world", f"world{seed}", "--seed", seed])
+        world.main()
+    names = [sorted(file.name for file in Path(folder).rglob("*.jpg")) for folder in ("world0", "world1")]
+    assert len(names[0]) == len(names[1]) == 16 and names[0] != names[1]
+    with pytest.raises(ValueError, match="world1 exists"):
+        world.main()
