@@ -40,11 +40,6 @@ from pipeline.subset import read_subset
 CURVES = Path("reports/generator")
 
 
-def denoiser_folder(base: Path) -> Path:
-    """The denoiser of a base model: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
-    return base / "denoiser" if (base / "denoiser").is_dir() else base / "unet"
-
-
 def check_parts(
     params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
 ) -> None:
@@ -76,7 +71,7 @@ def load_parts(params: Params) -> IMAGPosePipeline:
     encoder = load_image_encoder(settings.image_encoder)
     vae = load_vae(base / "vae")
     denoiser = load_denoiser(
-        denoiser_folder(base), settings.denoiser, encoder.config.hidden_size, settings.seed
+        settings.denoiser_folder, settings.denoiser, encoder.config.hidden_size, settings.seed
     )
     check_parts(params, vae, encoder, denoiser)
     return IMAGPosePipeline(

@@ -22,6 +22,7 @@ DENOISER = DenoiserSettings(
     cva_heads=2,
     cva_layers=1,
     pose_channels=(4, 4, 4, 8),
+    stack_views=False,
 )
 TRAIN = TrainSettings(
     steps=6,
