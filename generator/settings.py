@@ -108,6 +108,10 @@ class TrainSettings(_Settings):
         description="compile the denoiser with torch.compile: minutes at first, then faster steps; "
         "on a CPU it needs a C++ compiler"
     )
+    gradient_checkpointing: bool = Field(
+        description="compute activations again in the backward pass instead of keeping them: a third more "
+        "work, for sizes whose batch does not fit into memory"
+    )
     masked_views: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]] = Field(
         strict=False, description="least and most masked views of the four, drawn uniformly (paper 1, 4)"
     )

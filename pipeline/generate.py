@@ -54,7 +54,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     logging.disable_progress_bar()  # of loading; the images have their own
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
-    parts.denoiser.choose_attention(state.device)
+    parts.denoiser.suit_device(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))
     views = encode_images(
         params.dataset.root,

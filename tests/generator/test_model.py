@@ -216,7 +216,7 @@ def test_plain_and_fused_attention_agree():
     denoiser, given = tiny.denoiser(trained=True), tiny.inputs()
     with torch.no_grad():
         fused = denoiser(**given)
-        denoiser.choose_attention(torch.device("cpu"))
+        denoiser.suit_device(torch.device("cpu"))
         torch.testing.assert_close(denoiser(**given), fused, atol=1e-4, rtol=1e-4)
 
 

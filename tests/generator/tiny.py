@@ -35,6 +35,7 @@ TRAIN = TrainSettings(
     ema_decay=0.9,
     mixed_precision="no",
     compile=False,
+    gradient_checkpointing=False,
     masked_views=(1, 4),
     drop_features=0.2,
     drop_image=0.2,
