@@ -2,9 +2,9 @@
 
 python -m benchmarks.generator [--sizes 128x64 512x384] [--compile]
 
-On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G. Without one: the embedded run's, at
-128x64, with batches of four and a few steps, to see that it works. Naive is one joint image at a time through all
-networks, without cached conditions, with one target view.
+On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G. Without one: the embedded
+run's, at 128x64, with small batches and few steps, to see that it works. Naive is one joint image at a time
+through all networks, without cached conditions, with one target view.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from accelerate.utils import find_executable_batch_size
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
-from generator.cost import BACKWARD, forward_flops
+from generator.cost import BACKWARD, pipeline_flops
 from generator.data import EncodedViews, encode_views
 from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline, JointRequest
@@ -210,8 +210,7 @@ def measure(size: str, device: torch.device, params: Params, compiled: bool) -> 
 
     single = sampling.model_copy(update={"batch_size": 1})
     naive = timed(lambda: sample(parts, encode(parts, 1), 1, 1, single), device)
-    tokens = views.tokens.shape[2]
-    flops = (1 + BACKWARD) * forward_flops(parts.denoiser, view_size, tokens) * batch
+    flops = (1 + BACKWARD) * pipeline_flops(parts) * batch
     return Result(size, batch, step, flops, memory, naive_joint, most(), 1 / naive)
 
 

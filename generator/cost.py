@@ -3,26 +3,34 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from generator.encoders import vae_factor
 from generator.model import IMAGPoseDenoiser
+from generator.sample import IMAGPosePipeline
 from generator.settings import SampleSettings, TrainSettings
 
 BACKWARD = 2  # FLOPs of a backward pass per FLOP of the forward pass
 
 
-def forward_flops(
-    denoiser: IMAGPoseDenoiser, view_size: tuple[int, int], tokens: int, vae_factor: int = 8
-) -> int:
+def pipeline_flops(parts: IMAGPosePipeline) -> int:
+    """`forward_flops` of a pipeline's denoiser at the pipeline's sizes."""
+    patch = parts.image_encoder.config.patch_size
+    tokens = 1 + (parts.token_size[0] // patch) * (parts.token_size[1] // patch)
+    height, width = parts.view_size
+    factor = vae_factor(parts.vae)
+    return forward_flops(parts.denoiser, (height // factor, width // factor), tokens)
+
+
+def forward_flops(denoiser: IMAGPoseDenoiser, latent_size: tuple[int, int], tokens: int) -> int:
     """FLOPs of the denoiser for one joint image at one timestep; a multiply-add counts as two.
 
     The pose encoder and the two tokenizers, which sampling runs once per joint image, are not counted.
 
     Args:
         denoiser: only its configuration is read.
-        view_size: (height, width) of a view, in pixels.
+        latent_size: (height, width) of a view's latent.
         tokens: of the image encoder.
-        vae_factor: pixels per latent pixel.
     """
-    height, width = 2 * view_size[0] // vae_factor, 2 * view_size[1] // vae_factor
+    height, width = 2 * latent_size[0], 2 * latent_size[1]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         shell = IMAGPoseDenoiser.from_config(denoiser.config)
         config = shell.unet.config

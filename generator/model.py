@@ -207,8 +207,8 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         """Use what is fastest on the device.
 
         On an accelerator: fused attention, and convolutions with the channels last in memory. On a CPU:
-        attention by plain matrix products; at 512 latent tokens in bf16, one core takes 1.5 times as long with
-        the fused kernel, forward and backward alike.
+        attention by plain matrix products; at 512 latent tokens in bf16, one core takes 1.5 times as long
+        with the fused kernel, forward and backward alike.
         """
         if device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
@@ -331,7 +331,9 @@ def _without_parts(denoiser: IMAGPoseDenoiser, settings: DenoiserSettings) -> IM
     switches = settings.model_dump(include={"cva", "flc_texture", "ilc", "stack_views"})
     if all(denoiser.config[name] == value for name, value in switches.items()):
         return denoiser
-    smaller = IMAGPoseDenoiser.from_config({**denoiser.config, **switches})
+    # Keys with an underscore would set what the file does not name back to its default.
+    config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
+    smaller = IMAGPoseDenoiser.from_config(config | switches)
     weights = denoiser.state_dict()
     if denoiser.config.cva and not settings.cva:  # attentions.0.transformer.X becomes attentions.0.X again
         weights = {

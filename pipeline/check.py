@@ -8,6 +8,7 @@ at every run, so that DVC can look every time and rerun nothing.
 import json
 import math
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,25 +37,22 @@ _STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes ea
 
 
 def problems(params: Params) -> list[str]:
-    """All that is missing or wrong, one sentence each; nothing is read that a stage will make."""
+    """All that is missing or wrong, one sentence each; nothing is asked for that a stage will make."""
+    alone = (check_dataset, check_openpose, check_base, check_image_encoder, check_resnet, check_arms)
+    # Whether the parts fit together can be said once all of them are there.
+    return _run(alone, params) or _run((check_sizes, check_disk), params)
+
+
+def _run(checks: tuple[Callable[[Params], None], ...], params: Params) -> list[str]:
     found = []
-    for check in (
-        check_dataset,
-        check_openpose,
-        check_base,
-        check_image_encoder,
-        check_sizes,
-        check_resnet,
-        check_arms,
-        check_disk,
-    ):
+    for check in checks:
         try:
             check(params)
         except ValueError as error:
             found.append(str(error))
         except OSError as error:
             found.append(f"{error.filename}: {error.strerror}")
-    return list(dict.fromkeys(found))  # later checks repeat what an earlier one found missing
+    return list(dict.fromkeys(found))  # two checks may miss the same file
 
 
 def check_dataset(params: Params) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import generator
 import pipeline.images
+from generator.cost import in_words, pipeline_flops, training_flops
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
 from generator.model import IMAGPoseDenoiser, load_denoiser
@@ -123,6 +124,13 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         encoder=[md5(file) for file in sorted(settings.image_encoder.rglob("*.safetensors"))],
         code=code_hash(generator, pipeline.images),
     )
+    if accelerator.is_main_process:
+        flops = training_flops(pipeline_flops(parts), settings.train)
+        print(
+            f"{fraction} %: {len(images)} images to encode, {settings.train.steps} steps x "
+            f"{settings.train.batch_size} joint images to train on, {in_words(flops)}",
+            flush=True,
+        )
     views = encode_images(
         params.dataset.root,
         images,
