@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size
 from diffusers import AutoencoderKL
 from PIL.Image import Resampling
 from tqdm import tqdm
@@ -90,21 +91,29 @@ def load_parts(params: Params) -> IMAGPosePipeline:
 def encode_images(
     root: Path, images: list[str], pids: np.ndarray, parts: IMAGPosePipeline, batch_size: int, *, flip: bool
 ) -> EncodedViews:
-    """Read images of the data set at the size to which data/poses.csv refers, and encode each once."""
-    size = parts.view_size[::-1]
-    with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
-        return encode_views(
-            (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
-            read_poses(images),
-            pids,
-            parts.vae,
-            cast(ImageEncoder, parts.image_encoder),
-            view_size=parts.view_size,
-            token_size=parts.token_size,
-            flip=flip,
-            batch_size=batch_size,
-            progress=bar.update,
-        )
+    """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
+
+    Where `batch_size` does not fit into the accelerator's memory, half of it is tried, and so on.
+    """
+    poses, size = read_poses(images), parts.view_size[::-1]
+
+    @find_executable_batch_size(starting_batch_size=batch_size)
+    def encode(batch_size: int) -> EncodedViews:
+        with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
+            return encode_views(
+                (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
+                poses,
+                pids,
+                parts.vae,
+                cast(ImageEncoder, parts.image_encoder),
+                view_size=parts.view_size,
+                token_size=parts.token_size,
+                flip=flip,
+                batch_size=batch_size,
+                progress=bar.update,
+            )
+
+    return encode()
 
 
 def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[IMAGPosePipeline, Curve]:

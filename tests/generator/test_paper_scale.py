@@ -243,13 +243,7 @@ def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
         flip=True,
         batch_size=4,
     )
-    patch = {"CLIP-B": 32}.get(encoder, 14)
-    assert views.tokens.shape == (
-        2,
-        2,
-        1 + (parts.token_size[0] // patch) * (parts.token_size[1] // patch),
-        12,
-    )
+    assert views.tokens.shape == (2, 2, 29 if encoder == "CLIP-B" else 129, width_of(encoder))
     settings = tiny.TRAIN.model_copy(update={"steps": 1, "batch_size": 1, "checkpoint_every": 1})
     parts.denoiser = train(
         parts.denoiser, views, parts.scheduler, settings, 0, Checkpoints(tmp_path / "checkpoints")
