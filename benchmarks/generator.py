@@ -121,7 +121,7 @@ def encode(parts: IMAGPosePipeline, count: int) -> EncodedViews:
 
 
 def encode_joint(parts: IMAGPosePipeline) -> None:
-    """Run the frozen encoders for one joint image, as training without caches must: four views, one source."""
+    """Run the frozen encoders for one joint image, as training without caches must: 4 views, 1 source."""
     images = torch.rand(4, 3, *parts.view_size, device=parts.device)
     encode_latents(parts.vae, images)
     encode_tokens(parts.image_encoder, images[:1], parts.token_size)

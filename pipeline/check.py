@@ -32,6 +32,8 @@ _ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
     "clip": ("vision_config", 768, 32, "embeddings.class_embedding"),
     "clip_vision_model": (None, 768, 32, "embeddings.class_embedding"),
 }
+_UNET_KEYS = ("in_channels", "out_channels", "block_out_channels", "down_block_types")
+_VAE_KEYS = ("in_channels", "latent_channels", "block_out_channels")
 _CVA_SHARE = 273 / 859.5  # parameters of CVA per parameter of Stable Diffusion's UNet
 _STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes each
 
@@ -103,7 +105,7 @@ def check_base(params: Params) -> None:
         )
     unet = _unet_config(params)
     denoiser = params.generator.denoiser_folder
-    vae = _read_config(base / "vae", "AutoencoderKL")
+    vae = _read_config(base / "vae", "AutoencoderKL", _VAE_KEYS)
     if unet["in_channels"] != unet["out_channels"] or unet["in_channels"] != vae["latent_channels"]:
         raise ValueError(
             f"{denoiser} has {unet['in_channels']} input and {unet['out_channels']} output channels; "
@@ -143,7 +145,7 @@ def check_image_encoder(params: Params) -> None:
 def check_sizes(params: Params) -> None:
     """Views, latents and the parts of the denoiser fit together, so that the joint image can be split."""
     unet, settings = _unet_config(params), params.generator.denoiser
-    vae = _read_config(params.generator.base / "vae", "AutoencoderKL")
+    vae = _read_config(params.generator.base / "vae", "AutoencoderKL", _VAE_KEYS)
     factor = math.isqrt(vae["in_channels"] // 3) * 2 ** (len(vae["block_out_channels"]) - 1)
     multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
     height, width = params.dataset.height, params.dataset.width
@@ -237,8 +239,8 @@ def _unet_config(params: Params) -> dict[str, Any]:
     """The stock UNet's configuration; a saved denoiser must also be one that the settings can be made of."""
     folder = params.generator.denoiser_folder
     if folder.name == "unet":
-        return _read_config(folder, "UNet2DConditionModel")
-    config = _read_config(folder, "IMAGPoseDenoiser")
+        return _read_config(folder, "UNet2DConditionModel", _UNET_KEYS)
+    config = _read_config(folder, "IMAGPoseDenoiser", ("unet_config",))
     settings: DenoiserSettings = params.generator.denoiser
     settings.check_saved(folder, config, _encoder(params.generator.image_encoder)[1])
     return config["unet_config"]
@@ -272,10 +274,15 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(folder: Path, model: str) -> dict[str, Any]:
+def _read_config(folder: Path, model: str, keys: tuple[str, ...]) -> dict[str, Any]:
     config = _read_json(folder / "config.json")
     if config.get("_class_name") != model:
         raise ValueError(f"{folder} holds a {config.get('_class_name')}; expected a diffusers {model}")
+    for key in keys:
+        if key not in config:
+            raise ValueError(
+                f"{folder / 'config.json'} has no {key}; expected the file as diffusers saves it"
+            )
     return config
 
 

@@ -132,12 +132,17 @@ def test_wrong_configurations_are_named(params: Params, tmp_path: Path) -> None:
             "expected epsilon or v_pre",
         ),
         (base / "scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "expected v_prediction"),
+        (
+            base / "vae/config.json",
+            None,
+            "vae/config.json has no in_channels; expected the file as diffusers",
+        ),
         (encoder / "config.json", {"model_type": "siglip"}, "'siglip'; expected one of dinov2, clip"),
         (encoder / "config.json", {"hidden_size": 24}, "no tensor embeddings.cls_token with 24 entries"),
         (encoder / "config.json", {"patch_size": 14}, "16 and 8; expected multiples of 14"),
     ]:
         before = file.read_text()
-        edit(file, **changes)
+        file.write_text(before.replace("in_channels", "other")) if changes is None else edit(file, **changes)
         found = check.problems(params)
         assert found and re.search(named, found[0]), (changes, found)
         file.write_text(before)
