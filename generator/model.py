@@ -11,7 +11,6 @@ The UNet denoises a joint image, a 2 x 2 grid of four views of one person. Added
 Every added path starts at zero, so that the denoiser starts as the UNet that it was made from.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,8 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         unet_config: the config of the stock UNet (4 input channels).
         encoder_width: width of the image encoder's tokens; where it is not the UNet's cross-attention width,
             a linear layer projects them.
-        cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels: see `DenoiserSettings`.
+        cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels, stack_views: see
+            `DenoiserSettings`.
     """
 
     _supports_gradient_checkpointing = True
@@ -63,6 +63,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         cva_heads: int = 8,
         cva_layers: int = 1,
         pose_channels: tuple[int, ...] = (16, 32, 96, 256),
+        stack_views: bool = False,
     ) -> None:
         super().__init__()
         self._assemble(UNet2DConditionModel.from_config(unet_config))
@@ -88,7 +89,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
             for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
                 for i, transformer in enumerate(getattr(block, "attentions", [])):
                     block.attentions[i] = _CrossViewTransformer(
-                        transformer, config.cva_heads, config.cva_layers
+                        transformer, config.cva_heads, config.cva_layers, config.stack_views
                     )
         self.unet = unet
 
@@ -167,7 +168,10 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
 
         It does not depend on the timestep: sampling computes it once per joint image.
         """
-        return self.pose_encoder(skeletons.to(self.dtype) / 255)
+        skeletons = skeletons.to(self.dtype) / 255
+        if not self.config.stack_views:
+            return self.pose_encoder(skeletons)
+        return join(self.pose_encoder(split(skeletons).flatten(0, 1)).unflatten(0, (-1, VIEWS)))
 
     def forward(
         self, noisy: Tensor, timesteps: Tensor, features: Tensor, pose: Tensor, mask: Tensor, visible: Tensor
@@ -188,15 +192,29 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         """
         inputs = [noisy, mask, visible, pose] if self.config.ilc else [noisy, mask, pose]
         sample = torch.cat([part.to(self.dtype) for part in inputs], dim=1)
-        return self.unet(sample, timesteps, encoder_hidden_states=features, return_dict=False)[0]
+        if not self.config.stack_views:
+            return self.unet(sample, timesteps, encoder_hidden_states=features, return_dict=False)[0]
+        timesteps = torch.as_tensor(timesteps, device=sample.device).expand(len(sample))
+        predicted = self.unet(
+            split(sample).flatten(0, 1),
+            timesteps.repeat_interleave(VIEWS),
+            encoder_hidden_states=features.repeat_interleave(VIEWS, dim=0),
+            return_dict=False,
+        )[0]
+        return join(predicted.unflatten(0, (-1, VIEWS)))
 
-    def choose_attention(self, device: torch.device) -> None:
-        """Use the fastest attention of the device: fused on an accelerator, plain matrix products on a CPU.
+    def suit_device(self, device: torch.device) -> None:
+        """Use what is fastest on the device.
 
-        At 512 latent tokens in bf16, one core takes 1.5 times as long with the fused kernel, forward and
-        backward alike.
+        On an accelerator: fused attention, and convolutions with the channels last in memory. On a CPU:
+        attention by plain matrix products; at 512 latent tokens in bf16, one core takes 1.5 times as long
+        with the fused kernel, forward and backward alike.
         """
-        self.unet.set_attn_processor(AttnProcessor() if device.type == "cpu" else AttnProcessor2_0())
+        if device.type == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())
+        else:
+            self.unet.set_attn_processor(AttnProcessor2_0())
+            self.to(memory_format=torch.channels_last)
 
 
 class _ConditionedInput(nn.Module):
@@ -223,14 +241,18 @@ class _ConditionedInput(nn.Module):
 
 
 class _CrossViewTransformer(nn.Module):
-    """A UNet's transformer followed by CVA: AnimateDiff's motion block with the views as its frames."""
+    """A UNet's transformer followed by CVA: AnimateDiff's motion block with the views as its frames.
 
-    def __init__(self, transformer: Transformer2DModel, heads: int, layers: int) -> None:
+    The four views are a joint image, or lie one after the other in the batch (`stack_views`).
+    """
+
+    def __init__(self, transformer: Transformer2DModel, heads: int, layers: int, stack_views: bool) -> None:
         super().__init__()
         channels = transformer.config.in_channels
         if channels % heads:
             raise ValueError(f"cva_heads is {heads}, which does not divide the UNet's {channels} channels.")
         self.transformer = transformer
+        self.stack_views = stack_views
         self.cross_view = AnimateDiffTransformer3D(
             num_attention_heads=heads,
             attention_head_dim=channels // heads,
@@ -246,8 +268,10 @@ class _CrossViewTransformer(nn.Module):
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
-        joint = self.transformer(hidden_states, *args, **kwargs)[0]
-        return (join(torch.cat([self._mix(part) for part in self._parts(split(joint))])),)
+        hidden = self.transformer(hidden_states, *args, **kwargs)[0]
+        views = hidden.unflatten(0, (-1, VIEWS)) if self.stack_views else split(hidden)
+        mixed = torch.cat([self._mix(part) for part in self._parts(views)])
+        return (mixed.flatten(0, 1) if self.stack_views else join(mixed),)
 
     def _mix(self, views: Tensor) -> Tensor:
         """Attention between the views [B, 4, C, h, w] at each place."""
@@ -298,22 +322,18 @@ def load_denoiser(
             f"{folder} holds a {config.get('_class_name')}, where a UNet2DConditionModel or an "
             "IMAGPoseDenoiser is needed."
         )
-    wanted = json.loads(settings.model_dump_json()) | {"encoder_width": encoder_width}
-    for name, value in wanted.items():
-        removed = name in ("cva", "flc_texture", "ilc") and not value
-        if config.get(name) != value and not removed:
-            raise ValueError(
-                f"{folder} was saved with {name} {config.get(name)}, where the settings say {value}."
-            )
+    settings.check_saved(folder, config, encoder_width)
     return _without_parts(load_model(IMAGPoseDenoiser, folder), settings)
 
 
 def _without_parts(denoiser: IMAGPoseDenoiser, settings: DenoiserSettings) -> IMAGPoseDenoiser:
     """The denoiser without the parts that the settings switch off, with the weights of all that stays."""
-    switches = {"cva": settings.cva, "flc_texture": settings.flc_texture, "ilc": settings.ilc}
+    switches = settings.model_dump(include={"cva", "flc_texture", "ilc", "stack_views"})
     if all(denoiser.config[name] == value for name, value in switches.items()):
         return denoiser
-    smaller = IMAGPoseDenoiser.from_config({**denoiser.config, **switches})
+    # Keys with an underscore would set what the file does not name back to its default.
+    config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
+    smaller = IMAGPoseDenoiser.from_config(config | switches)
     weights = denoiser.state_dict()
     if denoiser.config.cva and not settings.cva:  # attentions.0.transformer.X becomes attentions.0.X again
         weights = {

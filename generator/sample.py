@@ -229,7 +229,7 @@ class IMAGPosePipeline(DiffusionPipeline):
             For each request, in order, its n target views, uint8 [n, H, W, 3].
         """
         views = views.to(self.device)
-        self.denoiser.choose_attention(self.device)
+        self.denoiser.suit_device(self.device)
         for start in range(0, len(requests), settings.batch_size):
             batch = requests[start : start + settings.batch_size]
             conditions, noise = self._prepare(views, batch)

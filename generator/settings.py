@@ -1,6 +1,7 @@
 """What a user may turn in the generator: typed, bounded and immutable, without a tensor library in sight."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,6 +37,26 @@ class DenoiserSettings(_Settings):
         description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's "
         "are 16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
     )
+    stack_views: bool = Field(
+        description="M1 of Table 7: the UNet sees the views one by one, stacked along the batch, and not as "
+        "one joint image; only CVA connects them"
+    )
+
+    def check_saved(self, folder: Path, config: dict[str, Any], encoder_width: int) -> None:
+        """Raise a ValueError unless a saved denoiser's weights can serve these settings.
+
+        Args:
+            folder: of the saved denoiser, for the message.
+            config: its config.json.
+            encoder_width: width of the image encoder's tokens.
+        """
+        wanted = self.model_dump(mode="json", exclude={"stack_views"}) | {"encoder_width": encoder_width}
+        for name, value in wanted.items():
+            removed = name in ("cva", "flc_texture", "ilc") and not value
+            if config.get(name) != value and not removed:
+                raise ValueError(
+                    f"{folder} was saved with {name} {config.get(name)}, where the settings say {value}."
+                )
 
 
 class SchedulerSettings(_Settings):
@@ -86,6 +107,10 @@ class TrainSettings(_Settings):
     compile: bool = Field(
         description="compile the denoiser with torch.compile: minutes at first, then faster steps; "
         "on a CPU it needs a C++ compiler"
+    )
+    gradient_checkpointing: bool = Field(
+        description="compute activations again in the backward pass instead of keeping them: a third more "
+        "work, for sizes whose batch does not fit into memory"
     )
     masked_views: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]] = Field(
         strict=False, description="least and most masked views of the four, drawn uniformly (paper 1, 4)"

@@ -69,7 +69,7 @@ def train(
         raise ValueError(
             f"batch_size is {settings.batch_size}, which {num_processes} processes cannot share evenly."
         )
-    denoiser.choose_attention(accelerator.device)
+    denoiser.suit_device(accelerator.device)
     denoiser.to(accelerator.device).train()
 
     # 2. What is trained, on what
@@ -77,6 +77,8 @@ def train(
     optimiser = AdamW(
         denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    if settings.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
     if settings.compile:
         denoiser.compile()
     objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)

@@ -258,7 +258,7 @@ def measure(
         The scores, and a contact sheet: three sources, target pose, from one source, from three, photo.
     """
     parts = IMAGPosePipeline.from_pretrained(weights, local_files_only=True)
-    parts.denoiser.choose_attention(parts.device)
+    parts.denoiser.suit_device(parts.device)
     each, size = settings.images_per_identity, (settings.height, settings.width)
     # A person's photos are in the order of their cameras: each half sees all of them.
     known, people = (People(people.images[i::2], people.keypoints[i::2], people.pids[i::2]) for i in range(2))

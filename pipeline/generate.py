@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import generator
 import pipeline.images
+from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.cli import command_line
 from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
@@ -55,7 +56,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     logging.disable_progress_bar()  # of loading; the images have their own
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
-    parts.denoiser.choose_attention(state.device)
+    parts.denoiser.suit_device(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))
     views = encode_images(
         params.dataset.root,
@@ -68,6 +69,13 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
     requests = joint_requests(plan, {name: i for i, name in enumerate(names)}, poses)
     files = [[folder / name for name in rows.name] for _, rows in plan.groupby("joint", sort=False)]
+    if state.is_main_process:
+        flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
+        print(
+            f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
+            f"{in_words(flops)}",
+            flush=True,
+        )
     size = settings.batch_size
     batches = range(state.process_index * size, len(requests), state.num_processes * size)
     with tqdm(

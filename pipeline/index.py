@@ -71,6 +71,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
         raise ValueError(f"dataset.root is {root}; expected a folder with {', '.join(FOLDERS)}")
     files = [file for folder in FOLDERS for file in _list_folder(root / folder)]
     names = [_parse_name(file) for file in files]
+    print(f"{len(files)} files to decode", flush=True)
     decoded = iter(
         _inspect_all([file for file, name in zip(files, names, strict=True) if isinstance(name, dict)])
     )

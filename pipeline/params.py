@@ -167,6 +167,11 @@ class GeneratorSection(Settings):
             raise ValueError(f"train_on is {list(self.train_on)}; expected each once")
         return self
 
+    @property
+    def denoiser_folder(self) -> Path:
+        """Of the base model: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
+        return self.base / ("denoiser" if (self.base / "denoiser").is_dir() else "unet")
+
 
 class GenerateSection(Settings):
     """How synthetic images are drawn and stored."""

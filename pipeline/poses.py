@@ -223,6 +223,7 @@ def main() -> None:
     params, index = load_params(), read_index()
     root, images = params.dataset.root, index.image.tolist()
     sizes = index[["width", "height"]].to_numpy()
+    print(f"{params.poses.source}: keypoints of {len(images)} images", flush=True)
     if params.poses.source == "annotations":
         keypoints = read_annotations(root / "keypoints.csv", images, sizes)
     else:

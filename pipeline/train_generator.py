@@ -13,12 +13,14 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size
 from diffusers import AutoencoderKL
 from PIL.Image import Resampling
 from tqdm import tqdm
 
 import generator
 import pipeline.images
+from generator.cost import in_words, pipeline_flops, training_flops
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
 from generator.model import IMAGPoseDenoiser, load_denoiser
@@ -38,11 +40,6 @@ from pipeline.poses import read_poses
 from pipeline.subset import read_subset
 
 CURVES = Path("reports/generator")
-
-
-def denoiser_folder(base: Path) -> Path:
-    """The denoiser of a base model: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
-    return base / "denoiser" if (base / "denoiser").is_dir() else base / "unet"
 
 
 def check_parts(
@@ -76,7 +73,7 @@ def load_parts(params: Params) -> IMAGPosePipeline:
     encoder = load_image_encoder(settings.image_encoder)
     vae = load_vae(base / "vae")
     denoiser = load_denoiser(
-        denoiser_folder(base), settings.denoiser, encoder.config.hidden_size, settings.seed
+        settings.denoiser_folder, settings.denoiser, encoder.config.hidden_size, settings.seed
     )
     check_parts(params, vae, encoder, denoiser)
     return IMAGPosePipeline(
@@ -94,21 +91,29 @@ def load_parts(params: Params) -> IMAGPosePipeline:
 def encode_images(
     root: Path, images: list[str], pids: np.ndarray, parts: IMAGPosePipeline, batch_size: int, *, flip: bool
 ) -> EncodedViews:
-    """Read images of the data set at the size to which data/poses.csv refers, and encode each once."""
-    size = parts.view_size[::-1]
-    with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
-        return encode_views(
-            (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
-            read_poses(images),
-            pids,
-            parts.vae,
-            cast(ImageEncoder, parts.image_encoder),
-            view_size=parts.view_size,
-            token_size=parts.token_size,
-            flip=flip,
-            batch_size=batch_size,
-            progress=bar.update,
-        )
+    """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
+
+    Where `batch_size` does not fit into the accelerator's memory, half of it is tried, and so on.
+    """
+    poses, size = read_poses(images), parts.view_size[::-1]
+
+    @find_executable_batch_size(starting_batch_size=batch_size)
+    def encode(batch_size: int) -> EncodedViews:
+        with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
+            return encode_views(
+                (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
+                poses,
+                pids,
+                parts.vae,
+                cast(ImageEncoder, parts.image_encoder),
+                view_size=parts.view_size,
+                token_size=parts.token_size,
+                flip=flip,
+                batch_size=batch_size,
+                progress=bar.update,
+            )
+
+    return encode()
 
 
 def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[IMAGPosePipeline, Curve]:
@@ -128,6 +133,13 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         encoder=[md5(file) for file in sorted(settings.image_encoder.rglob("*.safetensors"))],
         code=code_hash(generator, pipeline.images),
     )
+    if accelerator.is_main_process:
+        flops = training_flops(pipeline_flops(parts), settings.train)
+        print(
+            f"{fraction} %: {len(images)} images to encode, {settings.train.steps} steps x "
+            f"{settings.train.batch_size} joint images to train on, {in_words(flops)}",
+            flush=True,
+        )
     views = encode_images(
         params.dataset.root,
         images,

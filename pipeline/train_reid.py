@@ -186,12 +186,18 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
     index, root = read_index().set_index("image", drop=False), params.dataset.root
     prefix = "val_" if settings.evaluate_on == "validation" else ""
     tested = [index[index.split == prefix + split] for split in ("query", "gallery")]
+    fractions = list(params.subset.fractions) if arm else [*params.subset.fractions, 100]
+    print(
+        f"{len(fractions) * len(settings.seeds)} models, {settings.iterations} iterations x "
+        f"{settings.identities_per_batch * settings.images_per_identity} images each; "
+        f"{len(tested[0])} queries against {len(tested[1])} images",
+        flush=True,
+    )
     query, gallery = (
         ImageSet.read(rows, [root / image for image in rows.image], settings) for rows in tested
     )
     every = index.loc[read_subset(100)]
     everyone = ImageSet.read(every, [root / image for image in every.image], settings)
-    fractions = list(params.subset.fractions) if arm else [*params.subset.fractions, 100]
 
     rows, rankings, models = [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:

@@ -124,11 +124,22 @@ def test_a_second_run_does_nothing(project):
 
 
 @pytest.mark.slow
+def test_what_is_missing_stops_the_run_before_any_work_starts(project):
+    wrong = {"poses.source": "openpose", "poses.openpose_model": "body_pose_model.pth", "world.seed": 1}
+    set_params(project, wrong)
+    done = subprocess.run(["dvc", "repro"], cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+    set_params(project, {"poses.source": "annotations", "poses.openpose_model": None, "world.seed": 0})
+    assert done.returncode and stages_run(done.stdout) == ["check"]
+    sentence = "check: poses.openpose_model is body_pose_model.pth, there is no such file; expected OpenPose"
+    assert sentence in done.stderr
+
+
+@pytest.mark.slow
 def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project):
     before = (project / "reports/table4.csv").read_bytes()
     set_params(project, {"arms.augmented.synthetic_share": 0.5})
     ran = stages_run(run(project, "dvc", "repro"))
-    assert sorted(ran) == ["augmented@augmented", "gains", "report", "table4"]
+    assert sorted(ran) == ["augmented@augmented", "check", "gains", "report", "table4"]
     set_params(project, {"arms.augmented.synthetic_share": 0.4})
     run(project, "dvc", "repro")
     assert (project / "reports/table4.csv").read_bytes() == before
@@ -156,11 +167,17 @@ def test_a_new_arm_runs_alone_on_the_images_of_another_generator(project):
         values["arms"]["pidm"] = {"synthetic": "elsewhere", "synthetic_share": 0.4, "synthetic_weight": 1.0}
 
     before = edit_params(project, add)
-    assert sorted(stages_run(run(project, "dvc", "repro"))) == ["augmented@pidm", "gains", "report", "table4"]
+    assert sorted(stages_run(run(project, "dvc", "repro"))) == [
+        "augmented@pidm",
+        "check",
+        "gains",
+        "report",
+        "table4",
+    ]
     table = pd.read_csv(project / "reports/table4.csv")
     assert (table[table.arm == "pidm"].train_on == "other").all() and (table.arm == "pidm").sum() == 2
     (project / "params.yaml").write_text(before)
-    assert sorted(stages_run(run(project, "dvc", "repro"))) == ["gains", "report", "table4"]
+    assert sorted(stages_run(run(project, "dvc", "repro"))) == ["check", "gains", "report", "table4"]
 
 
 def stage_graph(folder):
@@ -252,19 +269,36 @@ def kill_when(folder, found, *command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("found", "output", "stage"),
+    ("found", "output", "stage", "cost"),
     [
-        ("train_generator/*/step-00000002", "models/generator/all", ["train_generator", "all"]),
-        ("generate/*/*_g0001.jpg", "data/synthetic/all/50", ["generate", "all", "50"]),
-        ("test_reid/*/result.json", "data/reid", ["train_reid", "standard"]),
+        (
+            "train_generator/*/step-00000002",
+            "models/generator/all",
+            ["train_generator", "all"],
+            r"36 images to encode, 4 steps x 4 joint images to train on, [\d.]+ .FLOP",
+        ),
+        (
+            "generate/*/*_g0001.jpg",
+            "data/synthetic/all/50",
+            ["generate", "all", "50"],
+            r"18 images to generate in \d+ joint images, 2 steps each, [\d.]+ .FLOP",
+        ),
+        (
+            "test_reid/*/result.json",
+            "data/reid",
+            ["train_reid", "standard"],
+            r"4 models, 12 iterations x 16 images each; \d+ queries against \d+ images",
+        ),
     ],
 )
-def test_a_killed_stage_continues_to_the_same_bytes(project, found, output, stage):
+def test_a_killed_stage_continues_to_the_same_bytes_and_says_what_it_costs(
+    project, found, output, stage, cost
+):
     command = [sys.executable, "-m", f"pipeline.{stage[0]}", *stage[1:]]
     before = checksums(project / output)
     kill_when(project, found, *command)
     assert checksums(project / output) == before, "what stood there before must stay until the stage is done"
-    run(project, *command)
+    assert re.search(cost, run(project, *command))
     assert checksums(project / output) == before
 
 

@@ -99,6 +99,9 @@ def build(settings: WorldSettings, root: Path, workers: int) -> None:
         *(("distractor", number) for number in range(settings.distractors)),
         *(("junk", number) for number in range(settings.junk)),
     ]
+    people = settings.train_identities + settings.test_identities
+    images = people * settings.images_per_identity + settings.distractors + settings.junk
+    print(f"{images} images of {people} people to render", flush=True)
     rows: list[tuple[str, np.ndarray]] = []
     with atomic(root) as folder:
         for name in (TRAIN, QUERY, GALLERY):

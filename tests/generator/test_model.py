@@ -216,24 +216,55 @@ def test_plain_and_fused_attention_agree():
     denoiser, given = tiny.denoiser(trained=True), tiny.inputs()
     with torch.no_grad():
         fused = denoiser(**given)
-        denoiser.choose_attention(torch.device("cpu"))
+        denoiser.suit_device(torch.device("cpu"))
         torch.testing.assert_close(denoiser(**given), fused, atol=1e-4, rtol=1e-4)
 
 
-def test_stable_diffusion_15_has_the_papers_size():
-    """859.5 M of the UNet; 273 M of CVA after each of its 16 cross-attentions (DESIGN's count)."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
-        stock = sum(parameter.numel() for parameter in unet.parameters())
-    settings = tiny.DENOISER.model_copy(
-        update={"texture_patch": 2, "cva_heads": 8, "pose_channels": (16, 32, 96, 256)}
-    )
-    with torch.device("meta"):
-        denoiser = IMAGPoseDenoiser(
-            unet_config=dict(unet.config), encoder_width=1536, **settings.model_dump()
-        )
-    blocks = [m.cross_view for m in denoiser.modules() if isinstance(m, model._CrossViewTransformer)]
-    assert round(stock / 1e6, 1) == 859.5
-    assert len(blocks) == 16
-    assert round(sum(p.numel() for block in blocks for p in block.parameters()) / 1e6) == 273
-    assert denoiser.token_projection.in_features == 1536
+# ---- M1: the views one by one ----
+
+
+@pytest.mark.parametrize("cva", [True, False])
+def test_stacked_views_meet_in_cva_alone(cva):
+    """M1 of Table 7: without CVA a view's prediction depends on no other view; with it, on all four."""
+    denoiser = tiny.denoiser(trained=True, stack_views=True, cva=cva)
+    given = tiny.inputs(batch=1)
+    given["noisy"].requires_grad_()
+    split(denoiser(**given))[:, 0].sum().backward()
+    seen = split(given["noisy"].grad).abs().sum(dim=(0, 2, 3, 4)) > 0
+    assert seen.tolist() == [True] + [cva] * 3
+
+
+def test_at_initialisation_stacked_views_are_the_stock_unet_on_each_view():
+    stock, denoiser, given = tiny.unet(), tiny.denoiser(stack_views=True), tiny.inputs()
+    skeletons = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        got = split(denoiser(**given | {"pose": denoiser.encode_pose(skeletons)}))
+        for view in range(4):
+            noisy = split(given["noisy"])[:, view]
+            expected = stock(noisy, given["timesteps"], given["features"]).sample
+            torch.testing.assert_close(got[:, view], expected)
+        scalar = denoiser(**given | {"timesteps": torch.tensor(5)})  # as the sampler calls it
+        same = denoiser(**given | {"timesteps": torch.tensor([5, 5])})
+    torch.testing.assert_close(scalar, same)
+
+
+def test_each_stacked_view_has_its_own_skeleton():
+    denoiser = tiny.denoiser(trained=True, stack_views=True)
+    skeletons = torch.zeros(1, 3, 64, 32, dtype=torch.uint8)
+    skeletons[:, :, :32, :16] = 255  # view 0
+    with torch.no_grad():
+        difference = denoiser.encode_pose(skeletons) - denoiser.encode_pose(torch.zeros_like(skeletons))
+    changed = split(difference).abs().sum(dim=(0, 2, 3, 4)) > 0
+    assert changed.tolist() == [True, False, False, False]
+
+
+def test_a_saved_denoiser_can_be_run_either_way(tmp_path):
+    tiny.denoiser(trained=True).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"stack_views": false,', ""))  # saved before there was M1
+    settings = tiny.DENOISER.model_copy(update={"stack_views": True})
+    stacked = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0).eval()
+    with torch.no_grad():
+        got = stacked(**tiny.inputs())
+        torch.testing.assert_close(got, tiny.denoiser(trained=True, stack_views=True)(**tiny.inputs()))
+        assert not torch.allclose(got, tiny.denoiser(trained=True)(**tiny.inputs()))

@@ -109,6 +109,13 @@ def test_bf16_autocast_keeps_single_precision_weights(tmp_path):
     assert {parameter.dtype for parameter in average.parameters()} == {torch.float32}
 
 
+def test_gradient_checkpointing_trains_the_same_weights(tmp_path, uninterrupted):
+    denoiser = tiny.denoiser()
+    average = run(tmp_path, denoiser, gradient_checkpointing=True)
+    assert denoiser.is_gradient_checkpointing and not average.is_gradient_checkpointing
+    torch.testing.assert_close(average.state_dict(), dict(uninterrupted))
+
+
 # ---- killing and resuming ----
 
 

@@ -22,6 +22,7 @@ DENOISER = DenoiserSettings(
     cva_heads=2,
     cva_layers=1,
     pose_channels=(4, 4, 4, 8),
+    stack_views=False,
 )
 TRAIN = TrainSettings(
     steps=6,
@@ -34,6 +35,7 @@ TRAIN = TrainSettings(
     ema_decay=0.9,
     mixed_precision="no",
     compile=False,
+    gradient_checkpointing=False,
     masked_views=(1, 4),
     drop_features=0.2,
     drop_image=0.2,

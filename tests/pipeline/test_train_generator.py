@@ -1,10 +1,14 @@
-"""Parts that do not fit each other or the images are refused before anything is encoded."""
+"""What the stage refuses before anything is encoded, and how it encodes."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from generator.sample import IMAGPosePipeline
+from pipeline import train_generator
 from pipeline.params import Params, load_params
 from pipeline.train_generator import check_parts
 from tests.generator import tiny
@@ -51,3 +55,31 @@ def test_parts_that_do_not_fit_are_named(params: Params, latent_channels: int, s
     with pytest.raises(ValueError) as caught:
         check_parts(params, vae, tiny.image_encoder(), tiny.denoiser())
     assert str(caught.value) == sentence
+
+
+def pipeline() -> IMAGPosePipeline:
+    return IMAGPosePipeline(
+        tiny.vae(), tiny.image_encoder(), tiny.denoiser(), tiny.scheduler(), *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE
+    )
+
+
+def test_encoding_finds_a_batch_that_fits_and_gives_the_same(
+    market: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted(f"query/{file.name}" for file in (market / "query").glob("*.jpg"))
+    monkeypatch.setattr(train_generator, "read_poses", lambda names: tiny.keypoints(len(names)))
+    tried, encode_views = [], train_generator.encode_views
+
+    def with_little_memory(*args, **kwargs):  # type: ignore[no-untyped-def]
+        tried.append(kwargs["batch_size"])
+        if kwargs["batch_size"] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode_views(*args, **kwargs)
+
+    monkeypatch.setattr(train_generator, "encode_views", with_little_memory)
+    arguments = market, images, np.arange(len(images)), pipeline()
+    halved = train_generator.encode_images(*arguments, 8, flip=False)
+    assert tried == [8, 4, 2]
+    one = train_generator.encode_images(*arguments, 1, flip=False)
+    torch.testing.assert_close(halved.tokens, one.tokens, atol=1e-3, rtol=1e-3)
+    assert torch.equal(halved.skeletons, one.skeletons)

@@ -1,0 +1,362 @@
+"""Stage `check`: see in seconds, before any work starts, that all is there that later stages will read.
+
+Reads names, configurations and the headers of weights, never the weights themselves; what is in them is
+checked when they are loaded. All that is wrong is named at once, one sentence each. The output is the same
+at every run, so that a new look reruns nothing.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from generator.settings import DenoiserSettings
+from pipeline.cli import command_line
+from pipeline.files import SCRATCH, atomic, stage_main
+from pipeline.index import FOLDERS
+from pipeline.params import SYNTHETIC, Params, load_params
+
+CHECKED = Path("data/checked.txt")
+WORLD = Path("data/world")  # what the stage `world` renders
+_MADE_HERE = (SYNTHETIC, Path("data/filtered"))  # what the stages `generate` and `filter` write
+
+Shapes = dict[str, tuple[int, ...]]  # of the tensors in a file or folder of weights, by name
+
+# config.json's model_type -> where its vision half is described, its default width and patch, and a tensor.
+_ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
+    "dinov2": (None, 768, 14, "embeddings.cls_token"),
+    "clip": ("vision_config", 768, 32, "embeddings.class_embedding"),
+    "clip_vision_model": (None, 768, 32, "embeddings.class_embedding"),
+}
+_UNET_KEYS = ("in_channels", "out_channels", "block_out_channels", "down_block_types")
+_VAE_KEYS = ("in_channels", "latent_channels", "block_out_channels")
+_CVA_SHARE = 273 / 859.5  # parameters of CVA per parameter of Stable Diffusion's UNet
+_STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes each
+
+
+def problems(params: Params) -> list[str]:
+    """All that is missing or wrong, one sentence each; nothing is asked for that a stage will make."""
+    alone = (check_dataset, check_openpose, check_base, check_image_encoder, check_resnet, check_arms)
+    # Whether the parts fit together can be said once all of them are there.
+    return _run(alone, params) or _run((check_sizes, check_disk), params)
+
+
+def _run(checks: tuple[Callable[[Params], None], ...], params: Params) -> list[str]:
+    found = []
+    for check in checks:
+        try:
+            check(params)
+        except ValueError as error:
+            found.append(str(error))
+        except OSError as error:
+            found.append(f"{error.filename}: {error.strerror}")
+    return list(dict.fromkeys(found))  # two checks may miss the same file
+
+
+def check_dataset(params: Params) -> None:
+    """The data set is a folder in Market-1501 format, with keypoints if they are to be read."""
+    root = params.dataset.root
+    if root == WORLD:
+        return
+    for name in FOLDERS:
+        if not (root / name).is_dir():
+            raise ValueError(
+                f"dataset.root is {root}, where {name}/ is missing; expected a folder in Market-1501 format "
+                f"with {', '.join(f'{folder}/' for folder in FOLDERS)}"
+            )
+        if next((root / name).glob("*.jpg"), None) is None:
+            raise ValueError(f"{root / name} holds no .jpg file; expected the images of Market-1501")
+    if params.poses.source == "annotations" and not (root / "keypoints.csv").is_file():
+        raise ValueError(
+            f"{root / 'keypoints.csv'} is missing; expected the keypoints of every image, since poses.source "
+            "is annotations (openpose detects them)"
+        )
+
+
+def check_openpose(params: Params) -> None:
+    """OpenPose's body model is there, and what runs it is installed."""
+    file = params.poses.openpose_model
+    if params.poses.source != "openpose" or file is None:
+        return
+    if find_spec("controlnet_aux") is None:
+        raise ValueError(
+            "poses.source is openpose, which needs the package controlnet-aux; pip install '.[paper]'"
+        )
+    shapes = _pth_shapes("poses.openpose_model", file, "OpenPose's body_pose_model.pth")
+    for layer, outputs in (("Mconv7_stage6_L1.weight", 38), ("Mconv7_stage6_L2.weight", 19)):
+        if shapes.get(layer, (0,))[0] != outputs:
+            raise ValueError(
+                f"poses.openpose_model is {file}, where {layer} with {outputs} outputs is missing; expected "
+                "body_pose_model.pth of the 18 keypoints"
+            )
+
+
+def check_base(params: Params) -> None:
+    """The base model has its three parts, of the classes and with the settings that the stages can use."""
+    base = params.generator.base
+    if not base.is_dir():
+        raise ValueError(
+            f"generator.base is {base}; there is no such folder, expected Stable Diffusion in diffusers' "
+            "layout with unet/, vae/ and scheduler/"
+        )
+    unet = _unet_config(params)
+    denoiser = params.generator.denoiser_folder
+    vae = _read_config(base / "vae", "AutoencoderKL", _VAE_KEYS)
+    if unet["in_channels"] != unet["out_channels"] or unet["in_channels"] != vae["latent_channels"]:
+        raise ValueError(
+            f"{denoiser} has {unet['in_channels']} input and {unet['out_channels']} output channels; "
+            f"expected {vae['latent_channels']} of both, as the latents of {base / 'vae'} have"
+        )
+    prefix = "unet.conv_in.conv" if denoiser.name == "denoiser" else "conv_in"
+    _expect_tensor(denoiser, "diffusion_pytorch_model", f"{prefix}.weight", 0, unet["block_out_channels"][0])
+    _expect_tensor(base / "vae", "diffusion_pytorch_model", "encoder.conv_in.weight", 1, vae["in_channels"])
+    scheduler, settings = _read_json(base / "scheduler" / "scheduler_config.json"), params.generator.scheduler
+    kind = settings.prediction_type or scheduler.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"{base / 'scheduler'} has prediction_type {kind!r}; expected epsilon or v_prediction"
+        )
+    zero_snr = settings.zero_terminal_snr
+    zero_snr = scheduler.get("rescale_betas_zero_snr", False) if zero_snr is None else zero_snr
+    if zero_snr and kind != "v_prediction":
+        raise ValueError(
+            f"generator.scheduler.zero_terminal_snr is on and {base / 'scheduler'} has prediction_type "
+            f"{kind}; expected v_prediction"
+        )
+
+
+def check_image_encoder(params: Params) -> None:
+    """The image encoder is a DINOv2 or CLIP whose patches fit the size of its input."""
+    folder = params.generator.image_encoder
+    kind, width, patch = _encoder(folder)
+    _expect_tensor(folder, "model", _ENCODERS[kind][3], -1, width)
+    height, width = params.generator.token_height, params.generator.token_width
+    if height % patch or width % patch:
+        raise ValueError(
+            f"generator.token_height and token_width are {height} and {width}; expected multiples of "
+            f"{patch}, the patch of {folder}"
+        )
+
+
+def check_sizes(params: Params) -> None:
+    """Views, latents and the parts of the denoiser fit together, so that the joint image can be split."""
+    unet, settings = _unet_config(params), params.generator.denoiser
+    vae = _read_config(params.generator.base / "vae", "AutoencoderKL", _VAE_KEYS)
+    factor = math.isqrt(vae["in_channels"] // 3) * 2 ** (len(vae["block_out_channels"]) - 1)
+    multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    height, width = params.dataset.height, params.dataset.width
+    if height % multiple or width % multiple:
+        raise ValueError(
+            f"dataset.height and width are {height} and {width}; expected multiples of {multiple} (VAE "
+            f"{factor} x UNet {multiple // factor})"
+        )
+    patch = settings.texture_patch
+    if settings.flc_texture and (height // factor % patch or width // factor % patch):
+        raise ValueError(
+            f"generator.denoiser.texture_patch is {patch}; expected a divisor of the latent of a view, "
+            f"{height // factor}x{width // factor}"
+        )
+    levels = 1 + int(math.log2(factor))
+    if len(settings.pose_channels) != levels:
+        raise ValueError(
+            f"generator.denoiser.pose_channels has {len(settings.pose_channels)} entries; expected {levels}, "
+            f"which reach 1/{factor} of the image's size as the latents do"
+        )
+    kinds = unet["down_block_types"]
+    attending = [c for c, kind in zip(unet["block_out_channels"], kinds, strict=True) if "CrossAttn" in kind]
+    for channels in [*attending, unet["block_out_channels"][-1]] if settings.cva else []:
+        if channels % settings.cva_heads:
+            raise ValueError(
+                f"generator.denoiser.cva_heads is {settings.cva_heads}; expected a divisor of the UNet's "
+                f"{channels} channels"
+            )
+
+
+def check_resnet(params: Params) -> None:
+    """The re-ID backbone's file is torchvision's ResNet-50."""
+    if params.reid.weights is None:
+        return
+    file = Path(params.reid.weights)
+    expected = "torchvision's resnet50 (.pth or .safetensors)"
+    if file.suffix == ".safetensors":
+        shapes = _shapes([file]) if file.is_file() else {}
+    else:
+        shapes = _pth_shapes("reid.weights", file, expected)
+    convolutions = sum(len(shape) == 4 for shape in shapes.values())
+    if convolutions != 53 or shapes.get("layer4.2.conv3.weight") != (2048, 512, 1, 1):
+        problem = "which is no state dict of a ResNet-50" if file.is_file() else "there is no such file"
+        raise ValueError(f"reid.weights is {file}, {problem}; expected {expected}")
+
+
+def check_arms(params: Params) -> None:
+    """Folders of images that other generators made are there, for every fraction."""
+    for name, arm in params.arms.items():
+        folder = arm.synthetic
+        if folder.parent in _MADE_HERE:
+            continue
+        if not folder.is_dir():
+            raise ValueError(
+                f"arms.{name}.synthetic is {folder}; there is no such folder, expected images or a folder of "
+                "images per fraction"
+            )
+        if any(child.is_dir() and child.name.isdecimal() for child in folder.iterdir()):
+            for fraction in params.subset.fractions:
+                if not (folder / str(fraction)).is_dir():
+                    raise ValueError(
+                        f"{folder / str(fraction)} is missing; expected a folder for every fraction of "
+                        f"subset.fractions, since arms.{name}.synthetic is {folder}"
+                    )
+
+
+def check_disk(params: Params) -> None:
+    """Checkpoints and trained generators fit on the disk.
+
+    Two checkpoints are kept while a third is written; a trained generator holds the frozen parts too.
+    """
+    settings = params.generator
+    base, denoiser = settings.base, settings.denoiser_folder
+    trained = _parameters(denoiser, "diffusion_pytorch_model")
+    if denoiser.name == "unet" and settings.denoiser.cva:
+        trained *= 1 + _CVA_SHARE
+    frozen = _parameters(base / "vae", "diffusion_pytorch_model") + _parameters(
+        settings.image_encoder, "model"
+    )
+    models = sum(1 if which == "all" else len(params.subset.fractions) for which in settings.train_on)
+    needed = 4 * (3 * _STATES * trained + models * (trained + frozen))
+    free = shutil.disk_usage(SCRATCH.absolute().parent).free
+    if free < needed:
+        raise ValueError(
+            f"{Path.cwd()}: {free / 1e9:.1f} GB of disk are free; expected about {needed / 1e9:.1f} GB for "
+            "checkpoints and trained generators"
+        )
+
+
+def _unet_config(params: Params) -> dict[str, Any]:
+    """The stock UNet's configuration; a saved denoiser must also be one that the settings can be made of."""
+    folder = params.generator.denoiser_folder
+    if folder.name == "unet":
+        return _read_config(folder, "UNet2DConditionModel", _UNET_KEYS)
+    config = _read_config(folder, "IMAGPoseDenoiser", ("unet_config",))
+    settings: DenoiserSettings = params.generator.denoiser
+    settings.check_saved(folder, config, _encoder(params.generator.image_encoder)[1])
+    return config["unet_config"]
+
+
+def _encoder(folder: Path) -> tuple[str, int, int]:
+    """Kind, token width and patch (pixels) of the image encoder."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"generator.image_encoder is {folder}; there is no such folder, expected a DINOv2 or CLIP in "
+            "transformers' layout"
+        )
+    config = _read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind not in _ENCODERS:
+        raise ValueError(f"{folder} holds a model of type {kind!r}; expected one of {', '.join(_ENCODERS)}")
+    section, width, patch, _ = _ENCODERS[kind]
+    vision = config.get(section, {}) if section else config
+    return kind, vision.get("hidden_size", width), vision.get("patch_size", patch)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; expected the folder of a model as its library saves it")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no settings of a model")
+    return content
+
+
+def _read_config(folder: Path, model: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    config = _read_json(folder / "config.json")
+    if config.get("_class_name") != model:
+        raise ValueError(f"{folder} holds a {config.get('_class_name')}; expected a diffusers {model}")
+    for key in keys:
+        if key not in config:
+            raise ValueError(
+                f"{folder / 'config.json'} has no {key}; expected the file as diffusers saves it"
+            )
+    return config
+
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files of a saved model: one, or those that its index names."""
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if index.is_file() and not single.is_file():
+        shards = [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+        for shard in shards:
+            if not shard.is_file():
+                raise ValueError(f"{shard} is missing; expected all files that {index} names")
+        return shards
+    if not single.is_file():
+        others = sorted(
+            file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin", ".ckpt")
+        )
+        found = f" (found {', '.join(others)})" if others else ""
+        raise ValueError(f"{single} is missing{found}; expected safetensors weights of that name")
+    return [single]
+
+
+def _shapes(files: list[Path]) -> Shapes:
+    """What the headers of safetensors files list; a file that is cut short is refused."""
+    shapes: Shapes = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="np") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no whole safetensors file ({error})") from None
+    return shapes
+
+
+def _pth_shapes(key: str, file: Path, expected: str) -> Shapes:
+    """What a file of torch.save holds: a state dict, or nothing that can be used."""
+    if not file.is_file():
+        raise ValueError(f"{key} is {file}, there is no such file; expected {expected}")
+    import torch  # two seconds, spent only where a .pth file is named
+
+    try:
+        state = torch.load(file, map_location="meta", weights_only=True)
+        return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    except Exception as error:  # unpickling raises all kinds of errors for another file
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{key} is {file}, which holds no state dict ({reason}); expected {expected}"
+        ) from None
+
+
+def _expect_tensor(folder: Path, stem: str, name: str, axis: int, size: int) -> None:
+    files = _weight_files(folder, stem)
+    for found, shape in _shapes(files).items():
+        if found.endswith(name) and shape[axis] == size:
+            return
+    raise ValueError(
+        f"{files[0]} has no tensor {name} with {size} entries along axis {axis}; expected the weights of the "
+        f"model that {folder / 'config.json'} describes"
+    )
+
+
+def _parameters(folder: Path, stem: str) -> float:
+    return sum(math.prod(shape) for shape in _shapes(_weight_files(folder, stem)).values())
+
+
+def main() -> None:
+    """Run the stage."""
+    command_line("check", __doc__).parse_args()
+    found = problems(load_params())
+    if found:
+        raise ValueError("\n".join(found))
+    with atomic(CHECKED) as temporary:
+        temporary.write_text("Everything is there that the stages read.\n")
+
+
+if __name__ == "__main__":
+    stage_main(main)

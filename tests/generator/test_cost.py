@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from generator import cost
+from generator.model import IMAGPoseDenoiser
+from generator.sample import IMAGPosePipeline
+from generator.settings import SampleSettings
+from pipeline.params import load_params
+from tests.generator import tiny
+
+PAPER = load_params(Path(__file__).parents[2] / "params.market1501.yaml")
+
+
+@pytest.mark.parametrize("stack_views", [False, True])
+def test_the_count_is_that_of_the_real_model_at_work(stack_views):
+    denoiser = tiny.denoiser(stack_views=stack_views)
+    latents, tokens = torch.randn(1, *tiny.LATENT), torch.randn(1, tiny.TOKENS, tiny.WIDTH)
+    with torch.no_grad():
+        features = denoiser.encode_features(latents, tokens)
+        denoiser.suit_device(torch.device("cpu"))  # plain matrix products, which the counter sees
+        with FlopCounterMode(display=False) as counter:
+            denoiser(**tiny.inputs(batch=1) | {"features": features})
+    parts = IMAGPosePipeline(
+        tiny.vae(), tiny.image_encoder(), denoiser, tiny.scheduler(), *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE
+    )
+    assert cost.pipeline_flops(parts) == counter.get_total_flops() > 0
+
+
+def test_stable_diffusion_at_market_1501s_size_costs_what_was_counted_by_hand():
+    """DESIGN.md, section 8: 133 GFLOP forward, 399 in training, 3.8 EFLOP for 300k steps of 32."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        denoiser = IMAGPoseDenoiser.from_unet(unet, 1536, PAPER.generator.denoiser, seed=0)
+    forward = cost.forward_flops(denoiser, (16, 8), 129)
+    assert forward / 1e9 == pytest.approx(133, rel=0.03)
+    assert cost.training_flops(forward, PAPER.generator.train) / 1e18 == pytest.approx(3.8, rel=0.03)
+
+
+def test_guidance_doubles_the_work():
+    settings = SampleSettings(
+        steps=5, guidance_scale=2.0, guidance_drop=("image",), batch_size=3, mixed_precision="no"
+    )
+    assert cost.sampling_flops(10, 4, settings) == 400
+    assert cost.sampling_flops(10, 4, settings.model_copy(update={"guidance_scale": 1.0})) == 200
+
+
+def test_numbers_in_words():
+    assert cost.in_words(3.83e18) == "3.83 EFLOP"
+    assert cost.in_words(999) == "999 FLOP"
+    assert cost.in_words(1e22) == "1e+04 EFLOP"

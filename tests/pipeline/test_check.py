@@ -1,0 +1,274 @@
+"""What later stages will need is there, or is named in one sentence before any work starts."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from diffusers import PNDMScheduler
+from safetensors.torch import save_file
+
+from pipeline import check
+from pipeline.params import Params, load_params
+from tests.generator import tiny
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = load_params(REPOSITORY / "params.yaml")
+
+
+def changed(params: Params, **sections: dict) -> Params:
+    """Parameters with some keys of some sections replaced."""
+    return params.model_copy(
+        update={name: getattr(params, name).model_copy(update=keys) for name, keys in sections.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion and a DINOv2 of the hubs' layout, in small."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.unet().save_pretrained(folder / "base/unet")
+    tiny.vae().save_pretrained(folder / "base/vae")
+    PNDMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "base/scheduler")
+    tiny.image_encoder().save_pretrained(folder / "encoder")
+    return folder
+
+
+@pytest.fixture
+def params(models: Path, market: Path, tmp_path: Path) -> Params:
+    """Parameters that name copies of them, and a data set that this pipeline did not render."""
+    shutil.copytree(models, tmp_path / "models")
+    generator = {
+        "base": tmp_path / "models/base",
+        "image_encoder": tmp_path / "models/encoder",
+        "token_height": 16,
+        "token_width": 8,
+        "denoiser": tiny.DENOISER,
+    }
+    return changed(SHIPPED, generator=generator, dataset={"root": market, "height": 32, "width": 16})
+
+
+def test_a_whole_set_of_files_has_no_problem(params: Params) -> None:
+    assert check.problems(params) == []
+
+
+def test_the_shipped_parameters_have_no_problem_and_torch_is_not_imported() -> None:
+    code = "import sys; from pipeline.check import *; found = problems(load_params()); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(str(found) if found else 'torch' in sys.modules)"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        (
+            "market/query",
+            "dataset.root is .*market, where query/ is missing; expected a folder in Market-1501",
+        ),
+        ("market/keypoints.csv", "keypoints.csv is missing; expected the keypoints of every image"),
+        ("models/base", "generator.base is .*base; there is no such folder, expected Stable Diffusion"),
+        ("models/base/unet/config.json", "unet/config.json is missing"),
+        ("models/base/vae", "vae/config.json is missing"),
+        ("models/base/scheduler", "scheduler_config.json is missing"),
+        (
+            "models/base/unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.safetensors is missing",
+        ),
+        (
+            "models/encoder",
+            "generator.image_encoder is .*encoder; there is no such folder, expected a DINOv2",
+        ),
+        ("models/encoder/model.safetensors", "encoder/model.safetensors is missing"),
+    ],
+)
+def test_what_is_missing_is_named_once(params: Params, tmp_path: Path, missing: str, named: str) -> None:
+    path = tmp_path / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (found,) = check.problems(params)
+    assert re.search(named, found) and "\n" not in found
+
+
+def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "market/query")
+    shutil.rmtree(tmp_path / "models/encoder")
+    (tmp_path / "models/base/scheduler/scheduler_config.json").write_text("{")
+    found = check.problems(params)
+    assert len(found) == 3 and "query/" in found[0] and "no JSON file" in found[1] and "encoder" in found[2]
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_wrong_configurations_are_named(params: Params, tmp_path: Path) -> None:
+    base, encoder = tmp_path / "models/base", tmp_path / "models/encoder"
+    for file, changes, named in [
+        (base / "unet/config.json", {"in_channels": 9}, "9 input and 4 output channels; expected 4 of both"),
+        (base / "unet/config.json", {"_class_name": "UNet2DModel"}, "expected a diffusers UNet2DCondition"),
+        (
+            base / "unet/config.json",
+            {"block_out_channels": [12, 16]},
+            "no tensor conv_in.weight with 12 entr",
+        ),
+        (
+            base / "vae/config.json",
+            {"_class_name": "VQModel"},
+            "holds a VQModel; expected a diffusers Autoen",
+        ),
+        (
+            base / "scheduler/scheduler_config.json",
+            {"prediction_type": "sample"},
+            "expected epsilon or v_pre",
+        ),
+        (base / "scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "expected v_prediction"),
+        (
+            base / "vae/config.json",
+            None,
+            "vae/config.json has no in_channels; expected the file as diffusers",
+        ),
+        (encoder / "config.json", {"model_type": "siglip"}, "'siglip'; expected one of dinov2, clip"),
+        (encoder / "config.json", {"hidden_size": 24}, "no tensor embeddings.cls_token with 24 entries"),
+        (encoder / "config.json", {"patch_size": 14}, "16 and 8; expected multiples of 14"),
+    ]:
+        before = file.read_text()
+        file.write_text(before.replace("in_channels", "other")) if changes is None else edit(file, **changes)
+        found = check.problems(params)
+        assert found and re.search(named, found[0]), (changes, found)
+        file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        ("dataset", {"height": 40}, "40 and 16; expected multiples of 16 .VAE 8 x UNet 2."),
+        ("generator", {"texture_patch": 3}, "texture_patch is 3; expected a divisor of .* 4x2"),
+        ("generator", {"cva_heads": 3}, "cva_heads is 3; expected a divisor of the UNet's 8 channels"),
+        ("generator", {"pose_channels": (4, 8)}, "has 2 entries; expected 4, which reach 1/8"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_named(
+    params: Params, section: str, changes: dict, named: str
+) -> None:
+    if section == "generator":
+        changes = {"denoiser": params.generator.denoiser.model_copy(update=changes)}
+    (found,) = check.problems(changed(params, **{section: changes}))
+    assert re.search(named, found)
+
+
+def test_a_saved_denoiser_must_serve_the_settings(params: Params, tmp_path: Path) -> None:
+    tiny.denoiser().save_pretrained(tmp_path / "models/base/denoiser")
+    assert check.problems(params) == []
+    other = {"denoiser": params.generator.denoiser.model_copy(update={"texture_patch": 1})}
+    (found,) = check.problems(changed(params, generator=other))
+    assert "was saved with texture_patch 2, where the settings say 1" in found
+
+
+def test_weights_in_several_files_are_followed_and_files_that_are_cut_short_are_refused(
+    params: Params, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models/base/unet"
+    shutil.rmtree(folder)
+    tiny.unet().save_pretrained(folder, max_shard_size="10KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1 and check.problems(params) == []
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[:-10])
+    (found,) = check.problems(params)
+    assert f"{shards[1]} is no whole safetensors file" in found
+    shards[1].unlink()
+    (found,) = check.problems(params)
+    assert f"{shards[1]} is missing" in found
+
+
+def test_weights_under_another_name_are_shown(params: Params, tmp_path: Path) -> None:
+    folder = tmp_path / "models/base/unet"
+    name = "diffusion_pytorch_model.fp16.safetensors"
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / name)
+    (found,) = check.problems(params)
+    assert name in found and "expected safetensors weights of that name" in found
+
+
+def test_resnet_file(params: Params, tmp_path: Path) -> None:
+    def found(file: Path) -> list[str]:
+        return check.problems(changed(params, reid={"weights": str(file)}))
+
+    with torch.device("meta"):
+        shapes = {
+            depth: {name: tensor.shape for name, tensor in build().state_dict().items()}
+            for depth, build in ((50, torchvision.models.resnet50), (101, torchvision.models.resnet101))
+        }
+    for depth, expected in shapes.items():
+        # One number stands for a whole tensor, so that the file is small.
+        state = {name: torch.zeros(()).expand(shape) for name, shape in expected.items()}
+        torch.save(state, tmp_path / f"{depth}.pth")
+    save_file({"layer4.2.conv3.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    assert found(tmp_path / "50.pth") == []
+    assert (
+        "101.pth, which is no state dict of a ResNet-50; expected torchvision"
+        in found(tmp_path / "101.pth")[0]
+    )
+    assert "no state dict of a ResNet-50" in found(tmp_path / "other.safetensors")[0]
+    assert "there is no such file; expected torchvision's resnet50" in found(tmp_path / "none.pth")[0]
+    (tmp_path / "text.pth").write_text("no weights")
+    assert "text.pth, which holds no state dict" in found(tmp_path / "text.pth")[0]
+
+
+def test_openpose_file(params: Params, tmp_path: Path) -> None:
+    def found(file: Path) -> list[str]:
+        return check.problems(changed(params, poses={"source": "openpose", "openpose_model": file}))
+
+    def save(file: Path, outputs: int) -> Path:
+        layers = {"Mconv7_stage6_L1.weight": 38, "Mconv7_stage6_L2.weight": outputs}
+        torch.save({name: torch.zeros(n, 2, 1, 1) for name, n in layers.items()}, file)
+        return file
+
+    (tmp_path / "market/keypoints.csv").unlink()  # of no use now
+    assert found(save(tmp_path / "body.pth", 19)) == []
+    assert "L2.weight with 19 outputs is missing" in found(save(tmp_path / "body_25.pth", 26))[0]
+    assert "there is no such file; expected OpenPose's body_pose_model.pth" in found(tmp_path / "none.pth")[0]
+
+
+def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
+    def found(folder: Path) -> list[str]:
+        arm = params.arms["augmented"].model_copy(update={"synthetic": folder})
+        return check.problems(params.model_copy(update={"arms": {"other": arm}}))
+
+    folder = tmp_path / "other"
+    assert "arms.other.synthetic is" in found(folder)[0]
+    for fraction in (20, 40, 60):
+        (folder / str(fraction)).mkdir(parents=True)
+    assert f"{folder / '80'} is missing; expected a folder for every fraction" in found(folder)[0]
+    (folder / "80").mkdir()
+    assert found(folder) == []
+
+
+def test_a_full_disk_is_named(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    (found,) = check.problems(params)
+    assert re.search(r"0.0 GB of disk are free; expected about 0.0 GB for checkpoints", found)
+
+
+def test_the_output_is_the_same_at_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "load_params", lambda: params)
+    check.main()
+    first = check.CHECKED.read_bytes()
+    check.main()
+    assert check.CHECKED.read_bytes() == first
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(ValueError, match=r"generator\.base is .*\n.*generator\.image_encoder is"):
+        check.main()
+    assert check.CHECKED.read_bytes() == first
