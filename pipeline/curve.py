@@ -14,8 +14,14 @@ class Curve:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
-        with self.file.open("a") as file:
-            file.write("\n" + json.dumps({"step": step, **values}))  # a line that a kill cut off ends here
+        try:
+            with self.file.open("a") as file:
+                file.write(
+                    "\n" + json.dumps({"step": step, **values})
+                )  # a line that a kill cut off ends here
+        except OSError as error:
+            error.filename = str(self.file)  # "No space left on device" does not say where
+            raise
 
     def table(self, points: int = 200) -> pd.DataFrame:
         """At most `points` rows, each the mean of equally many steps; `step` is the last of them."""
