@@ -26,7 +26,7 @@ from generator.scheduler import load_scheduler
 from generator.train import train
 from pipeline.checkpoints import Checkpoints
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
+from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import Params, load_params
@@ -101,8 +101,8 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         size=parts.view_size,
         images=index.md5.to_dict(),
         poses=md5("data/poses.csv"),
-        base=[md5(file) for file in sorted(settings.base.rglob("*.safetensors"))],
-        encoder=[md5(file) for file in sorted(settings.image_encoder.rglob("*.safetensors"))],
+        base=model_hash(settings.base),
+        encoder=model_hash(settings.image_encoder),
         code=code_hash(generator),
     )
     views = encode_images(
