@@ -189,6 +189,15 @@ class JointBatch:
     timesteps: Tensor
     conditions: Conditions
 
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def part(self, start: int, stop: int) -> "JointBatch":
+        """Samples `start` to `stop` - 1."""
+        given = {f.name: getattr(self.conditions, f.name)[start:stop] for f in fields(Conditions)}
+        rows = (tensor[start:stop] for tensor in (self.latents, self.noise, self.timesteps))
+        return JointBatch(*rows, Conditions(**given))
+
 
 class JointSampler:
     """Draws joint training samples; sample i of step t depends on (seed, t * batch_size + i) alone.
