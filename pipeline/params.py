@@ -111,6 +111,7 @@ class ReidSection(ReidSettings):
     evaluate_on: Literal["test", "validation"] = Field(
         description="validation (needs index.validation_identities) is for choices, test for the table"
     )
+    checkpoint_every: int = Field(ge=1, description="iterations between checkpoints of a model in training")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import reid
 from pipeline.checkpoints import Checkpoints
-from pipeline.files import code_hash, read_csv, scratch, stage_main, write_csv, write_json
+from pipeline.files import code_hash, md5, read_csv, scratch, stage_main, write_csv, write_json
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import SYNTHETIC, ArmSettings, Params, ReidSection, load_params
@@ -68,6 +68,8 @@ def train_and_test(
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
+        weights=md5(settings.weights) if settings.weights else None,
+        camids=[images.table.camid.tolist() for images in (query, gallery)],
         code=code_hash(reid),
     )
     result = folder / "result.json"
@@ -84,6 +86,7 @@ def train_and_test(
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
             device=device,
             checkpoints=Checkpoints(folder),
+            checkpoint_every=settings.checkpoint_every,
             title=title,
         )
         found = evaluate(
