@@ -94,7 +94,7 @@ def encode_views(
         raise ValueError(
             f"There are keypoints of {count} images and identities of {len(pids)}: one each is needed."
         )
-    out: dict[str, Tensor] = {"pids": torch.as_tensor(np.asarray(pids, np.int64))}
+    out: dict[str, Tensor] = {"pids": torch.tensor(np.asarray(pids, np.int64))}
     done = 0
     for batch in _batches(zip(images, keypoints, strict=True), batch_size):
         pixels, skeletons = _prepare(batch, view_size, flip)

@@ -94,41 +94,40 @@ def train(
     gradients = MicroBatches(objective, accelerator, settings.batch_size // num_processes)
 
     # 3. The loop
-    bar = tqdm(
+    batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
+    with tqdm(
         total=settings.steps * settings.batch_size,
         initial=done * settings.batch_size,
         unit=" joint images",
         desc="train the denoiser",
         disable=not accelerator.is_main_process,
         delay=2,
-    )
-    batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
-    for step in range(done, settings.steps):
-        rate = learning_rate(step, settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = gradients.backward(batch)
-        # Drawn here, on the CPU, while an accelerator still works on the backward pass.
-        batch = sampler.draw(step + 1, rank, num_processes)
-        loss = accelerator.reduce(loss, "mean").item()
-        grad_norm = float(accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm))
-        # With fp16, gradients overflow now and then; the scaler skips such a step and scales less.
-        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or accelerator.scaler):
-            raise ValueError(
-                f"The loss became {loss}, with a gradient of norm {grad_norm}, at step {step} with learning "
-                f"rate {rate:.3g}; the last good state is {checkpoints}."
-            )
-        optimiser.step()
-        optimiser.zero_grad()
-        update_average(average, denoiser, average_decay(step, settings.ema_decay))
+    ) as bar:
+        for step in range(done, settings.steps):
+            rate = learning_rate(step, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = gradients.backward(batch)
+            # Drawn here, on the CPU, while an accelerator still works on the backward pass.
+            batch = sampler.draw(step + 1, rank, num_processes)
+            loss = accelerator.reduce(loss, "mean").item()
+            grad_norm = float(accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm))
+            # With fp16, gradients overflow now and then; the scaler skips such a step and scales less.
+            if not math.isfinite(loss) or not (math.isfinite(grad_norm) or accelerator.scaler):
+                raise ValueError(
+                    f"The loss became {loss}, with a gradient of norm {grad_norm}, at step {step} with "
+                    f"learning rate {rate:.3g}; the last good state is {checkpoints}."
+                )
+            optimiser.step()
+            optimiser.zero_grad()
+            update_average(average, denoiser, average_decay(step, settings.ema_decay))
 
-        done = step + 1
-        if accelerator.is_main_process:
-            bar.update(settings.batch_size)
-            log(done, {"loss": loss, "learning_rate": rate, "grad_norm": grad_norm})
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
-                checkpoints.save(done, **state)
-    bar.close()
+            done = step + 1
+            if accelerator.is_main_process:
+                bar.update(settings.batch_size)
+                log(done, {"loss": loss, "learning_rate": rate, "grad_norm": grad_norm})
+                if done % settings.checkpoint_every == 0 or done == settings.steps:
+                    checkpoints.save(done, **state)
     accelerator.wait_for_everyone()
     return average
 

@@ -6,6 +6,7 @@ pixels see no difference. A mark is a label and no proof: who wants to can take 
 """
 
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Self
 from xml.etree import ElementTree
@@ -88,7 +89,10 @@ def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) 
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = DESCRIPTION
     exif[ExifTags.Base.Software] = "reid-imagpose"
-    Image.fromarray(pixels).save(path, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
+    encoded = BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
+    # Pillow's own writing of a JPEG to a file overlooks that only a part of it fits on the disk.
+    path.write_bytes(encoded.getvalue())
 
 
 def read_mark(path: Path) -> Mark:

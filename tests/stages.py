@@ -48,8 +48,11 @@ def _run(folder: Path, stage: str, arguments: tuple[str, ...], threads: int, dis
     log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if disk is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
     torch.set_num_threads(threads)
     sys.argv = [f"{stage}.py", *arguments]
-    stage_main(import_module(f"pipeline.{stage}").main)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (disk or soft, hard))
+    try:
+        stage_main(import_module(f"pipeline.{stage}").main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # the last words go to a file, too

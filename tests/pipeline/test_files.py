@@ -22,7 +22,7 @@ import pytest
 from pydantic import BaseModel
 from safetensors.numpy import save_file
 
-from pipeline import files
+from pipeline import files, marks
 
 
 def entries(folder: Path) -> list[str]:
@@ -231,6 +231,9 @@ def full(path: Path, kind: str) -> None:
             (temporary / "b").write_bytes(bytes(5000))
         elif kind == "copy":
             shutil.copy(path.with_name("large"), temporary)
+        elif kind == "image":
+            pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+            marks.save_image(pixels, temporary, 100, marks.Mark("a", "b", "c", 1))
         elif kind == "safetensors":
             save_file({"a": np.zeros(5000, np.uint8)}, temporary)
         else:
@@ -264,7 +267,7 @@ def in_child(target: Callable[[Path, str], None], path: Path, kind: str) -> str:
     return said.split(": ", 1)[1]
 
 
-@pytest.mark.parametrize("kind", ["file", "directory", "copy", "safetensors"])
+@pytest.mark.parametrize("kind", ["file", "directory", "copy", "image", "safetensors"])
 def test_a_full_disk_costs_one_sentence_and_nothing_that_was_there(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "out"
     if kind == "directory":
