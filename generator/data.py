@@ -94,7 +94,7 @@ def encode_views(
         raise ValueError(
             f"There are keypoints of {count} images and identities of {len(pids)}: one each is needed."
         )
-    out: dict[str, Tensor] = {"pids": torch.as_tensor(np.asarray(pids, np.int64))}
+    out: dict[str, Tensor] = {"pids": torch.tensor(np.asarray(pids, np.int64))}
     done = 0
     for batch in _batches(zip(images, keypoints, strict=True), batch_size):
         pixels, skeletons = _prepare(batch, view_size, flip)
@@ -188,6 +188,15 @@ class JointBatch:
     noise: Tensor
     timesteps: Tensor
     conditions: Conditions
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def part(self, start: int, stop: int) -> "JointBatch":
+        """Samples `start` to `stop` - 1."""
+        given = {f.name: getattr(self.conditions, f.name)[start:stop] for f in fields(Conditions)}
+        rows = (tensor[start:stop] for tensor in (self.latents, self.noise, self.timesteps))
+        return JointBatch(*rows, Conditions(**given))
 
 
 class JointSampler:

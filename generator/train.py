@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from generator.data import EncodedViews, JointSampler
 from generator.loss import DenoisingLoss
+from generator.micro_batches import MicroBatches
 from generator.model import IMAGPoseDenoiser
 from generator.settings import TrainSettings
 
@@ -42,7 +43,8 @@ def train(
 
     Every random draw of a step follows from (seed, step), and the whole state (weights, average, optimiser)
     is in the checkpoints, so that a run which was killed and started again ends in the same weights, to the
-    bit on a CPU. With n processes (`accelerate launch`) each takes its slice of the same global batch.
+    bit on a CPU. With n processes (`accelerate launch`) each takes its slice of the same global batch. When
+    an accelerator's memory runs out, a batch is taken in parts that fit (`MicroBatches`).
 
     Args:
         denoiser: is trained in place.
@@ -60,7 +62,9 @@ def train(
         The averaged denoiser, on the accelerator's device, in evaluation mode.
 
     Raises:
-        ValueError: the batch size is not a multiple of the number of processes, or the loss is not finite.
+        ValueError: the batch size is not a multiple of the number of processes, or the loss or its gradient
+            is not finite; nothing of that step is in the weights or in a checkpoint.
+        torch.OutOfMemoryError: not even one joint image at a time fits into memory.
     """
     # 1. Where it runs
     accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
@@ -89,43 +93,43 @@ def train(
     with accelerator.main_process_first():  # the main process sets damaged checkpoints aside
         done = checkpoints.load(**state)
     objective, optimiser = accelerator.prepare(objective, optimiser)
+    gradients = MicroBatches(objective, accelerator, settings.batch_size // num_processes)
 
     # 3. The loop
-    bar = tqdm(
+    batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
+    with tqdm(
         total=settings.steps * settings.batch_size,
         initial=done * settings.batch_size,
         unit=" joint images",
         desc="train the denoiser",
         disable=not accelerator.is_main_process,
         delay=2,
-    )
-    batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
-    for step in range(done, settings.steps):
-        rate = learning_rate(step, settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = objective(batch)
-        accelerator.backward(loss)
-        # Drawn here, on the CPU, while an accelerator still works on the backward pass.
-        batch = sampler.draw(step + 1, rank, num_processes)
-        loss = accelerator.reduce(loss.detach(), "mean").item()
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss} at step {step} with learning rate {rate:.3g}; the last good state "
-                f"is {checkpoints}."
-            )
-        grad_norm = accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad()
-        update_average(average, denoiser, average_decay(step, settings.ema_decay))
+    ) as bar:
+        for step in range(done, settings.steps):
+            rate = learning_rate(step, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = gradients.backward(batch)
+            # Drawn here, on the CPU, while an accelerator still works on the backward pass.
+            batch = sampler.draw(step + 1, rank, num_processes)
+            loss = accelerator.reduce(loss, "mean").item()
+            grad_norm = float(accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm))
+            # With fp16, gradients overflow now and then; the scaler skips such a step and scales less.
+            if not math.isfinite(loss) or not (math.isfinite(grad_norm) or accelerator.scaler):
+                raise ValueError(
+                    f"The loss became {loss}, with a gradient of norm {grad_norm}, at step {step} with "
+                    f"learning rate {rate:.3g}; the last good state is {checkpoints}."
+                )
+            optimiser.step()
+            optimiser.zero_grad()
+            update_average(average, denoiser, average_decay(step, settings.ema_decay))
 
-        done = step + 1
-        if accelerator.is_main_process:
-            bar.update(settings.batch_size)
-            log(done, {"loss": loss, "learning_rate": rate, "grad_norm": float(grad_norm)})
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
-                checkpoints.save(done, **state)
-    bar.close()
+            done = step + 1
+            if accelerator.is_main_process:
+                bar.update(settings.batch_size)
+                log(done, {"loss": loss, "learning_rate": rate, "grad_norm": grad_norm})
+                if done % settings.checkpoint_every == 0 or done == settings.steps:
+                    checkpoints.save(done, **state)
     accelerator.wait_for_everyone()
     return average
 

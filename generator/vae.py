@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import mse_loss, pixel_shuffle, pixel_unshuffle
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from generator.base_settings import VaeSettings
@@ -66,7 +67,7 @@ def train_vae(
         The trained VAE, float32, frozen, in evaluation mode.
 
     Raises:
-        ValueError: the loss is not finite.
+        ValueError: the loss or a weight is not finite; no checkpoint has it.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,8 +82,9 @@ def train_vae(
         chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
         batch = to_float(torch.from_numpy(images[chosen.numpy()]).to(device))
         cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        rate = settings.learning_rate * cosine * min(1.0, (step + 1) / settings.warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * cosine * min(1.0, (step + 1) / settings.warmup_steps)
+            group["lr"] = rate
 
         # --- step ---------------------------------------------------------------------------------
         with torch.autocast(device.type, torch.bfloat16):
@@ -100,14 +102,19 @@ def train_vae(
 
         # --- report, save -------------------------------------------------------------------------
         done = step + 1
-        if done % LOG_EVERY == 0 or done == settings.steps:
-            if not math.isfinite(loss.item()):
-                raise ValueError(f"the VAE's loss is {loss.item()} at step {done}; lower vae.learning_rate")
+        is_last = done == settings.steps
+        saves = is_last or done % settings.checkpoint_every == 0
+        if (saves or done % LOG_EVERY == 0) and not (loss + get_total_norm(vae.parameters())).isfinite():
+            raise ValueError(
+                f"the VAE's loss is {loss.item()}, or a weight is not finite, at step {done} with learning "
+                f"rate {rate:.3g}; the last good state is {checkpoints}; lower vae.learning_rate"
+            )
+        if is_last or done % LOG_EVERY == 0:
             decibels = -10 * math.log10(mse_loss(reconstruction, batch).item() / 4)
             values = {"loss": error.item(), "kl": kl.item(), "psnr": decibels}
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             log(done, values)
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
+        if saves:
             checkpoints.save(done, vae=vae, optimizer=optimizer)
 
     vae.eval().requires_grad_(False)

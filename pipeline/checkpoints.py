@@ -44,7 +44,11 @@ class Checkpoints:
         return f"checkpoint {found[0]}" if found else "no checkpoint"
 
     def save(self, done: int, **parts: Stateful) -> None:
-        """Write the state of `parts` after so many steps."""
+        """Write the state of `parts` after so many steps.
+
+        Raises:
+            OSError: the disk is full or lost; the checkpoints before stay.
+        """
         tensors: dict[str, torch.Tensor] = {}
         state = {name: _split(part.state_dict(), name, tensors) for name, part in parts.items()}
         with atomic(self.folder / f"step-{done:08d}") as temporary:

@@ -28,8 +28,14 @@ class Curve:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
-        with self.file.open("a") as file:
-            file.write("\n" + json.dumps({"step": step, **values}))  # a line that a kill cut off ends here
+        try:
+            with self.file.open("a") as file:
+                file.write(
+                    "\n" + json.dumps({"step": step, **values})
+                )  # a line that a kill cut off ends here
+        except OSError as error:
+            error.filename = str(self.file)  # "No space left on device" does not say where
+            raise
         if self.live and step % self.every == 0:
             self._show(self.live, step, values)
 

@@ -1,20 +1,26 @@
 """Read and write the files that stages hand to each other: whole or not at all, and refused by name."""
 
+import errno
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from pipeline import times
@@ -22,6 +28,7 @@ from pipeline import times
 T = TypeVar("T")
 
 SCRATCH = Path(".scratch")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")  # whose version can change a result
 _KIND = {str: "text", int: "a whole number", float: "a number"}
 
 
@@ -32,50 +39,75 @@ def atomic(path: str | Path) -> Iterator[Path]:
     On an error the temporary is removed and what stood at `path` stays. A killed process leaves its
     temporary behind; the next `atomic` on that path removes it. A directory cannot be replaced in one
     system call: a kill between the two renames leaves no directory at `path`, never half of one.
+
+    Raises:
+        OSError: the disk is full, lost or may not be written to; the message names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: image writers choose the format by it.
     prefix = f".{path.stem}.{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}.tmp{path.suffix}")
-    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
-        owner = int(leftover.name.removeprefix(prefix).split(".")[0])
-        if owner == os.getpid() or not _is_running(owner):
-            _remove(leftover)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
+            owner = int(leftover.name.removeprefix(prefix).split(".")[0])
+            if owner == os.getpid() or not _is_running(owner):
+                _remove(leftover)
         yield temporary
+        _sync(temporary)
         if temporary.is_dir():
             _replace_directory(temporary, path)
         else:
-            _sync(temporary)
             temporary.replace(path)
-    except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)  # "No space left on device" does not say where
-        raise
+    except (OSError, SafetensorError) as error:
+        number = _why_not_written(error, temporary)
+        if number is None:
+            raise
+        reason = f"cannot be written ({os.strerror(number)}); what was there is as it was"
+        raise OSError(number, reason, str(path)) from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # the disk may be gone, and the next `atomic` cleans up
+            _remove(temporary)
+
+
+def _why_not_written(error: OSError | SafetensorError, temporary: Path) -> int | None:
+    """The number of an error in writing `temporary` or its parents; None where something else went wrong."""
+    if isinstance(error, SafetensorError):  # it has the number in its text only
+        found = re.search(r"os error (\d+)", str(error))
+        return int(found[1]) if found and int(found[1]) != errno.ENOENT else None
+    if isinstance(error, FileExistsError) and Path(str(error.filename)) in temporary.parents:
+        return errno.ENOTDIR  # a file, or a link to a disk that is gone, stands where a folder is needed
+    names = [Path(str(name)) for name in (error.filename, error.filename2) if name]
+    ours = any(name in (temporary, *temporary.parents) or temporary in name.parents for name in names)
+    return error.errno if ours or not names else None
 
 
 def _replace_directory(new: Path, path: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-        return
     old = new.with_name(new.name.replace(".tmp", ".old.tmp"))  # a name that the next `atomic` cleans up
-    _remove(old)
-    path.rename(old)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
+        with suppress(OSError):  # NFS locks no folders
+            fcntl.flock(folder, fcntl.LOCK_EX)  # another process may be replacing it, too
+        if path.exists():
+            _remove(old)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        os.close(folder)
     _remove(old)
 
 
 def _sync(path: Path) -> None:
     """Put the bytes on the disk before the name: a machine that stops must not leave an empty output."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def _remove(path: Path) -> None:
@@ -174,16 +206,53 @@ def code_hash(*sources: ModuleType | str | Path) -> str:
     return digest.hexdigest()
 
 
+def model_hash(folder: str | Path) -> str:
+    """MD5 over the names and contents of a saved model's files, .json and .safetensors alike."""
+    digest, folder = hashlib.md5(usedforsecurity=False), Path(folder)
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".json", ".safetensors"):
+            digest.update(f"{file.relative_to(folder)}\n{md5(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def scratch(stage: str, **key: Any) -> Path:
     """Make and return the folder for a stage's checkpoints that belongs to `key` alone.
 
     `key` holds everything that determines the result (settings, checksums of the inputs, `code_hash`): JSON
-    values or pydantic models. The folder is no output of the stage and git ignores it.
+    values or pydantic models; the versions of the libraries are added. The folder is no output of the stage
+    and git ignores it. It belongs to this process until it ends, however it ends: a second process that
+    wants the same folder waits, and then finds the work done. The processes of one distributed run share it.
     """
+    key["versions"] = {name: version(name) for name in LIBRARIES}
     text = json.dumps(key, sort_keys=True, default=_model_to_dict)
     folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("RANK", "0") == "0":  # of a distributed run, as torchrun and accelerate set it
+        _lock(folder)
     return folder
+
+
+_locks: dict[Path, TextIO] = {}  # the open files hold the locks; the system lets go of them with the process
+
+
+def _lock(folder: Path) -> None:
+    path = folder.resolve() / "lock"
+    if path in _locks:
+        return
+    file = _locks[path] = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        print(f"waiting for {owner}, which is at work in {folder}", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        warnings.warn(f"{folder} has no locks ({error.strerror}): run one stage at a time", stacklevel=3)
+    with suppress(OSError):  # the name is for the sentence above only; a full disk is found out soon enough
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
 
 
 def _model_to_dict(value: Any) -> Any:
@@ -201,7 +270,7 @@ def progress(iterable: Iterable[T], total: int | None, desc: str) -> Iterable[T]
 
 
 def stage_main(main: Callable[[], None]) -> None:
-    """Run a stage; bad input, settings or disks end it with one sentence and exit code 1.
+    """Run a stage; bad input, settings, disks or too little memory end it with one sentence and exit code 1.
 
     What a stage took goes to the log that the report reads (`pipeline.times`). PIPELINE_DEBUG=1 in the
     environment shows the traceback instead.
@@ -209,10 +278,15 @@ def stage_main(main: Callable[[], None]) -> None:
     try:
         main()
         times.log(SCRATCH)
-    except (ValueError, OSError) as error:
-        if os.environ.get("PIPELINE_DEBUG") == "1":
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        # By its name, because stages without tensors must not import torch.
+        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        is_defect = isinstance(error, RuntimeError) and not out_of_memory
+        if is_defect or os.environ.get("PIPELINE_DEBUG") == "1":
             raise
         sentence = str(error)
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            sentence = f"{error.filename}: {error.strerror}"  # without Python's "[Errno 28]"
+        if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 28]"
+            sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        if out_of_memory:
+            sentence = f"the memory is too small ({sentence.split('. ')[0]}); lower the stage's batch sizes"
         sys.exit(f"{Path(sys.argv[0]).stem}: {sentence}")

@@ -7,23 +7,26 @@ On n processes: `accelerate launch --num_processes n -m pipeline.generate all 20
 byte for byte.
 """
 
+import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from diffusers.utils import logging
-from PIL import Image
 from tqdm import tqdm
 
 import generator
 import pipeline.images
+import pipeline.marks
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.cli import command_line
-from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
+from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv, write_json
 from pipeline.index import read_index
+from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
 from pipeline.memory import keep_memory
 from pipeline.params import PLANNED, SYNTHETIC, Params, load_params
 from pipeline.plan import read_plan
@@ -46,8 +49,34 @@ def joint_requests(
     ]
 
 
-def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, state: PartialState) -> None:
-    """Write the images of a plan to `folder`; those that a killed run left there are not made again.
+def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
+    """The mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
+    return {row.name: Mark(model, row.sources, row.pose, row.seed) for row in plan.itertuples(index=False)}
+
+
+def is_done(seal: Path) -> bool:
+    """Whether a batch was made before; `seal` lists its images with their MD5, and all must still be so."""
+    if not seal.is_file():
+        return False
+    try:
+        for name, checksum in json.loads(seal.read_text()).items():
+            if md5(seal.parent / name) != checksum:
+                raise ValueError(f"{name} is not as it was written")
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{seal.parent}: {error}; its batch is made again", stacklevel=2)
+        return False
+    return True
+
+
+def generate(
+    plan: pd.DataFrame,
+    model: Path,
+    marks: dict[str, Mark],
+    params: Params,
+    folder: Path,
+    state: PartialState,
+) -> None:
+    """Write the images of a plan to `folder`; batches that a killed run finished are not made again.
 
     Batches are cut from the whole plan before the processes share them out, so that neither their number
     nor a restart changes what is in a batch, and with it the last bit of an image.
@@ -83,12 +112,14 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     ) as bar:
         for start in batches:
             wanted = files[start : start + size]
-            if not all(file.is_file() for group in wanted for file in group):
+            seal = folder / f"batch-{start:08d}.json"
+            if not is_done(seal):
                 made = parts.generate(views, requests[start : start + size], settings)
                 for group, images in zip(wanted, made, strict=True):
                     for file, image in zip(group, images, strict=True):
                         with atomic(file) as temporary:
-                            Image.fromarray(image).save(temporary, quality=params.generate.jpeg_quality)
+                            save_image(image, temporary, params.generate.jpeg_quality, marks[file.name])
+                write_json({file.name: md5(file) for group in wanted for file in group}, seal)
             bar.update(state.num_processes * sum(map(len, wanted)))
     state.wait_for_everyone()
 
@@ -109,19 +140,25 @@ def main() -> None:
         raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
     md5_of = read_index().set_index("image").md5
     used = sorted(set("|".join(plan.sources).split("|")))
+    generator_hash = model_hash(model)
     folder = scratch(
         "generate",
         settings=params.generate,
+        encode_batch=params.generator.encode_batch,
         plan=plan.to_csv(),
         sources=md5_of[used].to_dict(),
         poses=md5("data/poses.csv"),
-        model=[md5(file) for file in sorted(model.rglob("*.safetensors"))],
-        code=code_hash(generator, pipeline.images),
+        model=generator_hash,
+        code=code_hash(generator, pipeline.images, pipeline.marks),
     )
     state = PartialState()
-    generate(plan, model, params, folder, state)
+    generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if state.is_main_process:
-        manifest = plan.assign(md5=[md5(folder / name) for name in plan.name])
+        manifest = plan.assign(
+            generator=generator_hash,
+            digital_source_type=DIGITAL_SOURCE_TYPE,
+            md5=[md5(folder / name) for name in plan.name],
+        )
         with atomic(SYNTHETIC / arguments.folder / str(arguments.fraction)) as output:
             output.mkdir()
             for name in plan.name:

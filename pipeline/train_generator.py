@@ -30,7 +30,7 @@ from generator.train import train
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv
+from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -129,8 +129,8 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         size=parts.view_size,
         images=index.md5.to_dict(),
         poses=md5("data/poses.csv"),
-        base=[md5(file) for file in sorted(settings.base.rglob("*.safetensors"))],
-        encoder=[md5(file) for file in sorted(settings.image_encoder.rglob("*.safetensors"))],
+        base=model_hash(settings.base),
+        encoder=model_hash(settings.image_encoder),
         code=code_hash(generator, pipeline.images),
     )
     if accelerator.is_main_process:

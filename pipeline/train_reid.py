@@ -91,6 +91,7 @@ def train_model(
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
+        weights=md5(settings.weights) if settings.weights else None,
         code=code_hash(reid, pipeline.images),
     )
     weights = folder / "model.safetensors"
@@ -108,6 +109,7 @@ def train_model(
             real_first=arm.real_first if arm else 0.0,
             device=_device(),
             checkpoints=Checkpoints(folder),
+            checkpoint_every=settings.checkpoint_every,
             title=title,
             log=curve.log,
         )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from reid.data import IdentitySampler, augment, generator
@@ -85,7 +86,8 @@ def train(
         The model in evaluation mode, on the device.
 
     Raises:
-        ValueError: if arguments do not fit together or the loss is no longer finite.
+        ValueError: if arguments do not fit together, or the loss or a weight is no longer finite; no
+            checkpoint has it.
     """
     if images.shape[1:] != (settings.height, settings.width, 3):
         raise ValueError(
@@ -156,8 +158,9 @@ def train(
                 loss = loss + settings.center_weight * weighted_mean(center(pooled, target), weight)
 
             # --- step ---------------------------------------------------------------------------------------
+            rate = learning_rate(settings, iteration)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, iteration)
+                group["lr"] = rate
             optimizer.zero_grad()
             center_optimizer.zero_grad()
             loss.backward()
@@ -167,15 +170,18 @@ def train(
             # --- report, save -------------------------------------------------------------------------------
             done = iteration + 1
             bar.update()
-            if done % REPORT_EVERY == 0 or done == settings.iterations:
-                if not torch.isfinite(loss):
+            saves = done % checkpoint_every == 0 or done == settings.iterations
+            if saves or done % REPORT_EVERY == 0:
+                if not (loss + get_total_norm(model.parameters())).isfinite():
                     raise ValueError(
-                        f"the loss of {title} is {loss.item()} at iteration {done}; lower learning_rate "
+                        f"the loss of {title} is {loss.item()}, or a weight is not finite, at iteration "
+                        f"{done} with learning rate {rate:.3g}; the last good state is "
+                        f"{checkpoints or 'no checkpoint'}; lower learning_rate "
                         f"({settings.learning_rate}) or lengthen warmup_epochs ({settings.warmup_epochs})."
                     )
                 accuracy = (logits.argmax(dim=1) == target).float().mean()
                 bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
                 log(done, {"loss": loss.item(), "accuracy": accuracy.item()})
-            if checkpoints and (done % checkpoint_every == 0 or done == settings.iterations):
+            if checkpoints and saves:
                 checkpoints.save(done, **parts)
     return model.eval()

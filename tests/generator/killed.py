@@ -1,6 +1,7 @@
 """A tiny training as a process of its own, for test_train.py: killed after some step, or one of several.
 
 Usage: python -m tests.generator.killed <checkpoint folder> <step of the kill, or 0> <file for the weights>
+LARGEST in the environment: samples beyond which its memory runs out.
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -24,6 +26,8 @@ def main() -> None:
         if step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    if "LARGEST" in os.environ:
+        tiny.run_out_of_memory(pytest.MonkeyPatch(), int(os.environ["LARGEST"]))
     views = tiny.views([1] * 5 + [2])
     average = train(
         tiny.denoiser(), views, tiny.scheduler(), tiny.TRAIN, seed=1, checkpoints=Checkpoints(folder), log=log

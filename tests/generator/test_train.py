@@ -160,16 +160,30 @@ def test_a_killed_process_is_continued_to_the_bit(tmp_path, uninterrupted):
     assert steps == [5, 6]  # from the last checkpoint, and not from the start
 
 
-def test_two_processes_train_as_one(tmp_path, uninterrupted):
-    """Each draws its half of the same batches (test_data), gradients are averaged: only rounding differs."""
+def test_two_processes_train_as_one_even_if_one_of_them_runs_out_of_memory(tmp_path, uninterrupted):
+    """Each draws its half of the same batches (test_data), gradients are averaged: only rounding differs.
+
+    The second process can hold one sample of its two; the first must take one at a time, too.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     out = tmp_path / "weights"
-    processes = [start(tmp_path, out, RANK=rank, LOCAL_RANK=rank, **world) for rank in "01"]
+    short = {"0": {}, "1": {"LARGEST": "1"}}
+    processes = [start(tmp_path, out, RANK=rank, LOCAL_RANK=rank, **world, **short[rank]) for rank in "01"]
     assert [process.wait() for process in processes] == [0, 0]
     torch.testing.assert_close(load_file(out), dict(uninterrupted), rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_is_short_of_memory_ends_in_the_same_weights_up_to_rounding(
+    tmp_path, uninterrupted, monkeypatch
+):
+    sizes = tiny.run_out_of_memory(monkeypatch, largest=1)
+    with pytest.warns(UserWarning, match="out of memory: each batch is taken in parts of 1 joint images"):
+        denoiser = run(tmp_path)
+    assert sizes == [4, 2] + [1] * 4 * tiny.TRAIN.steps
+    torch.testing.assert_close(denoiser.state_dict(), uninterrupted, rtol=1e-3, atol=1e-4)
 
 
 # ---- refusals ----
@@ -179,10 +193,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(t
     views = tiny.views([1] * 5)
     run(tmp_path, views=views, steps=2)
     bad = replace(views, latent_std=views.latent_std * float("inf"))
-    message = r"The loss became (nan|inf) at step 2 with learning rate 0\.001; .*/step-00000002\."
+    message = r"The loss became (nan|inf), .* at step 2 with learning rate 0\.001; .*/step-00000002\."
     with pytest.raises(ValueError, match=message):
         run(tmp_path, views=bad)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002"]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_ruins_the_weights(tmp_path):
+    denoiser = tiny.denoiser()
+    first = next(denoiser.parameters())
+    first.register_hook(lambda gradient: gradient * float("inf"))
+    before = [parameter.detach().clone() for parameter in denoiser.parameters()]
+    message = r"The loss became \d.*, with a gradient of norm (nan|inf), at step 0"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, denoiser)
+    assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), before, strict=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):

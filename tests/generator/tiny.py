@@ -1,11 +1,13 @@
 """The smallest models and data that the real code accepts: views of 32x16 pixels, latents of 4x2."""
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
-from generator.data import EncodedViews
+from generator.data import EncodedViews, JointBatch
+from generator.loss import DenoisingLoss
 from generator.model import IMAGPoseDenoiser
 from generator.settings import DenoiserSettings, TrainSettings
 
@@ -127,6 +129,25 @@ def views(pids: list[int], mirrored: bool = True, seed: int = 0) -> EncodedViews
         pids=torch.tensor(pids),
         black=torch.randn(LATENT),
     )
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, largest: int) -> list[int]:
+    """Let the loss of more than `largest` samples fail as a GPU does; returns the sizes that were tried."""
+    forward, sizes = DenoisingLoss.forward, []
+
+    def limited(self: DenoisingLoss, batch: JointBatch) -> torch.Tensor:
+        sizes.append(len(batch))
+        loss = forward(self, batch)
+        if len(batch) > largest:  # late: half of the gradients may be there
+            loss.register_hook(_fail)
+        return loss
+
+    monkeypatch.setattr(DenoisingLoss, "forward", limited)
+    return sizes
+
+
+def _fail(gradient: torch.Tensor) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
 
 
 def keypoints(count: int, seed: int = 0) -> np.ndarray:

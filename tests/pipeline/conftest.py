@@ -12,7 +12,7 @@ from pipeline import plan, poses, subset
 from pipeline.files import write_csv
 from pipeline.index import index_dataset
 from pipeline.params import SYNTHETIC, IndexSettings, Params, load_params
-from tests.pipeline.market import keypoints_frame, save_image, save_method
+from tests.pipeline.market import make_market, save_method
 
 REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -20,20 +20,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture
 def market(tmp_path: Path) -> Path:
-    """4 training identities x 3 cameras x 2 images, 3 test identities, a distractor, junk; keypoints."""
-    root = tmp_path / "market"
-    names = [
-        f"{pid:04d}_c{cam}s1_{n:06d}_01.jpg" for pid in (2, 7, 10, 11) for cam in (1, 2, 6) for n in (1, 2)
-    ]
-    images = [f"bounding_box_train/{name}" for name in names]
-    for pid in (3, 4, 1501):
-        images += [f"query/{pid:04d}_c{cam}s1_000001_00.jpg" for cam in (1, 2)]
-        images += [f"bounding_box_test/{pid:04d}_c{cam}s2_00000{n}_01.jpg" for cam in (1, 2) for n in (1, 2)]
-    images += ["bounding_box_test/0000_c3s1_000009_02.jpg", "bounding_box_test/-1_c3s1_000009_03.jpg"]
-    for seed, image in enumerate(images):
-        save_image(root / image, seed)
-    keypoints_frame(images).to_csv(root / "keypoints.csv", index=False)
-    return root
+    """The data set of `make_market`."""
+    return make_market(tmp_path / "market")
 
 
 @pytest.fixture

@@ -3,17 +3,26 @@
 import errno
 import json
 import os
+import re
+import resource
+import shutil
+import socket
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel
+from safetensors.numpy import save_file
 
-from pipeline import files
+from pipeline import files, marks
 
 
 def entries(folder: Path) -> list[str]:
@@ -206,4 +215,207 @@ def test_stage_main_lets_defects_through() -> None:
         raise AssertionError
 
     with pytest.raises(AssertionError):
+        files.stage_main(main)
+
+
+# ---- disks ----
+
+
+def full(path: Path, kind: str) -> None:
+    """Write an output until the disk is full: a file may not grow beyond 4 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    with files.atomic(path) as temporary:
+        if kind == "directory":
+            temporary.mkdir()
+            (temporary / "a").write_bytes(bytes(4096))
+            (temporary / "b").write_bytes(bytes(5000))
+        elif kind == "copy":
+            shutil.copy(path.with_name("large"), temporary)
+        elif kind == "image":
+            pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+            marks.save_image(pixels, temporary, 100, marks.Mark("a", "b", "c", 1))
+        elif kind == "safetensors":
+            save_file({"a": np.zeros(5000, np.uint8)}, temporary)
+        else:
+            temporary.write_bytes(bytes(5000))
+
+
+def forbidden(path: Path, kind: str) -> None:
+    """Write an output to a folder that may only be read; root could write there."""
+    path.parent.chmod(0o555)
+    if os.geteuid() == 0:
+        path.parent.parent.chmod(0o777)
+        os.seteuid(65534)
+    files.write_json({}, path)
+
+
+def in_child(target: Callable[[Path, str], None], path: Path, kind: str) -> str:
+    """What a process that runs `target` as a stage says at its end."""
+
+    def run(said: Connection) -> None:
+        try:
+            files.stage_main(lambda: target(path, kind))
+        except SystemExit as error:
+            said.send(error.code)
+
+    receiver, sender = get_context("fork").Pipe(duplex=False)
+    process = get_context("fork").Process(target=run, args=(sender,))
+    process.start()
+    sender.close()
+    said = receiver.recv()
+    process.join()
+    return said.split(": ", 1)[1]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "copy", "image", "safetensors"])
+def test_a_full_disk_costs_one_sentence_and_nothing_that_was_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out"
+    if kind == "directory":
+        path.mkdir()
+        (path / "old").write_text("old")
+    else:
+        path.write_text("old")
+    (tmp_path / "large").write_bytes(bytes(5000))
+    before = entries(tmp_path)
+    sentence = f"{path}: cannot be written (File too large); what was there is as it was"
+    assert in_child(full, path, kind) == sentence
+    assert entries(tmp_path) == before
+    assert (path / "old" if kind == "directory" else path).read_text() == "old"
+
+
+def test_a_read_only_folder_costs_one_sentence() -> None:
+    # Not tmp_path: who is not root may not even look into its parents.
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "data" / "out.json"
+        path.parent.mkdir()
+        path.write_text("old")
+        sentence = f"{path}: cannot be written (Permission denied); what was there is as it was"
+        assert in_child(forbidden, path, "") == sentence
+        path.parent.chmod(0o755)
+        assert path.read_text() == "old" and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_lost_mount_costs_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "mount" / "data")
+    with pytest.raises(OSError, match="cannot be written") as caught:
+        files.write_json({}, tmp_path / "data" / "a" / "b.json")
+    assert caught.value.filename == str(tmp_path / "data" / "a" / "b.json")
+
+
+def test_a_missing_input_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, files.atomic(tmp_path / "out") as temporary:
+        shutil.copy(tmp_path / "input", temporary)
+    assert caught.value.filename == str(tmp_path / "input")
+
+
+def test_two_processes_that_replace_one_directory_do_not_collide(tmp_path: Path) -> None:
+    def replace() -> None:
+        for _ in range(100):
+            with files.atomic(tmp_path / "out") as temporary:
+                temporary.mkdir()
+                (temporary / "a").write_text("x")
+
+    processes = [get_context("fork").Process(target=replace) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert entries(tmp_path) == ["out", "out/a"]
+
+
+# ---- scratch of two processes ----
+
+
+def hold_scratch(ready: Connection) -> None:
+    files.scratch("train", part=1)
+    ready.send(os.getpid())
+    time.sleep(600)
+
+
+def want_scratch(done: Connection) -> None:
+    with Path("said").open("w", encoding="utf-8") as said, redirect_stderr(said):
+        files.scratch("train", part=1)
+    done.send("done")
+
+
+def test_a_second_process_waits_for_the_scratch_until_the_first_ends_even_by_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = get_context("fork")
+    here, there = context.Pipe()
+    first, second = (context.Process(target=t, args=(there,)) for t in (hold_scratch, want_scratch))
+    first.start()
+    assert here.recv() == first.pid
+    second.start()
+    assert not here.poll(0.5), "it must wait"
+    folder = next((tmp_path / ".scratch" / "train").iterdir()).relative_to(tmp_path)
+    said = f"waiting for process {first.pid} on {socket.gethostname()}, which is at work in {folder}\n"
+    assert Path("said").read_text() == said
+    first.kill()
+    assert here.recv() == "done"
+    for process in (first, second):
+        process.join()
+    files.scratch("train", part=1)  # nobody holds it any more
+    files.scratch("train", part=1)  # one's own is no obstacle
+
+
+def test_processes_of_one_distributed_run_share_the_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = get_context("fork")
+    here, there = context.Pipe()
+    first = context.Process(target=hold_scratch, args=(there,))
+    first.start()
+    here.recv()
+    monkeypatch.setenv("RANK", "1")
+    second = context.Process(target=want_scratch, args=(there,))
+    second.start()
+    assert here.recv() == "done"
+    first.kill()
+    for process in (first, second):
+        process.join()
+
+
+def test_another_version_of_a_library_has_another_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = files.scratch("train", part=1)
+    monkeypatch.setattr(files, "version", lambda name: "0.0")
+    assert files.scratch("train", part=1) != before
+
+
+def test_model_hash_follows_weights_and_configuration_and_no_folder_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "unet" / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "config.json").write_text("{}")
+    before = files.model_hash(tmp_path / "a")
+    assert before == files.model_hash(tmp_path / "b")
+    (tmp_path / "a" / "README.md").write_text("text")
+    assert before == files.model_hash(tmp_path / "a")
+    for file in ("config.json", "unet/model.safetensors"):
+        (tmp_path / "a" / file).write_text("other")
+        assert before != files.model_hash(tmp_path / "a")
+        before = files.model_hash(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError("x"), "the memory is too small (x); lower the stage's batch sizes"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB."),
+            "the memory is too small (CUDA out of memory); lower the stage's batch sizes",
+        ),
+    ],
+)
+def test_too_little_memory_costs_one_sentence(error: Exception, sentence: str) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
         files.stage_main(main)

@@ -248,8 +248,28 @@ def test_the_model_comes_back_ready_for_evaluation(small):
 
 
 def test_divergence_stops_with_one_sentence(small):
-    with pytest.raises(ValueError, match="loss of broken is nan at iteration 3; lower learning_rate"):
-        train(IMAGES, PIDS, REAL, small(iterations=3, learning_rate=1e38), 0, title="broken")
+    message = (
+        r"the loss of broken is nan, .* at iteration 3 with learning rate .*e\+36; .* no checkpoint; lower"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(IMAGES, PIDS, REAL, small(iterations=3, learning_rate=3e38), 0, title="broken")
+
+
+def test_a_ruined_model_is_no_checkpoint(small, tmp_path, monkeypatch):
+    """The loss of an iteration is that before its step: weights that the step ruins must be seen, too."""
+    settings, step, done = small(iterations=4), torch.optim.Adam.step, []
+
+    def ruin(self, *arguments):
+        step(self, *arguments)
+        done.append(1)
+        if len(done) == 3:
+            self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", ruin)
+    message = r"iteration 3 with learning rate .*; the last good state is checkpoint .*step-00000002;"
+    with pytest.raises(ValueError, match=message):
+        train(IMAGES, PIDS, REAL, settings, 0, checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_images_of_another_size_are_refused(small):

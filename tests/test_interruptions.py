@@ -1,0 +1,192 @@
+"""The stages that take long: killed, run twice at once, out of disk, and once more elsewhere.
+
+Random weights and random images; what the stages make of them is the same bytes whatever happens to them.
+"""
+
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import index, plan, poses, subset, verify
+from pipeline.files import md5
+from tests import stages
+from tests.generator import tiny
+from tests.pipeline.market import make_market
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = {
+    "dataset": {"height": 64, "width": 32},
+    "index": {"validation_identities": 0},
+    "subset": {"fractions": [50]},
+    "plan": {"min_keypoints": 1},
+    "generator": {
+        "base": "base",
+        "image_encoder": "base/image_encoder",
+        "token_height": 32,
+        "token_width": 16,
+        "denoiser": tiny.DENOISER.model_dump(mode="json"),
+        "train": {**tiny.TRAIN.model_dump(mode="json"), "steps": 12, "checkpoint_every": 1},
+    },
+    "generate": {"sample": {"steps": 2, "batch_size": 1}},
+    "reid": {
+        "seeds": [0],
+        "channels": 8,
+        "height": 64,
+        "width": 32,
+        "identities_per_batch": 2,
+        "images_per_identity": 2,
+        "iterations": 12,
+        "checkpoint_every": 1,
+        "mixed_precision": "no",
+    },
+}
+# stage, its argument or arguments, what it writes, and what of its scratch must be the same, too
+LONG = [
+    ("train_generator", ["all"], "models/generator", "step-*/*"),
+    ("generate", ["all", "50"], "data/synthetic", "*.jpg"),
+    ("train_reid", ["standard"], "data/reid", "step-*/*"),
+]
+STAGES = pytest.mark.parametrize(("stage", "arguments", "output", "kept"), LONG, ids=[row[0] for row in LONG])
+KILLS = 8  # of each stage
+
+
+def merge(values, changes):
+    for key, change in changes.items():
+        assert key in values, key
+        if isinstance(change, dict):
+            merge(values[key], change)
+        else:
+            values[key] = change
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A data set, random base weights, and the output of every stage."""
+    folder = tmp_path_factory.mktemp("project")
+    make_market(folder / "data/world")
+    tiny.unet().save_pretrained(folder / "base/unet")
+    tiny.vae().save_pretrained(folder / "base/vae")
+    tiny.image_encoder().save_pretrained(folder / "base/image_encoder")
+    tiny.scheduler().save_pretrained(folder / "base/scheduler")
+    yaml = YAML()
+    values = yaml.load((REPOSITORY / "params.yaml").read_text())
+    merge(values, SMALL)
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(values, file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["stage"])
+        for stage in (index, poses, subset, plan):
+            stage.main()
+    for stage, arguments, _, _ in LONG:
+        assert stages.run(folder, stage, *arguments) == 0, (folder / stages.LOG).read_text()
+    return folder
+
+
+def checksums(folder, pattern="*"):
+    return {str(file.relative_to(folder)): md5(file) for file in folder.rglob(pattern) if file.is_file()}
+
+
+def results(project, stage, output, kept):
+    """What a stage leaves: its output, and its last checkpoints or images, wherever their folder is."""
+    return checksums(project / output) | checksums(project / ".scratch" / stage, kept)
+
+
+@STAGES
+def test_kills_at_random_moments_change_no_byte(project, stage, arguments, output, kept):
+    scratch = project / ".scratch" / stage
+    before = results(project, stage, output, kept)
+    shutil.rmtree(scratch)
+    start = time.monotonic()
+    assert stages.run(project, stage, *arguments) == 0
+    duration = time.monotonic() - start
+    assert results(project, stage, output, kept) == before
+
+    shutil.rmtree(scratch)
+    kills = continued = 0
+    random = np.random.default_rng(0)
+    while kills < KILLS:
+        continued += bool(list(scratch.glob("*/step-*")) + list(scratch.glob("*/batch-*")))
+        process = stages.start(project, stage, *arguments)
+        process.join(random.uniform(0, duration))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            kills += 1
+        else:  # it had come to its end before
+            assert process.exitcode == 0, (project / stages.LOG).read_text()
+            assert results(project, stage, output, kept) == before
+            shutil.rmtree(scratch)
+    assert continued, "no kill left anything to continue from"
+    assert stages.run(project, stage, *arguments) == 0
+    assert results(project, stage, output, kept) == before
+
+
+@STAGES
+def test_two_processes_at_once_do_the_work_once(project, stage, arguments, output, kept):
+    before = results(project, stage, output, kept)
+    shutil.rmtree(project / ".scratch" / stage)
+    (project / stages.LOG).unlink()
+    both = [stages.start(project, stage, *arguments) for _ in range(2)]
+    for process in both:
+        process.join()
+    said = (project / stages.LOG).read_text()
+    assert [process.exitcode for process in both] == [0, 0], said
+    assert "waiting for process" in said and "which is at work in .scratch" in said
+    assert results(project, stage, output, kept) == before
+
+
+@STAGES
+def test_a_full_disk_costs_one_sentence_and_the_next_run_goes_on(project, stage, arguments, output, kept):
+    before = results(project, stage, output, kept)
+    shutil.rmtree(project / ".scratch" / stage)
+    (project / stages.LOG).unlink()
+    assert stages.run(project, stage, *arguments, disk=500) == 1
+    said = (project / stages.LOG).read_text()
+    sentence = r"cannot be written \(File too large\); what was there is as it was\n"
+    assert re.search(rf"^{stage}: \.scratch/{stage}/\S+: {sentence}\Z", said, re.MULTILINE), said
+    assert "Traceback" not in said
+    assert checksums(project / output).items() <= before.items()
+    assert stages.run(project, stage, *arguments) == 0
+    assert results(project, stage, output, kept) == before
+
+
+def test_another_folder_gives_the_same_bytes(project, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("data/world", "base"):
+        shutil.copytree(project / name, elsewhere / name)
+    shutil.copy(project / "params.yaml", elsewhere)
+    for stage, arguments in [("index", []), ("poses", []), ("subset", []), ("plan", [])]:
+        assert stages.run(elsewhere, stage, *arguments, threads=2) == 0, (elsewhere / stages.LOG).read_text()
+    for stage, arguments, _, _ in LONG:
+        assert stages.run(elsewhere, stage, *arguments) == 0, (elsewhere / stages.LOG).read_text()
+    for folder in ("data", "models", "reports"):
+        assert checksums(elsewhere / folder) == checksums(project / folder)
+
+
+def test_a_damaged_image_is_made_again(project):
+    before = checksums(project / "data/synthetic")
+    damaged = sorted((project / ".scratch/generate").rglob("*.jpg"))[3]
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    (project / stages.LOG).unlink()
+    assert stages.run(project, "generate", "all", "50") == 0
+    assert f"{damaged.name} is not as it was written" in (project / stages.LOG).read_text()
+    assert checksums(project / "data/synthetic") == before
+
+
+def test_generated_images_bear_the_marks_that_the_manifest_lists(project):
+    folder = project / "data/synthetic/all/50"
+    listed = verify.read_manifest(folder / "manifest.csv", folder)
+    planned = pd.read_csv(project / "data/plans/50.csv")
+    assert sorted(file.name for file in listed) == sorted(planned.name)
+    assert all(set(verify.MARKS) <= set(row) for row in listed.values())
+    assert verify.compare(folder, listed) == []
