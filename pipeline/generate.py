@@ -27,6 +27,7 @@ from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.plan import read_plan
 from pipeline.poses import read_poses
 from pipeline.train_generator import MODELS, encode_images
+from pipeline.views import from_view
 
 
 def joint_requests(
@@ -57,7 +58,7 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
     parts.denoiser.choose_attention(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))
     views = encode_images(
-        params.dataset.root,
+        params.dataset,
         names,
         np.zeros(len(names), int),
         parts,
@@ -79,7 +80,8 @@ def generate(plan: pd.DataFrame, model: Path, params: Params, folder: Path, stat
                 for group, images in zip(wanted, made, strict=True):
                     for file, image in zip(group, images, strict=True):
                         with atomic(file) as temporary:
-                            Image.fromarray(image).save(temporary, quality=params.generate.jpeg_quality)
+                            picture = Image.fromarray(from_view(image, params.dataset.border))
+                            picture.save(temporary, quality=params.generate.jpeg_quality)
             bar.update(state.num_processes * sum(map(len, wanted)))
     state.wait_for_everyone()
 
@@ -101,6 +103,7 @@ def main() -> None:
     folder = scratch(
         "generate",
         settings=params.generate,
+        border=params.dataset.border,
         plan=plan.to_csv(),
         sources=md5_of[used].to_dict(),
         poses=md5("data/poses.csv"),

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from PIL.Image import Resampling
 from tqdm import tqdm
 
 import generator
@@ -33,9 +32,10 @@ from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.model_card import CARD, MODELS, model_card
-from pipeline.params import Params, load_params
+from pipeline.params import DatasetSettings, Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
+from pipeline.views import to_view
 
 CURVES = Path("reports/generator")
 
@@ -92,13 +92,18 @@ def load_parts(params: Params) -> IMAGPosePipeline:
 
 
 def encode_images(
-    root: Path, images: list[str], pids: np.ndarray, parts: IMAGPosePipeline, batch_size: int, *, flip: bool
+    dataset: DatasetSettings,
+    images: list[str],
+    pids: np.ndarray,
+    parts: IMAGPosePipeline,
+    batch_size: int,
+    *,
+    flip: bool,
 ) -> EncodedViews:
     """Read images of the data set at the size to which data/poses.csv refers, and encode each once."""
-    size = parts.view_size[::-1]
     with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
         return encode_views(
-            (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
+            (to_view(read_image(dataset.root / image), dataset) for image in images),
             read_poses(images),
             pids,
             parts.vae,
@@ -122,6 +127,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         "train_generator",
         settings=settings.model_dump(mode="json", exclude={"train_on"}),
         size=parts.view_size,
+        border=params.dataset.border,
         images=index.md5.to_dict(),
         poses=md5("data/poses.csv"),
         base=[md5(file) for file in sorted(settings.base.rglob("*.safetensors"))],
@@ -129,7 +135,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         code=code_hash(generator, pipeline.images),
     )
     views = encode_images(
-        params.dataset.root,
+        params.dataset,
         images,
         index.pid.to_numpy(copy=True),  # torch warns of memory that pandas keeps read-only
         parts,
