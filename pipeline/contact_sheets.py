@@ -20,6 +20,7 @@ from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.poses import read_poses
+from pipeline.views import from_view
 
 SHEETS = Path("reports/contact_sheets")
 
@@ -65,7 +66,7 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
         params: size of the images, root of the data set, number of rows and seed.
     """
     height, width, root = params.dataset.height, params.dataset.width, params.dataset.root
-    tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
+    tile = (round(_TILE_HEIGHT * (width - 2 * params.dataset.border) / height), _TILE_HEIGHT)
     group_width = len(TILES) * (tile[0] + _GAP) - _GAP + _GROUP_GAP
     chosen = choose(manifest, params.contact_sheets.rows, params.contact_sheets.seed)
     lines = -(-len(chosen) // _PER_LINE)
@@ -79,7 +80,7 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
         own = index.image[(index.pid == row["pid"]) & ~index.image.isin(sources)].tolist()
         pose = read_poses([row["pose"]])[0]
         real = own[int(pose_distance(pose, read_poses(own), height).argmin())] if own else None
-        skeleton = Image.fromarray(draw_skeleton(pose, height, width))
+        skeleton = Image.fromarray(from_view(draw_skeleton(pose, height, width), params.dataset.border))
         pictures = [
             read_image(root / sources[0]),
             skeleton,

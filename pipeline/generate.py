@@ -21,6 +21,7 @@ from tqdm import tqdm
 import generator
 import pipeline.images
 import pipeline.marks
+import pipeline.views
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.cli import command_line
@@ -32,6 +33,7 @@ from pipeline.params import PLANNED, SYNTHETIC, Params, load_params
 from pipeline.plan import read_plan
 from pipeline.poses import read_poses
 from pipeline.train_generator import MODELS, encode_images
+from pipeline.views import from_view
 
 
 def joint_requests(
@@ -88,7 +90,7 @@ def generate(
     parts.denoiser.suit_device(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))
     views = encode_images(
-        params.dataset.root,
+        params.dataset,
         names,
         np.zeros(len(names), int),
         parts,
@@ -118,7 +120,8 @@ def generate(
                 for group, images in zip(wanted, made, strict=True):
                     for file, image in zip(group, images, strict=True):
                         with atomic(file) as temporary:
-                            save_image(image, temporary, params.generate.jpeg_quality, marks[file.name])
+                            picture = from_view(image, params.dataset.border)
+                            save_image(picture, temporary, params.generate.jpeg_quality, marks[file.name])
                 write_json({file.name: md5(file) for group in wanted for file in group}, seal)
             bar.update(state.num_processes * sum(map(len, wanted)))
     state.wait_for_everyone()
@@ -145,11 +148,12 @@ def main() -> None:
         "generate",
         settings=params.generate,
         encode_batch=params.generator.encode_batch,
+        border=params.dataset.border,
         plan=plan.to_csv(),
         sources=md5_of[used].to_dict(),
         poses=md5("data/poses.csv"),
         model=generator_hash,
-        code=code_hash(generator, pipeline.images, pipeline.marks),
+        code=code_hash(generator, pipeline.images, pipeline.marks, pipeline.views),
     )
     state = PartialState()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)

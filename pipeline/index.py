@@ -73,7 +73,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     names = [_parse_name(file) for file in files]
     print(f"{len(files)} files to decode", flush=True)
     decoded = iter(
-        _inspect_all([file for file, name in zip(files, names, strict=True) if isinstance(name, dict)])
+        inspect_all([file for file, name in zip(files, names, strict=True) if isinstance(name, dict)])
     )
     rows, rejected = [], []
     for file, name in zip(files, names, strict=True):
@@ -88,7 +88,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     found = pd.DataFrame(rows, columns=[*COLUMNS, "pixels"])
     index, bad = found[list(COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
     _check_splits(root, index, bad)
-    return _hold_out_validation(index, settings), bad, find_leaks(found)
+    return hold_out_validation(index, settings), bad, find_leaks(found)
 
 
 def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +135,8 @@ def _parse_name(file: Path) -> dict[str, int] | str:
     return {"pid": pid, "camid": camid, "sequence": sequence, "frame": frame, "box": box}
 
 
-def _inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:
+def inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:
+    """Decode images; for each its width, height, md5 and pixels' checksum, or why it cannot be used."""
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
         return list(progress(pool.map(_inspect, files), total=len(files), desc="decoding images"))
 
@@ -171,7 +172,8 @@ def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> No
         )
 
 
-def _hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.DataFrame:
+def hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.DataFrame:
+    """Turn training identities, drawn by the seed, into the splits val_query and val_gallery."""
     identities = np.unique(index.pid[index.split == "train"])
     if settings.validation_identities >= len(identities):
         raise ValueError(
@@ -209,8 +211,11 @@ def read_index() -> pd.DataFrame:
 
 def main() -> None:
     """Run the stage."""
+    from pipeline import deepfashion  # which needs this module
+
     params = load_params()
-    index, rejected, leaked = index_dataset(params.dataset.root, params.index)
+    read = deepfashion.index_dataset if params.dataset.format == "deepfashion" else index_dataset
+    index, rejected, leaked = read(params.dataset.root, params.index)
     write_csv(index, INDEX)
     write_csv(rejected, REJECTED)
     write_csv(leaked, LEAKED)

@@ -48,9 +48,24 @@ class DatasetSettings(Settings):
     """The data set that every stage works on."""
 
     name: str = Field(min_length=1, max_length=60, description="what the reports call it")
-    root: Path = Field(strict=False, description="folder in Market-1501 format")
-    height: int = Field(ge=32, le=1024, description="pixels; stages resize images of another height")
-    width: int = Field(ge=32, le=1024, description="pixels; stages resize images of another width")
+    format: Literal["market1501", "deepfashion"] = Field(
+        description="layout of the folder: Market-1501, or DeepFashion with PATN's pairs and keypoints"
+    )
+    root: Path = Field(strict=False, description="folder of the data set, in that format")
+    height: int = Field(ge=32, le=1024, description="pixels of a view; images of another height are resized")
+    width: int = Field(ge=32, le=1024, description="pixels of a view; images of another width are resized")
+    border: int = Field(
+        ge=0,
+        le=128,
+        description="columns of a view on each side that are no image: filled before the generator and cut "
+        "off after it; 0 resizes images to the view",
+    )
+
+    @model_validator(mode="after")
+    def _image_is_left(self) -> Self:
+        if 2 * self.border >= self.width:
+            raise ValueError(f"border is {self.border} on each side; expected less than half of {self.width}")
+        return self
 
 
 class IndexSettings(Settings):
@@ -198,6 +213,27 @@ class FilterSettings(Settings):
     seed: Seed
 
 
+class ScoresSettings(Settings):
+    """How generated images are compared with photographs of people whom the generator never saw."""
+
+    identities: Literal["validation", "test"] = Field(
+        description="whose photographs; validation (needs index.validation_identities) leaves the test alone"
+    )
+    sources: int = Field(ge=1, description="source images, each with up to 3 target poses; without pairs")
+    pairs: Path | None = Field(
+        strict=False, description="table with the columns from and to, image names; null draws the pairs"
+    )
+    height: int = Field(ge=16, le=1024, description="pixels at which images are compared")
+    width: int = Field(ge=16, le=1024, description="pixels at which images are compared")
+    lpips_backbone: Literal["alex", "vgg"] = Field(description="network of LPIPS")
+    lpips_weights: Path | None = Field(strict=False, description="torchvision's file of that network")
+    fid_weights: Path | None = Field(
+        strict=False, description="pytorch-fid's or torchvision's Inception file"
+    )
+    batch_size: int = Field(ge=1, description="images at once through these networks")
+    seed: Seed
+
+
 class ArmSettings(Settings):
     """One recipe for training re-ID models with synthetic images; its name is its key.
 
@@ -266,6 +302,7 @@ class Params(Settings):
     generator: GeneratorSection
     plan: PlanSettings
     generate: GenerateSection
+    scores: ScoresSettings
     reid: ReidSection
     filters: dict[Name, FilterSettings]
     arms: dict[Name, ArmSettings] = Field(min_length=1)

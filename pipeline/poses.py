@@ -7,7 +7,6 @@ in reports/poses.json.
 import functools
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
+from pipeline import deepfashion
 from pipeline.cli import command_line
 from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import load_params
+from pipeline.workers import worker_pool
 
 POSES = Path("data/poses.csv")
 SUMMARY = Path("reports/poses.json")
@@ -79,10 +80,11 @@ def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]
     return np.where(visible[..., None], keypoints, np.float32(0))
 
 
-def detect(root: Path, images: Sequence[str], model: Path) -> NDArray[np.float32]:
+def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Run OpenPose on images, in one process per core.
 
-    The largest person of an image is kept; an image without one has only zeros.
+    Of several people in an image the one with the largest bounding box is kept, since the crop was made for
+    it; an image without a person has only zeros.
 
     Args:
         root: folder of the data set.
@@ -90,7 +92,7 @@ def detect(root: Path, images: Sequence[str], model: Path) -> NDArray[np.float32
         model: `body_pose_model.pth` of the package controlnet_aux.
 
     Returns:
-        [N, 18, 3] x, y in pixels of the image, score in [0, 1].
+        [N, 18, 3] x, y in pixels of the image, score in [0, 1]; and [N], how many people each image shows.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -98,19 +100,22 @@ def detect(root: Path, images: Sequence[str], model: Path) -> NDArray[np.float32
     """
     if not model.is_file():
         raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
-    with ProcessPoolExecutor() as pool:
+    with worker_pool() as pool:
         files = [root / image for image in images]
-        people = pool.map(functools.partial(_detect_one, model=model), files, chunksize=8)
-        return np.stack(list(progress(people, total=len(images), desc="OpenPose")))
+        detected = pool.map(functools.partial(detect_one, model=model), files, chunksize=8)
+        keypoints, people = zip(*progress(detected, total=len(images), desc="OpenPose"), strict=True)
+    return np.stack(keypoints), np.array(people)
 
 
-def _detect_one(file: Path, model: Path) -> NDArray[np.float32]:
+def detect_one(file: Path, model: Path) -> tuple[NDArray[np.float32], int]:
+    """Return the keypoints [18, 3] of the largest person in one image, and the number of people."""
     image = read_image(file)
     scale = _OPENPOSE_HEIGHT / image.height
     size = (round(image.width * scale), _OPENPOSE_HEIGHT)
     enlarged = image.resize(size, Image.Resampling.BICUBIC)
     candidates, people = _openpose(model)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
-    return resize_keypoints(largest_person(candidates, people), np.array([1 / scale, 1 / scale]))
+    keypoints = largest_person(candidates, people)
+    return resize_keypoints(keypoints, 1 / np.array([size[0] / image.width, scale])), len(people)
 
 
 @functools.cache
@@ -208,12 +213,18 @@ def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
     return _to_array(read_csv(POSES, COLUMNS, "poses"), images)
 
 
-def summarise(keypoints: NDArray[np.float32]) -> dict[str, float]:
-    """Count images, those without any keypoint, and visible keypoints per image."""
+def summarise(keypoints: NDArray[np.float32], people: NDArray[np.integer] | None = None) -> dict[str, float]:
+    """Count images, those without any keypoint and with several people, and visible keypoints per image.
+
+    Args:
+        keypoints: [N, 18, 3].
+        people: [N] people in each image; None where annotations tell of one at most.
+    """
     visible = (keypoints[..., 2] > 0).sum(-1)
     return {
         "images": len(keypoints),
         "images_without_person": int((visible == 0).sum()),
+        "images_with_several_people": 0 if people is None else int((people > 1).sum()),
         "visible_keypoints_per_image": round(float(visible.mean()), 2),
     }
 
@@ -224,15 +235,20 @@ def main() -> None:
     root, images = params.dataset.root, index.image.tolist()
     sizes = index[["width", "height"]].to_numpy()
     print(f"{params.poses.source}: keypoints of {len(images)} images", flush=True)
-    if params.poses.source == "annotations":
+    people: NDArray[np.integer] | None = None
+    if params.poses.source == "annotations" and params.dataset.format == "deepfashion":
+        keypoints = deepfashion.read_annotations(root, images, sizes)
+    elif params.poses.source == "annotations":
         keypoints = read_annotations(root / "keypoints.csv", images, sizes)
     else:
         assert params.poses.openpose_model is not None  # params.py sees to it
-        keypoints = detect(root, images, params.poses.openpose_model)
-    scale = np.array([params.dataset.width, params.dataset.height]) / sizes
+        keypoints, people = detect(root, images, params.poses.openpose_model)
+    border = params.dataset.border
+    scale = np.array([params.dataset.width - 2 * border, params.dataset.height]) / sizes
     keypoints = resize_keypoints(keypoints, scale[:, None])
+    keypoints[..., 0] += border * (keypoints[..., 2] > 0)
     write_csv(to_frame(images, keypoints), POSES)
-    write_json(summarise(keypoints), SUMMARY)
+    write_json(summarise(keypoints, people), SUMMARY)
 
 
 if __name__ == "__main__":

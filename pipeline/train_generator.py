@@ -15,11 +15,11 @@ import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size
 from diffusers import AutoencoderKL
-from PIL.Image import Resampling
 from tqdm import tqdm
 
 import generator
 import pipeline.images
+import pipeline.views
 from generator.cost import in_words, pipeline_flops, training_flops
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
@@ -35,9 +35,10 @@ from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.model_card import CARD, MODELS, model_card
-from pipeline.params import Params, load_params
+from pipeline.params import DatasetSettings, Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
+from pipeline.views import to_view
 
 CURVES = Path("reports/generator")
 
@@ -89,19 +90,25 @@ def load_parts(params: Params) -> IMAGPosePipeline:
 
 
 def encode_images(
-    root: Path, images: list[str], pids: np.ndarray, parts: IMAGPosePipeline, batch_size: int, *, flip: bool
+    dataset: DatasetSettings,
+    images: list[str],
+    pids: np.ndarray,
+    parts: IMAGPosePipeline,
+    batch_size: int,
+    *,
+    flip: bool,
 ) -> EncodedViews:
     """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
 
     Where `batch_size` does not fit into the accelerator's memory, half of it is tried, and so on.
     """
-    poses, size = read_poses(images), parts.view_size[::-1]
+    poses = read_poses(images)
 
     @find_executable_batch_size(starting_batch_size=batch_size)
     def encode(batch_size: int) -> EncodedViews:
         with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
             return encode_views(
-                (np.asarray(read_image(root / image).resize(size, Resampling.BICUBIC)) for image in images),
+                (to_view(read_image(dataset.root / image), dataset) for image in images),
                 poses,
                 pids,
                 parts.vae,
@@ -127,11 +134,12 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         "train_generator",
         settings=settings.model_dump(mode="json", exclude={"train_on"}),
         size=parts.view_size,
+        border=params.dataset.border,
         images=index.md5.to_dict(),
         poses=md5("data/poses.csv"),
         base=model_hash(settings.base),
         encoder=model_hash(settings.image_encoder),
-        code=code_hash(generator, pipeline.images),
+        code=code_hash(generator, pipeline.images, pipeline.views),
     )
     if accelerator.is_main_process:
         flops = training_flops(pipeline_flops(parts), settings.train)
@@ -141,7 +149,7 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
             flush=True,
         )
     views = encode_images(
-        params.dataset.root,
+        params.dataset,
         images,
         index.pid.to_numpy(copy=True),  # torch warns of memory that pandas keeps read-only
         parts,

@@ -51,3 +51,33 @@ def make_market(root: Path) -> Path:
         save_image(root / image, seed)
     keypoints_frame(images).to_csv(root / "keypoints.csv", index=False)
     return root
+
+
+def deepfashion_folder(root: Path) -> Path:
+    """DeepFashion's public files: 3 training and 2 test identities of 3 images each; one has no keypoints."""
+    people = {
+        "train": ("MENShirts_Polosid0000473801", "WOMENDressesid0000262902", "WOMENDressesid0000262903"),
+        "test": ("WOMENTees_Tanksid0000159006", "MENDenimid0000008004"),
+    }
+    rng = np.random.default_rng(0)
+    for split, names in people.items():
+        images = [
+            f"fashion{name}_{view}.jpg" for name in names for view in ("1front", "3back", "7additional")
+        ]
+        annotations = ["name:keypoints_y:keypoints_x"]
+        for seed, image in enumerate(images):
+            save_image(root / f"{split}_highres" / image, seed, size=(75, 110))
+            ys, xs = rng.integers(0, 256, 18).tolist(), rng.integers(0, 176, 18).tolist()
+            xs[4] = ys[4] = -1
+            annotations.append(f"{image}: {ys}: {xs}")
+        if split == "train":
+            annotations[-1] = f"{images[-1]}: {[-1] * 18}: {[-1] * 18}"
+        (root / f"fasion-resize-annotation-{split}.csv").write_text("\n".join(annotations) + "\n")
+        pairs = [
+            f"{a},{b}"
+            for a in images
+            for b in images
+            if a != b and a.rsplit("_", 1)[0] == b.rsplit("_", 1)[0]
+        ]
+        (root / f"fasion-resize-pairs-{split}.csv").write_text("\n".join(["from,to", *pairs]) + "\n")
+    return root

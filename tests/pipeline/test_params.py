@@ -91,7 +91,7 @@ def test_every_setting_is_described() -> None:
         (
             "dataset.hight",
             128,
-            "dataset.hight is no setting; the settings here are name, root, height, width",
+            "dataset.hight is no setting; the settings here are name, format, root, height, width, border",
         ),
         ("dataset", [1], "dataset is [1]; expected a section of settings"),
         ("worlds", 1, "worlds is no setting; the settings here are dataset, "),

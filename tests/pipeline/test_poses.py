@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from benchmarks.openpose import maps, save_random_model, standing
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline import poses as stage
 from tests.pipeline.market import keypoints_frame, save_image
@@ -125,26 +127,65 @@ def test_summary_counts_images_without_a_person() -> None:
     assert stage.summarise(keypoints) == {
         "images": 4,
         "images_without_person": 3,
+        "images_with_several_people": 0,
         "visible_keypoints_per_image": 2.25,
     }
 
 
-def test_openpose_runs_from_one_local_file(tmp_path: Path) -> None:
-    """A random body model in the true format finds nobody, and says so with zeros."""
-    torch = pytest.importorskip("torch")
-    network = pytest.importorskip("controlnet_aux.open_pose.model")
-    weights = {
-        name.split(".", 1)[1]: value * 0 for name, value in network.bodypose_model().state_dict().items()
-    }
-    torch.save(weights, tmp_path / "body_pose_model.pth")
-    save_image(tmp_path / "a.jpg")
-    keypoints = stage.detect(tmp_path, ["a.jpg"], tmp_path / "body_pose_model.pth")
-    np.testing.assert_array_equal(keypoints, np.zeros((1, 18, 3), np.float32))
+def test_summary_counts_images_with_several_people() -> None:
+    summary = stage.summarise(np.ones((4, 18, 3), np.float32), np.array([1, 2, 0, 3]))
+    assert summary["images_with_several_people"] == 2
+
+
+def test_openpose_runs_from_one_local_file_in_several_processes(tmp_path: Path) -> None:
+    """A random body model in the true format finds nobody, and the stage says so with zeros."""
+    pytest.importorskip("controlnet_aux")
+    save_random_model(tmp_path / "body_pose_model.pth")
+    images = [f"{i}.jpg" for i in range(9)]  # more than one process takes at a time
+    for seed, image in enumerate(images):
+        save_image(tmp_path / image, seed)
+    keypoints, people = stage.detect(tmp_path, images, tmp_path / "body_pose_model.pth")
+    np.testing.assert_array_equal(keypoints, np.zeros((9, 18, 3), np.float32))
+    np.testing.assert_array_equal(people, np.zeros(9, int))
+
+
+class SmallNetwork(torch.nn.Module):
+    """Stands in for OpenPose's network: its output, which is all it has, shows these people."""
+
+    def __init__(self, people: np.ndarray, height: int, width: int) -> None:
+        super().__init__()
+        limbs, heat = maps(people, height, width)
+        self.limbs, self.heat = torch.nn.Parameter(limbs), torch.nn.Parameter(heat)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert tuple(images.shape[2:]) == (184, 8 * self.heat.shape[3])
+        return self.limbs.detach(), self.heat.detach()
+
+
+@pytest.mark.parametrize(
+    ("width", "people"),
+    [(64, []), (64, [standing(30, 25, 95)]), (128, [standing(30, 30, 60), standing(90, 25, 95)])],
+)
+def test_the_largest_person_is_found_where_it_stands(
+    width: int, people: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the network's maps to pixels of the image, through controlnet_aux's own search for people."""
+    body = pytest.importorskip("controlnet_aux.open_pose.body").Body
+    detector = body.__new__(body)  # its __init__ reads the file of the large network
+    detector.model = SmallNetwork(np.array(people).reshape(-1, 18, 2), 128, width)
+    monkeypatch.setattr(stage, "_openpose", lambda model: detector)
+    file = save_image(tmp_path / "a.jpg", size=(width, 128))
+    keypoints, count = stage.detect_one(file, tmp_path / "unused.pth")
+    assert count == len(people)
+    if people:
+        np.testing.assert_allclose(keypoints[:, :2], people[-1], atol=1.5)
+        assert (keypoints[:, 2] > 0.5).all() and (keypoints[:, 2] <= 1).all()
+    else:
+        assert not keypoints.any()
 
 
 def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
     pytest.importorskip("controlnet_aux")
-    save_image(tmp_path / "a.jpg")
     with pytest.raises(
         FileNotFoundError, match=r"poses.openpose_model is .*model.pth; there is no such file"
     ):
@@ -153,7 +194,7 @@ def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
     ):
-        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+        stage._openpose(tmp_path / "model.pth")
 
 
 class _Harmful:
@@ -165,7 +206,6 @@ class _Harmful:
 
 
 def test_bad_openpose_weights_are_named(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
     network = pytest.importorskip("controlnet_aux.open_pose.model")
     file, harm = tmp_path / "model.pth", tmp_path / "harm"
     with torch.device("meta"):

@@ -1,0 +1,299 @@
+"""Stage `scores`: how close generated images come to photographs, in T1, T2, T3 and IMAGPose* (Table 1).
+
+Reads models/generator/all/100, data/index.csv, data/poses.csv and the images; writes reports/scores.json. A
+pair is a source and a target photograph of one identity that the generator never saw: it makes the source's
+person in the target's pose, and the result is compared with the target. Nothing is chosen by the test
+identities where `scores.identities` is validation: these are training identities on which no model trains.
+The stage is frozen, for it takes minutes: `dvc unfreeze scores`, then `dvc repro scores`.
+"""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+from torch import nn
+
+import generator
+import pipeline.images
+from generator import metrics
+from generator.encoders import ImageEncoder, load_image_encoder
+from pipeline.cli import command_line
+from pipeline.files import code_hash, md5, progress, scratch, stage_main, write_json
+from pipeline.generate import generate
+from pipeline.images import read_image
+from pipeline.index import read_index
+from pipeline.memory import keep_memory
+from pipeline.params import Params, ScoresSettings, load_params
+from pipeline.train_generator import MODELS
+
+SCORES = Path("reports/scores.json")
+SCENARIOS = ("T1", "T2", "T3", "IMAGPose*")
+
+_SPLITS = {"validation": ("val_query", "val_gallery"), "test": ("query", "gallery")}
+_TARGETS = 3  # target poses of a source: as many as IMAGPose* makes at once
+
+Features = Callable[[metrics.Images], NDArray[np.float64]]
+
+
+def draw_pairs(images: pd.DataFrame, settings: ScoresSettings) -> pd.DataFrame:
+    """Draw sources, spread evenly over the identities, and up to three other images of each as targets.
+
+    Args:
+        images: columns image and pid, of people whom the generator never saw.
+        settings: number of sources and the seed.
+
+    Returns:
+        Columns pid, source, target; the targets of a source are adjacent.
+
+    Raises:
+        ValueError: no identity has two images.
+    """
+    rng = np.random.default_rng([settings.seed, zlib.crc32(b"scores")])
+    shuffled = images.sort_values("image").iloc[rng.permutation(len(images))]
+    people = {pid: group.tolist() for pid, group in shuffled.groupby("pid").image if len(group) > 1}
+    if not people:
+        raise ValueError(
+            f"scores.identities is {settings.identities}; expected identities with two images to compare, "
+            "but there are none (index.validation_identities makes those for validation)"
+        )
+    # The first image of each identity, then the second of each, and so on, until there are enough.
+    turns = [(turn, pid) for pid, own in people.items() for turn in range(len(own))]
+    rows = []
+    for turn, pid in sorted(turns, key=lambda item: item[0])[: settings.sources]:
+        own = people[pid]
+        others = [own[(turn + k) % len(own)] for k in range(1, len(own))]
+        rows += [{"pid": pid, "source": own[turn], "target": target} for target in others[:_TARGETS]]
+    return pd.DataFrame(rows, columns=["pid", "source", "target"])
+
+
+def read_pairs(file: Path, images: pd.DataFrame) -> pd.DataFrame:
+    """Read a public list of pairs, such as DeepFashion's fasion-resize-pairs-test.csv.
+
+    Args:
+        file: columns from and to, names of images without their folder.
+        images: columns image and pid, of people whom the generator never saw.
+
+    Returns:
+        Columns pid, source, target, by source in the list's order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a name is none of these images, or a pair shows two identities.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"scores.pairs is {file}; there is no such file")
+    # Its own reader: the messages of read_csv would send the user to a stage.
+    pairs = pd.read_csv(file, dtype=str)
+    if not {"from", "to"} <= set(pairs.columns):
+        raise ValueError(f"{file}: it has no columns from and to")
+    known = images.assign(name=images.image.str.rsplit("/", n=1).str[-1]).drop_duplicates("name")
+    known = known.set_index("name")
+    for name in pd.concat([pairs["from"], pairs["to"]]):
+        if name not in known.index:
+            raise ValueError(f"{file}: {name} is no image of the identities that scores.identities names")
+    source, target = known.loc[pairs["from"]], known.loc[pairs["to"]]
+    mixed = np.flatnonzero(source.pid.to_numpy() != target.pid.to_numpy())
+    if len(mixed):
+        raise ValueError(f"{file}: line {mixed[0] + 2} pairs two identities")
+    table = pd.DataFrame(
+        {"pid": source.pid.to_numpy(), "source": source.image.to_numpy(), "target": target.image.to_numpy()}
+    )
+    first = table.groupby("source", sort=False).ngroup()
+    return table.iloc[np.argsort(first, kind="stable")].reset_index(drop=True)
+
+
+def make_plan(pairs: pd.DataFrame, images: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Plan the joint images of all four scenarios, with the same pairs and the same noise in each.
+
+    T1: source and target pose x3. T2: source x3 and target pose. T3: the source, up to two other images of
+    the identity that are not the target, and the target pose; an identity with no other image repeats the
+    source, as T2. IMAGPose*: the source and its targets, three at a time.
+
+    Args:
+        pairs: columns pid, source, target; rows of one source adjacent.
+        images: columns image and pid, where T3 finds its other sources.
+        seed: of the noise and of that choice.
+
+    Returns:
+        The columns that `pipeline.generate.generate` reads, and `score`, the scenario that a row counts for;
+        the rows of one scenario are in the order of the pairs.
+    """
+    own = images.sort_values("image").groupby("pid").image.apply(list)
+    # The number of the target among those of its source decides which joint image of IMAGPose* it is in.
+    group = pairs.groupby("source").cumcount() // _TARGETS
+    rows: list[dict[str, Any]] = []
+    joints: dict[tuple[str, Any], int] = {}
+    for score in SCENARIOS:
+        for number, (pid, source, target) in enumerate(pairs.itertuples(index=False)):
+            noise = zlib.crc32(f"{seed} {source} {target}".encode())
+            rng = np.random.default_rng([noise, zlib.crc32(b"T3")])
+            others = [image for image in rng.permutation(own[pid]).tolist() if image not in (source, target)]
+            sources = [source, *others[:2]] if score == "T3" else [source]
+            layout = "multi" if score == "IMAGPose*" else score
+            if layout == "T3" and len(sources) == 1:
+                layout = "T2"
+            together = (source, group[number]) if score == "IMAGPose*" else number
+            rows.append(
+                {
+                    "score": score,
+                    "name": f"{score.rstrip('*')}/{number:05d}.png",
+                    "sources": "|".join(sources),
+                    "pose": target,
+                    "joint": joints.setdefault((score, together), len(joints)),
+                    "scenario": layout,
+                    "seed": noise,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def read_images(files: list[Path], settings: ScoresSettings) -> metrics.Images:
+    """Decode images to uint8 [N, height, width, 3] at the size at which they are compared."""
+    out = np.empty((len(files), settings.height, settings.width, 3), np.uint8)
+    for i, file in enumerate(files):
+        out[i] = np.asarray(read_image(file).resize((settings.width, settings.height), Resampling.BICUBIC))
+    return out
+
+
+def missing_weights(settings: ScoresSettings) -> dict[str, str]:
+    """Say which metrics have no weights, and why."""
+    missing = {}
+    for metric, file in (("lpips", settings.lpips_weights), ("fid", settings.fid_weights)):
+        if file is None:
+            missing[metric] = f"scores.{metric}_weights is null; expected a local file, nothing is downloaded"
+        elif not file.is_file():
+            missing[metric] = f"scores.{metric}_weights is {file}; there is no such file"
+    return missing
+
+
+def load_lpips(settings: ScoresSettings, state: PartialState, missing: dict[str, str]) -> nn.Module | None:
+    """Load LPIPS, or add to `missing` why there is none."""
+    if "lpips" in missing or settings.lpips_weights is None:
+        return None
+    try:
+        return metrics.load_lpips(settings.lpips_backbone, settings.lpips_weights).to(state.device)
+    except ModuleNotFoundError:
+        missing["lpips"] = "the package lpips is not installed; pip install lpips"
+        return None
+
+
+def measure(
+    plan: pd.DataFrame, folder: Path, train: list[str], params: Params, model: Path
+) -> dict[str, Any]:
+    """Compare the images of a plan with the photographs of their poses, and with all training images.
+
+    SSIM and LPIPS are means over the pairs. The Frechet distances compare the generated images with the real
+    training images, as the field does on DeepFashion; those of the target photographs themselves stand
+    beside, since few images alone make a distance. `frechet_image_encoder` is in the features of the
+    generator's own image encoder: comparable within this data set and this encoder, and with no FID.
+
+    Args:
+        plan: from `make_plan`.
+        folder: with the generated images.
+        train: training images, relative to the data set.
+        params: sizes, weights and the root of the data set.
+        model: the generator's folder.
+
+    Returns:
+        For each scenario, and for the photographs, the value of every metric, None where it is missing;
+        `missing` says why, and `fid_network` whose Inception was used.
+    """
+    settings, root, state = params.scores, params.dataset.root, PartialState()
+    missing = missing_weights(settings)
+    lpips = load_lpips(settings, state, missing)
+    encoder = cast(ImageEncoder, load_image_encoder(model / "image_encoder").to(state.device))
+    token_size = (params.generator.token_height, params.generator.token_width)
+    size = settings.batch_size
+    features: dict[str, Features] = {
+        "frechet_image_encoder": lambda images: metrics.encoder_features(encoder, images, token_size, size)
+    }
+    network = None
+    if "fid" not in missing and settings.fid_weights is not None:
+        inception, network = metrics.load_inception(settings.fid_weights)
+        inception.to(state.device)
+        features["fid"] = lambda images: metrics.inception_features(inception, images, size)
+
+    def look(files: list[Path], photos: list[Path], desc: str) -> dict[str, NDArray[np.float64]]:
+        """Features of images and, where there are photographs to compare with, their likeness to them."""
+        found: dict[str, list[NDArray[np.float64]]] = {}
+        for start in progress(range(0, len(files), size), -(-len(files) // size), desc):
+            images = read_images(files[start : start + size], settings)
+            parts = {name: extract(images) for name, extract in features.items()}
+            if photos:
+                targets = read_images(photos[start : start + size], settings)
+                parts["ssim"] = metrics.ssim(images, targets)
+                if lpips is not None:
+                    parts["lpips"] = metrics.lpips_distances(lpips, images, targets, size)
+            for name, part in parts.items():
+                found.setdefault(name, []).append(part)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    real = look([root / image for image in train], [], "training images")
+
+    def summarise(found: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
+        apart = {
+            name: round(metrics.frechet_distance(found[name], real[name]), 4) if name in real else None
+            for name in ("fid", "frechet_image_encoder")
+        }
+        means = {name: round(float(found[name].mean()), 4) for name in ("ssim", "lpips") if name in found}
+        return means | apart
+
+    targets = [root / image for image in plan.pose[plan.score == SCENARIOS[0]]]
+    scores: dict[str, Any] = {}
+    for score, rows in plan.groupby("score", sort=False):
+        made = look([folder / name for name in rows.name], targets, str(score))
+        scores[str(score)] = {"ssim": None, "lpips": None, **summarise(made)}
+    scores["photographs"] = summarise(look(targets, [], "target photographs"))
+    return scores | {"fid_network": network, "missing": missing}
+
+
+def main() -> None:
+    """Run the stage."""
+    keep_memory()
+    params, index = load_params(), read_index()
+    model = MODELS / "all" / "100"
+    if not (model / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{model} is missing; run the stage 'train_generator' for generator.train_on all"
+        )
+    settings = params.scores
+    held_out = index[index.split.isin(_SPLITS[settings.identities]) & (index.pid > 0)]
+    pairs = read_pairs(settings.pairs, held_out) if settings.pairs else draw_pairs(held_out, settings)
+    plan = make_plan(pairs, held_out, settings.seed)
+    used = sorted(set("|".join(plan.sources).split("|")))
+    folder = scratch(
+        "scores",
+        sample=params.generate.sample,
+        border=params.dataset.border,
+        plan=plan.to_csv(),
+        sources=held_out.set_index("image").md5[used].to_dict(),
+        poses=md5("data/poses.csv"),
+        model=[md5(file) for file in sorted(model.rglob("*.safetensors"))],
+        code=code_hash(generator, pipeline.images),
+    )
+    state = PartialState()
+    generate(plan, model, params, folder, state)
+    if not state.is_main_process:
+        return
+    train = index.image[index.split == "train"].tolist()
+    about = {
+        "data_set": params.dataset.name,
+        "identities": settings.identities,
+        "people": int(pairs.pid.nunique()),
+        "pairs": len(pairs),
+        "training_images": len(train),
+        "height": settings.height,
+        "width": settings.width,
+    }
+    write_json(about | measure(plan, folder, train, params, model), SCORES)
+
+
+if __name__ == "__main__":
+    command_line("scores", __doc__).parse_args()
+    stage_main(main)

@@ -1,0 +1,28 @@
+"""What a view of the generator shows of an image: all of it, resized, or widened by a border on both sides.
+
+The generator's views must split at every level of its UNet; images of 256 x 176 do not. They are either
+stretched to 256 x 192 (`dataset.border` 0), or keep their shape in a view with a border of 8 columns on each
+side, which is cut off again from what is generated.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.params import DatasetSettings
+
+
+def to_view(image: Image.Image, dataset: DatasetSettings) -> NDArray[np.uint8]:
+    """Resize an RGB image of any size and repeat its outermost columns in the border.
+
+    Returns:
+        uint8 [height, width, 3], the border included.
+    """
+    size = (dataset.width - 2 * dataset.border, dataset.height)
+    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    return np.pad(resized, ((0, 0), (dataset.border, dataset.border), (0, 0)), mode="edge")
+
+
+def from_view(view: NDArray[np.uint8], border: int) -> NDArray[np.uint8]:
+    """Cut the border off a view [height, width, ...]: the inverse of `to_view` for an image of that size."""
+    return view[:, border : view.shape[1] - border]
