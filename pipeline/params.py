@@ -362,6 +362,8 @@ class Params(Settings):
                 raise ValueError(f"{maker} plan.planned to hold {who}, which makes these images")
             if folder.parent == FILTERED and (key.startswith("filters.") or folder.name not in self.filters):
                 raise ValueError(f"{maker} generated images, or for an arm the name of one of the filters")
+        if len(set(self.plan.planned)) < len(self.plan.planned):
+            raise ValueError(f"plan.planned is {list(self.plan.planned)}; expected each once")
         for who in self.plan.planned:
             if who not in self.generator.train_on:
                 raise ValueError(f"plan.planned has {who}; expected generator.train_on to hold it too")

@@ -190,6 +190,7 @@ def test_every_setting_is_described() -> None:
         ),
         ("subset.fractions", [0.2], "subset.fractions[0] is 0.2; expected a whole number at least 1"),
         ("subset.fractions", [100], "subset.fractions[0] is 100; expected a whole number at least 1"),
+        ("plan.planned", ["all", "all"], "plan.planned is ['all', 'all']; expected each once"),
         ("plan.planned", ["subset"], "plan.planned has subset; expected generator.train_on to hold it too"),
         (
             "plan.planned",
