@@ -210,7 +210,7 @@ def test_bad_openpose_weights_are_named(tmp_path: Path) -> None:
     file, harm = tmp_path / "model.pth", tmp_path / "harm"
     with torch.device("meta"):
         shapes = network.bodypose_model().state_dict()
-    good = {name.split(".", 1)[1]: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
+    good = {name.split(".", 1)[1]: torch.zeros(()).expand(tensor.shape) for name, tensor in shapes.items()}
     first = next(iter(good))
     for content, reason in (
         (good | {first: good[first] * float("nan")}, f"{file} holds NaN or infinite values in {first}."),
