@@ -296,7 +296,6 @@ def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
 
 def main() -> None:
     """Run the stage."""
-    command_line("gains", __doc__).parse_args()
     params = load_params()
     answers = collect(params)
     with atomic(GAINS) as folder:
@@ -308,4 +307,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("gains", __doc__).parse_args()
     stage_main(main)
