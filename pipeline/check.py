@@ -19,11 +19,11 @@ from generator.settings import DenoiserSettings
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, stage_main
 from pipeline.index import FOLDERS
-from pipeline.params import SYNTHETIC, Params, load_params
+from pipeline.params import FILTERED, SYNTHETIC, Params, load_params
 
 CHECKED = Path("data/checked.txt")
 WORLD = Path("data/world")  # what the stage `world` renders
-_MADE_HERE = (SYNTHETIC, Path("data/filtered"))  # what the stages `generate` and `filter` write
+_MADE_HERE = (SYNTHETIC, FILTERED)  # what the stages `generate` and `filter` write
 
 Shapes = dict[str, tuple[int, ...]]  # of the tensors in a file or folder of weights, by name
 

@@ -264,6 +264,7 @@ def test_the_output_is_the_same_at_every_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "load_params", lambda: params)
+    monkeypatch.setattr(sys, "argv", ["check"])
     check.main()
     first = check.CHECKED.read_bytes()
     check.main()
