@@ -28,10 +28,12 @@ from generator.data import encode_views
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
 from pipeline.files import atomic, stage_main, write_json
+from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import load_params
 from pipeline.poses import read_poses
-from pipeline.preview import load_model, read_view
+from pipeline.preview import load_model
+from pipeline.views import to_view
 
 TARGETS = 3  # poses per person
 REPORT = Path("reports/speed.json")
@@ -137,7 +139,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts.to(device)
     images = choose(params.plan.min_keypoints, arguments.people)
-    photos = [[read_view(params.dataset.root / image, parts.view_size) for image in four] for four in images]
+    dataset = params.dataset
+    photos = [[to_view(read_image(dataset.root / image), dataset) for image in four] for four in images]
     poses = np.stack([read_poses(four) for four in images])
     truth = [photo for four in photos for photo in four[1:]]
     methods = ("T1", "IMAGPose*")

@@ -32,6 +32,7 @@ from pipeline.model_card import MODELS
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
 from pipeline.train_generator import encode_images, load_parts
+from pipeline.views import to_view
 
 _TILE_HEIGHT = 224  # pixels on the picture; a tile is then as wide as an image's name
 _GAP, _LINE, _LABEL_WIDTH = 6, 22, 96  # pixels between tiles, for a line of text, and left of the rows
@@ -130,11 +131,6 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
     return IMAGPosePipeline.from_pretrained(model, local_files_only=True), str(model)
 
 
-def read_view(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An image as the generator's encoders get it: uint8 [height, width, 3] at `size`."""
-    return np.asarray(read_image(file).resize(size[::-1], Image.Resampling.BICUBIC))
-
-
 def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Image:
     """Draw labelled rows of images, each image uint8 [height, width, 3], under a title."""
     tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
@@ -183,13 +179,14 @@ def generate_rows(
     seed: int,
 ) -> list[Row]:
     """Generate from these sources in the poses of the lenders, a row of images for each of the settings."""
-    size, root, poses = parts.view_size, params.dataset.root, read_poses(lenders)
+    dataset, poses = params.dataset, read_poses(lenders)
     nobody = np.zeros(len(sources), int)
-    views = encode_images(root, sources, nobody, parts, params.generator.encode_batch, flip=False)
+    views = encode_images(dataset, sources, nobody, parts, params.generator.encode_batch, flip=False)
+    photos = [to_view(read_image(dataset.root / image), dataset) for image in [*sources, *lenders]]
     rows = [
-        Row("sources", [read_view(root / image, size) for image in sources], _names(sources)),
-        Row("photo of\nthe pose", [read_view(root / image, size) for image in lenders], []),
-        Row("target\npose", [draw_skeleton(pose, *size) for pose in poses], _names(lenders)),
+        Row("sources", photos[: len(sources)], _names(sources)),
+        Row("photo of\nthe pose", photos[len(sources) :], []),
+        Row("target\npose", [draw_skeleton(pose, *parts.view_size) for pose in poses], _names(lenders)),
     ]
     for each in settings:
         made = np.concatenate(list(parts.generate(views, joint_requests(len(sources), poses, seed), each)))

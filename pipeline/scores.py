@@ -21,11 +21,13 @@ from torch import nn
 
 import generator
 import pipeline.images
+import pipeline.marks
+import pipeline.views
 from generator import metrics
 from generator.encoders import ImageEncoder, load_image_encoder
 from pipeline.cli import command_line
-from pipeline.files import code_hash, md5, progress, scratch, stage_main, write_json
-from pipeline.generate import generate
+from pipeline.files import code_hash, md5, model_hash, progress, scratch, stage_main, write_json
+from pipeline.generate import generate, plan_marks
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -142,7 +144,7 @@ def make_plan(pairs: pd.DataFrame, images: pd.DataFrame, seed: int) -> pd.DataFr
             rows.append(
                 {
                     "score": score,
-                    "name": f"{score.rstrip('*')}/{number:05d}.png",
+                    "name": f"{score.rstrip('*')}_{number:05d}.jpg",
                     "sources": "|".join(sources),
                     "pose": target,
                     "joint": joints.setdefault((score, together), len(joints)),
@@ -267,18 +269,20 @@ def main() -> None:
     pairs = read_pairs(settings.pairs, held_out) if settings.pairs else draw_pairs(held_out, settings)
     plan = make_plan(pairs, held_out, settings.seed)
     used = sorted(set("|".join(plan.sources).split("|")))
+    generator_hash = model_hash(model)
     folder = scratch(
         "scores",
-        sample=params.generate.sample,
+        settings=params.generate,
+        encode_batch=params.generator.encode_batch,
         border=params.dataset.border,
         plan=plan.to_csv(),
         sources=held_out.set_index("image").md5[used].to_dict(),
         poses=md5("data/poses.csv"),
-        model=[md5(file) for file in sorted(model.rglob("*.safetensors"))],
-        code=code_hash(generator, pipeline.images),
+        model=generator_hash,
+        code=code_hash(generator, pipeline.images, pipeline.marks, pipeline.views),
     )
     state = PartialState()
-    generate(plan, model, params, folder, state)
+    generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if not state.is_main_process:
         return
     train = index.image[index.split == "train"].tolist()

@@ -165,7 +165,7 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(fashion: Params) -
         assert -1 < scores[scenario]["ssim"] < 1 and scores[scenario]["frechet_image_encoder"] > 0
     assert scores["photographs"]["fid"] is None and scores["photographs"]["frechet_image_encoder"] > 0
     assert set(scores["missing"]) == {"lpips", "fid"} and scores["fid_network"] is None
-    made = sorted(Path(".scratch/scores").rglob("*.png"))
+    made = sorted(Path(".scratch/scores").rglob("*.jpg"))
     assert len(made) == 4 * 12
     with Image.open(made[0]) as image:
         assert image.size == (12, 32), "the border is cut off"

@@ -9,7 +9,7 @@ import torch
 
 from generator.sample import IMAGPosePipeline
 from pipeline import train_generator
-from pipeline.params import Params, load_params
+from pipeline.params import DatasetSettings, Params, load_params
 from pipeline.train_generator import check_parts
 from tests.generator import tiny
 
@@ -77,7 +77,9 @@ def test_encoding_finds_a_batch_that_fits_and_gives_the_same(
         return encode_views(*args, **kwargs)
 
     monkeypatch.setattr(train_generator, "encode_views", with_little_memory)
-    arguments = market, images, np.arange(len(images)), pipeline()
+    height, width = tiny.VIEW_SIZE
+    dataset = DatasetSettings.model_construct(root=market, height=height, width=width, border=0)
+    arguments = dataset, images, np.arange(len(images)), pipeline()
     halved = train_generator.encode_images(*arguments, 8, flip=False)
     assert tried == [8, 4, 2]
     one = train_generator.encode_images(*arguments, 1, flip=False)
