@@ -49,7 +49,8 @@ def _meaning(schema: dict[str, Any], section: str) -> str:
     """The docstring of a section's model, or of the model of its entries."""
     field = schema["properties"][section]
     field = next(iter(field.get("patternProperties", {}).values()), field)
-    return schema["$defs"][field["$ref"].rsplit("/", 1)[1]].get("description", "")
+    model = schema["$defs"][field["$ref"].rsplit("/", 1)[1]] if "$ref" in field else {}
+    return model.get("description", field.get("description", ""))
 
 
 def _value(values: Any, key: str) -> str:

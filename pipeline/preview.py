@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from diffusers.utils import logging
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
@@ -128,6 +129,7 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
             return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
     if not (model / "model_index.json").is_file():
         raise ValueError(f"{model} holds no generator; expected a folder such as {MODELS / 'all' / '100'}")
+    logging.disable_progress_bar()  # of loading, which takes a second
     return IMAGPosePipeline.from_pretrained(model, local_files_only=True), str(model)
 
 

@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from generator.pose import draw_skeleton
 from generator.seeding import rng
 from pipeline import plan, table4, times
+from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
 from pipeline.index import LEAKED, REJECTED, read_index
 from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
@@ -448,4 +449,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("report", __doc__).parse_args()
     stage_main(main)

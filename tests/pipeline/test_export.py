@@ -26,6 +26,8 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(market.parent)
     text = (Path(__file__).parents[2] / "params.yaml").read_text()
     text = text.replace("root: data/world", f"root: {market}").replace("[20, 40, 60, 80]", "[50]")
+    text = text.replace("identities_per_batch: 12", "identities_per_batch: 3")
+    text = text.replace("images_per_identity: 4 # K", "images_per_identity: 2 # K")
     Path("params.yaml").write_text(text.replace("validation_identities: 20", "validation_identities: 1"))
     index.main()
     subset.main()
