@@ -318,8 +318,6 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Per arm the ranking lists of queries won, lost and failed, before and after augmentation."""
-    if not (table4.RESULTS / "standard.queries.csv").is_file():
-        return []
     standard = read_queries("standard")
     images = index.set_index("image")
     by_arm = []
