@@ -195,8 +195,8 @@ class JointBatch:
     def part(self, start: int, stop: int) -> "JointBatch":
         """Samples `start` to `stop` - 1."""
         given = {f.name: getattr(self.conditions, f.name)[start:stop] for f in fields(Conditions)}
-        rows = (tensor[start:stop] for tensor in (self.latents, self.noise, self.timesteps))
-        return JointBatch(*rows, Conditions(**given))
+        latents, noise, timesteps = (x[start:stop] for x in (self.latents, self.noise, self.timesteps))
+        return JointBatch(latents, noise, timesteps, Conditions(**given))
 
 
 class JointSampler:

@@ -113,7 +113,7 @@ def load_inception(file: Path) -> tuple[Inception3, str]:
     else:
         model = Inception3(1000, aux_logits=True, init_weights=False)
     _load(model, weights, file, "Inception v3")
-    model.fc = nn.Identity()  # type: ignore[assignment]
+    model.fc = nn.Identity()
     return model.eval().requires_grad_(False), source
 
 
@@ -178,7 +178,8 @@ def _gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     """Mean [D] and a factor A [min(N, D), D] of the covariance A'A."""
     mean = features.mean(0)
     centred = (features - mean) / np.sqrt(len(features) - 1)
-    return mean, np.linalg.qr(centred, mode="r")
+    factor: NDArray[np.float64] = np.linalg.qr(centred, mode="r")
+    return mean, factor
 
 
 def _batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -96,7 +96,7 @@ def train(
     gradients = MicroBatches(objective, accelerator, settings.batch_size // num_processes)
 
     # 3. The loop
-    batch = sampler.draw(done, rank, num_processes) if done < settings.steps else None
+    batch = sampler.draw(done, rank, num_processes)
     with tqdm(
         total=settings.steps * settings.batch_size,
         initial=done * settings.batch_size,

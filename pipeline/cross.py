@@ -30,7 +30,7 @@ def evaluate_all(name: str, params: Params) -> pd.DataFrame:
         ValueError: the folder of the data set cannot be used.
     """
     root = params.cross_datasets[name]
-    index, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
     tested = [index[index.split == split] for split in ("query", "gallery")]
     query, gallery = (
         ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -208,7 +209,7 @@ def draw(scores: dict[int, pd.DataFrame], name: str, params: Params) -> Figure:
     """
     settings = params.filters[name]
     figure = Figure(figsize=(11, 5.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1).tolist()
+    upper, lower = cast(np.ndarray, figure.subfigures(2, 1))
     upper.suptitle(f"Filter {name}: judge {settings.judge}, images of {settings.synthetic}", fontsize=11)
     thresholds = {"agreement": settings.min_agreement, "diversity": settings.min_diversity}
     for axis, (score, threshold) in zip(upper.subplots(1, 2), thresholds.items(), strict=True):

@@ -53,7 +53,8 @@ def joint_requests(
 
 def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
     """The mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
-    return {row.name: Mark(model, row.sources, row.pose, row.seed) for row in plan.itertuples(index=False)}
+    columns = (plan[column].tolist() for column in ("name", "sources", "pose", "seed"))
+    return {name: Mark(model, *made_of) for name, *made_of in zip(*columns, strict=True)}
 
 
 def is_done(seal: Path) -> bool:

@@ -60,7 +60,11 @@ def _data_uri(data: bytes, kind: str) -> str:
 def figure(draw: Callable[[], Figure], alt: str) -> Markup:
     """Put a figure into a page as SVG, in the page's font and text colour, so that it fits light and dark."""
     parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style = dict.fromkeys(parts, INK) | {"svg.fonttype": "none", "svg.hashsalt": alt, "font.size": 9}
+    style: dict[Any, Any] = dict.fromkeys(parts, INK) | {
+        "svg.fonttype": "none",
+        "svg.hashsalt": alt,
+        "font.size": 9,
+    }
     buffer = BytesIO()
     with matplotlib.rc_context(style):
         draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from generator.pose import draw_skeleton
 from generator.seeding import rng
-from pipeline import plan, table4, times
+from pipeline import table4, times
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
 from pipeline.index import LEAKED, REJECTED, read_index
@@ -29,6 +29,7 @@ from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, re
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
+from pipeline.synthetic import read_synthetic
 
 REPORT = Path("reports/report.html")
 PROFILES = ("params.embedded.yaml", "params.market1501.yaml")  # the defaults that are shipped
@@ -187,7 +188,7 @@ def curves_section(params: Params) -> list[tuple[str, Any]]:
         (
             f"Generator trained on: {name}",
             figure(
-                lambda table=table: _draw_curves(table),
+                partial(_draw_curves, table),
                 f"Loss of the generator trained on {name} over its training steps, from "
                 f"{table.loss.iloc[0]:.3f} to {table.loss.iloc[-1]:.3f}",
             ),
@@ -213,23 +214,26 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
 
 def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Per folder of synthetic images, subset and identity: what the subset shows of it, and what was made."""
-    folders = sorted({arm.synthetic for arm in params.arms.values()})
     return [
         {
-            "folder": folder / str(fraction),
+            "folder": folder,
             "fraction": fraction,
-            "identities": _gallery(folder / str(fraction), index, fraction, params),
+            "identities": _gallery(folder, fraction, index, params),
         }
-        for folder in folders
+        for folder in _synthetic_folders(params)
         for fraction in progress(
             params.subset.fractions, len(params.subset.fractions), f"gallery of {folder}"
         )
     ]
 
 
-def _gallery(folder: Path, index: pd.DataFrame, fraction: int, params: Params) -> list[dict[str, Any]]:
+def _synthetic_folders(params: Params) -> list[Path]:
+    return sorted({arm.synthetic for arm in params.arms.values()})
+
+
+def _gallery(folder: Path, fraction: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     settings, root = params.report, params.dataset.root
-    manifest = read_manifest(folder)
+    images, manifest = read_generated(folder, fraction, index)
     subset = index[index.image.isin(read_subset(fraction))]
     # The same people at every fraction, as far as they are there, so that galleries can be compared.
     people = sorted(index.pid[index.split == "train"].unique())
@@ -244,12 +248,12 @@ def _gallery(folder: Path, index: pd.DataFrame, fraction: int, params: Params) -
                 "pid": pid,
                 "score": made.agreement.mean() if "agreement" in made else None,
                 "real": [
-                    photograph(root / row.image, f"Real image, camera {row.camid}")
+                    photograph(root / str(row.image), f"Real image, camera {row.camid}")
                     for row in _some(real, settings.images_per_identity, order).itertuples()
                 ],
                 "real_total": len(real),
                 "made": [
-                    show_generated(row, folder, params)
+                    show_generated(row, images, params)
                     for row in _some(made, settings.images_per_identity, order).to_dict("records")
                 ],
                 "made_total": len(made),
@@ -262,19 +266,20 @@ def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.Data
     return rows.iloc[sorted(order.permutation(len(rows))[:count])]
 
 
-def read_manifest(folder: Path) -> pd.DataFrame:
-    """The images of a folder of synthetic images; with their scores where a filter measured them."""
-    manifest = read_csv(folder / "manifest.csv", {"name": str, "pid": int}, "generate")
-    if (folder / "scores.csv").is_file():
-        scores = read_csv(folder / "scores.csv", SCORES, "filter")
-        manifest = manifest.merge(scores[list(SCORES)], on="name", how="left")
-    return manifest
+def read_generated(folder: Path, fraction: int, index: pd.DataFrame) -> tuple[Path, pd.DataFrame]:
+    """Where the synthetic images of a subset lie, and which they are, with a filter's scores if any."""
+    pids = set(index.pid[index.image.isin(read_subset(fraction))])
+    images, table = read_synthetic(folder, fraction, pids)
+    if (images / "scores.csv").is_file():
+        scores = read_csv(images / "scores.csv", SCORES, "filter")
+        table = table.merge(scores[list(SCORES)], on="name", how="left")
+    return images, table
 
 
-def show_generated(row: dict[str, Any], folder: Path, params: Params) -> dict[str, Any]:
+def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[str, Any]:
     """A generated image with its sources and its target pose, as far as its manifest names them."""
     root, height, width = params.dataset.root, params.dataset.height, params.dataset.width
-    planned = set(plan.COLUMNS) <= set(row)
+    planned = {"sources", "pose"} <= set(row)  # by this pipeline; others need not say it
     pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if planned else None
     sources = row["sources"].split("|") if planned else []
     score = row.get("agreement", float("nan"))
@@ -314,8 +319,6 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Per arm the ranking lists of queries won, lost and failed, before and after augmentation."""
-    if not (table4.RESULTS / "standard.queries.csv").is_file():
-        return []
     standard = read_queries("standard")
     images = index.set_index("image")
     by_arm = []
@@ -334,7 +337,7 @@ def read_queries(arm: str) -> pd.DataFrame:
     return read_csv(table4.RESULTS / f"{arm}.queries.csv", QUERIES, "train_reid").dropna(subset="ap")
 
 
-def _ranking(row: dict[str, Any], arm: str, images: pd.DataFrame, root: Path) -> dict[str, Any]:
+def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) -> dict[str, Any]:
     person = images.loc[row["query"]]
 
     def hits(top: str) -> list[tuple[bool, Picture]]:
@@ -359,14 +362,14 @@ def _ranking(row: dict[str, Any], arm: str, images: pd.DataFrame, root: Path) ->
     }
 
 
-def worst_generated(params: Params) -> list[dict[str, Any]]:
+def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """The generated images with the lowest identity scores, over all folders that have scores."""
     found = []
-    for folder in sorted({arm.synthetic for arm in params.arms.values()}):
+    for folder in _synthetic_folders(params):
         for fraction in params.subset.fractions:
-            manifest = read_manifest(folder / str(fraction))
-            if "agreement" in manifest:
-                found.append(manifest.assign(folder=str(folder / str(fraction))))
+            images, table = read_generated(folder, fraction, index)
+            if "agreement" in table:
+                found.append(table.assign(folder=str(images)))
     if not found:
         return []
     worst = pd.concat(found).sort_values("agreement").head(2 * params.report.queries)
@@ -435,7 +438,7 @@ def make_report(params: Params) -> str:
         curves=curves_section(params),
         galleries=galleries_section(index, params),
         rankings=rankings_section(index, params),
-        worst=worst_generated(params),
+        worst=worst_generated(index, params),
         stages=stages_section(),
         versions=versions_section(),
     )

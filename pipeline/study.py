@@ -70,7 +70,10 @@ def make(folders: list[Path], params: Params) -> tuple[str, dict[str, Any]]:
         rows = planned.set_index("name", drop=False)
         for number, name in enumerate(_draw(planned.name, "comparisons", "all methods at once", params)):
             shuffled = rng(settings.seed, "study choices", number).permutation(methods).tolist()
-            compared[f"choice-{number + 1}"] = (shuffled, rows.loc[name].to_dict())
+            compared[f"choice-{number + 1}"] = (
+                shuffled,
+                {str(key): value for key, value in rows.loc[name].items()},
+            )
 
     questions = [
         {"id": question, "image": photograph(file, "The image to judge", size)}
