@@ -28,11 +28,10 @@ class Curve:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
+        line = "\n" + json.dumps({"step": step, **values})  # a line that a kill cut off ends here
         try:
             with self.file.open("a") as file:
-                file.write(
-                    "\n" + json.dumps({"step": step, **values})
-                )  # a line that a kill cut off ends here
+                file.write(line)
         except OSError as error:
             error.filename = str(self.file)  # "No space left on device" does not say where
             raise

@@ -144,7 +144,9 @@ class ReidSection(ReidSettings):
     rerank_k1: int = Field(ge=1, le=1000, description="neighbours that describe an image")
     rerank_k2: int = Field(ge=1, le=1000, description="nearest images over which these are averaged")
     rerank_lambda: float = Field(ge=0, le=1, description="share of the original distance")
-    checkpoint_every: int = Field(ge=1, description="iterations between checkpoints of a model in training")
+    checkpoint_every: int = Field(
+        ge=1, le=10**8, description="iterations between checkpoints of a model in training"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
