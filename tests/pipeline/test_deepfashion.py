@@ -32,8 +32,9 @@ def deepfashion_params(root: Path, border: int = 0) -> Params:
 
 
 def test_every_image_has_its_row(tmp_path: Path) -> None:
-    index, rejected = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
+    index, rejected, leaked = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
     assert list(index.columns) == list(COLUMNS) and rejected.empty
+    assert leaked.train.nunique() == 6, "the test images are copies of training images here"
     assert index.split.value_counts().to_dict() == {"train": 9, "query": 2, "gallery": 4}
     row = index[index.image == "train_highres/fashionMENShirts_Polosid0000473801_7additional.jpg"].iloc[0]
     assert (row.pid, row.camid, row.sequence, row.width, row.height) == (473801, 7, 1, 75, 110)
@@ -51,7 +52,7 @@ def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     for name in names:
         save_image(root / "train_highres" / name, size=(64, 64))
     (root / "train_highres" / list(names)[-1]).write_bytes(b"")
-    index, rejected = stage.index_dataset(root, NONE_HELD_OUT)
+    index, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
     assert len(index) == 15
     reasons = dict(zip(rejected.image, rejected.reason, strict=True))
     assert set(reasons) == {f"train_highres/{name}" for name in names}

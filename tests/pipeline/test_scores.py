@@ -128,11 +128,14 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """DeepFashion's files, indexed, with a tiny generator of 32 x 16 views that show 12 columns of image."""
     monkeypatch.chdir(tmp_path)
     root = deepfashion_folder(tmp_path / "fashion")
+    listed = (root / "fasion-resize-pairs-test.csv").read_text().splitlines()
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("\n".join([*listed[:4], *listed[-2:]]) + "\n")
     size = {"format": "deepfashion", "root": root, "height": 32, "width": 16, "border": 2}
     token_size = {"token_height": tiny.TOKEN_SIZE[0], "token_width": tiny.TOKEN_SIZE[1]}
     compared = {
         "identities": "test",
-        "pairs": root / "fasion-resize-pairs-test.csv",
+        "pairs": pairs,
         "height": 24,
         "width": 16,
     }
@@ -159,14 +162,14 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 def test_table_1_runs_on_deepfashion_and_says_what_is_missing(fashion: Params) -> None:
     stage.main()
     scores = json.loads(stage.SCORES.read_text())
-    assert (scores["people"], scores["pairs"], scores["training_images"]) == (2, 12, 9)
+    assert (scores["people"], scores["pairs"], scores["training_images"]) == (2, 5, 9)
     for scenario in stage.SCENARIOS:
         assert scores[scenario]["lpips"] is None and scores[scenario]["fid"] is None
         assert -1 < scores[scenario]["ssim"] < 1 and scores[scenario]["frechet_image_encoder"] > 0
     assert scores["photographs"]["fid"] is None and scores["photographs"]["frechet_image_encoder"] > 0
     assert set(scores["missing"]) == {"lpips", "fid"} and scores["fid_network"] is None
     made = sorted(Path(".scratch/scores").rglob("*.jpg"))
-    assert len(made) == 4 * 12
+    assert len(made) == 4 * 5
     with Image.open(made[0]) as image:
         assert image.size == (12, 32), "the border is cut off"
 
