@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 import tomllib
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
