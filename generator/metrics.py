@@ -178,8 +178,7 @@ def _gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     """Mean [D] and a factor A [min(N, D), D] of the covariance A'A."""
     mean = features.mean(0)
     centred = (features - mean) / np.sqrt(len(features) - 1)
-    factor: NDArray[np.float64] = np.linalg.qr(centred, mode="r")
-    return mean, factor
+    return mean, cast(NDArray[np.float64], np.linalg.qr(centred, mode="r"))
 
 
 def _batches(images: Images, size: int, device: torch.device) -> Iterator[Tensor]:

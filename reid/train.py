@@ -110,7 +110,7 @@ def train(
         torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
         model = BoT(settings, len(identities), backbone).to(device).train()
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        model.to(memory_format=torch.channels_last)
         center = CenterLoss(len(identities), model.dimension).to(device)
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
