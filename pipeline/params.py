@@ -221,7 +221,9 @@ class ScoresSettings(Settings):
     identities: Literal["validation", "test"] = Field(
         description="whose photographs; validation (needs index.validation_identities) leaves the test alone"
     )
-    sources: int = Field(ge=1, description="source images, each with up to 3 target poses; without pairs")
+    sources: int = Field(
+        ge=1, le=1_000_000, description="source images, each with up to 3 target poses; without pairs"
+    )
     pairs: Path | None = Field(
         strict=False, description="table with the columns from and to, image names; null draws the pairs"
     )
@@ -232,7 +234,7 @@ class ScoresSettings(Settings):
     fid_weights: Path | None = Field(
         strict=False, description="pytorch-fid's or torchvision's Inception file"
     )
-    batch_size: int = Field(ge=1, description="images at once through these networks")
+    batch_size: int = Field(ge=1, le=MOST_IMAGES, description="images at once through these networks")
     seed: Seed
 
 

@@ -100,7 +100,7 @@ def encode_images(
 ) -> EncodedViews:
     """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
 
-    Where `batch_size` does not fit into the accelerator's memory, half of it is tried, and so on.
+    Where `batch_size` does not fit into the accelerator's memory, a tenth less is tried, and so on.
     """
     poses = read_poses(images)
 

@@ -34,6 +34,7 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     for old, new in (
         ("root: data/world", f"root: {market}"),
         ("fractions: [20, 40, 60, 80]", "fractions: [50]"),
+        ("identities_per_batch: 12", "identities_per_batch: 2"),
         ("real: 20", "real: 3"),
         ("generated: 20", "generated: 2"),
         ("comparisons: 20", "comparisons: 2"),

@@ -469,7 +469,8 @@ def test_a_folder_that_cannot_be_written_is_named(as_stranger: Callable[[], None
     as_stranger()
     with pytest.raises(SystemExit) as caught:
         stage_main(stage.main)
-    assert str(caught.value.code).endswith(": data: Permission denied")
+    sentence = ": data/index.csv: cannot be written (Permission denied); what was there is as it was"
+    assert str(caught.value.code).endswith(sentence)
 
 
 def test_what_cannot_be_read_is_named(root: Path, as_stranger: Callable[[], None]) -> None:

@@ -73,7 +73,7 @@ def test_thresholds_at_zero_keep_everything() -> None:
 def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A small project with true and false images of two fractions; every image of a person has one colour."""
     monkeypatch.chdir(market.parent)
-    index, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     rng = np.random.default_rng(0)
 
     def paint(file: Path, pid: int) -> None:
@@ -84,7 +84,7 @@ def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
     for image, pid in zip(index.image[index.split == "train"], index.pid, strict=False):
         paint(market / image, pid)
-    index, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     train = index[index.split == "train"]
     for fraction, images in ((40, train.image[::2]), (60, train.image), (100, train.image)):

@@ -138,8 +138,8 @@ def test_every_setting_is_described() -> None:
         ("generator.train_on", ["some"], "generator.train_on[0] is 'some'; expected one of all, subset"),
         (
             "plan.sources",
-            2,
-            "plan.sources is 2; expected at most 1, since a joint image has four views and",
+            3,
+            "plan.sources is 3; expected at most 2, since a joint image has four views and",
         ),
         ("plan.sources", 4, "plan.sources is 4; expected a whole number at least 1 and at most 3"),
         (

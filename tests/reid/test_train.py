@@ -252,7 +252,14 @@ def test_divergence_stops_with_one_sentence(small):
         r"the loss of broken is nan, .* at iteration 3 with learning rate .*e\+36; .* no checkpoint; lower"
     )
     with pytest.raises(ValueError, match=message):
-        train(IMAGES, PIDS, REAL, small(iterations=3, learning_rate=3e38), 0, title="broken")
+        train(
+            IMAGES,
+            PIDS,
+            REAL,
+            small(iterations=3).model_copy(update={"learning_rate": 3e38}),
+            0,
+            title="broken",
+        )
 
 
 def test_a_ruined_model_is_no_checkpoint(small, tmp_path, monkeypatch):
