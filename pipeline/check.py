@@ -350,7 +350,6 @@ def _parameters(folder: Path, stem: str) -> float:
 
 def main() -> None:
     """Run the stage."""
-    command_line("check", __doc__).parse_args()
     found = problems(load_params())
     if found:
         raise ValueError("\n".join(found))
@@ -359,4 +358,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    command_line("check", __doc__).parse_args()
     stage_main(main)

@@ -41,6 +41,7 @@ class Curve:
     def _show(self, name: str, step: int, values: dict[str, float]) -> None:
         if self._dvclive is None:
             from dvclive import Live  # here, for it takes 0.8 s, and not all who import this train
+            from scmrepo.exceptions import SCMError
 
             # DVCLive appends: what another run, or this one after its last checkpoint, showed is taken back.
             folder = LIVE / "plots" / "metrics" / name
@@ -52,7 +53,11 @@ class Curve:
                 for value in values:
                     steps[["step", value]].to_csv(folder / f"{value}.tsv", sep="\t", index=False)
             (LIVE / "metrics.json").unlink(missing_ok=True)  # a kill may have torn it, and nobody needs it
-            self._dvclive = Live(str(LIVE), resume=True, dvcyaml=None, save_dvc_exp=False)
+            try:
+                self._dvclive = Live(str(LIVE), resume=True, dvcyaml=None, save_dvc_exp=False)
+            except SCMError:  # DVCLive asks git for the last commit, which a new repository has not
+                self.live = None
+                return
         self._dvclive.step = step
         for value, number in values.items():
             self._dvclive.log_metric(f"{name}/{value}", number)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.files import md5, read_csv
+from pipeline.params import ArmSettings
 
 MANIFEST = {"name": str, "pid": int}  # columns of manifest.csv that any folder must have
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -55,6 +56,17 @@ def read_synthetic(folder: Path, fraction: int, identities: set[int]) -> tuple[P
     if len(repeated):
         raise ValueError(f"{manifest}: {repeated.iloc[0]} has two rows; leave one")
     return images, table.assign(md5=[md5(images / name) for name in table.name])
+
+
+def read_arm(
+    arm: ArmSettings, fraction: int, identities: set[int], real_images: int
+) -> tuple[Path, pd.DataFrame]:
+    """The synthetic images of an arm beside so many real ones: `read_synthetic`, within `synthetic_ratio`."""
+    folder, table = read_synthetic(arm.synthetic, fraction, identities)
+    if arm.synthetic_ratio is not None:
+        # By their checksums: as good as at random, and a smaller ratio's images are among a larger one's.
+        table = table.sort_values("md5").head(round(arm.synthetic_ratio * real_images)).sort_index()
+    return folder, table
 
 
 def _by_names(folder: Path) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
-from pipeline.synthetic import read_synthetic
+from pipeline.synthetic import read_arm
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import load_model, save_model
 from reid.rerank import rerank
@@ -58,10 +58,7 @@ class ImageSet:
 
 def read_added(arm: ArmSettings, fraction: int, real: ImageSet, settings: ReidSection) -> ImageSet:
     """The images that an arm adds to the real ones of a subset: synthetic, or real ones once more."""
-    folder, table = read_synthetic(arm.synthetic, fraction, set(real.table.pid))
-    if arm.synthetic_ratio is not None:
-        # By their checksums: as good as at random, and a smaller ratio's images are among a larger one's.
-        table = table.sort_values("md5").head(round(arm.synthetic_ratio * len(real.table))).sort_index()
+    folder, table = read_arm(arm, fraction, set(real.table.pid), len(real.table))
     if not arm.repeat_real:
         return ImageSet.read(table, [folder / name for name in table.name], settings)
     if "sources" not in table:

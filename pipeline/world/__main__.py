@@ -4,7 +4,6 @@ With a folder and another seed it renders another world, with other people and c
 (cross_datasets): `python -m pipeline.world data/other_world --seed 1`.
 """
 
-import argparse
 from pathlib import Path
 
 from pipeline.cli import command_line
@@ -19,8 +18,8 @@ ROOT = Path("data/world")
 
 def main() -> None:
     """Render the world of params.yaml to data/world, or another one to a new folder."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.world", description=__doc__)
-    parser.add_argument("root", type=Path, nargs="?", default=ROOT, help=f"folder to make ({ROOT})")
+    parser = command_line("world", __doc__)
+    parser.add_argument("root", type=Path, nargs="?", default=ROOT, help="folder to make")
     parser.add_argument("--seed", type=int, help="instead of world.seed")
     arguments = parser.parse_args()
     if arguments.root != ROOT and arguments.root.exists():
@@ -33,5 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line("world", __doc__).parse_args()
     stage_main(main)

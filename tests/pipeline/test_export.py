@@ -151,8 +151,9 @@ def test_bad_arguments_are_refused_in_a_sentence(
 def test_a_synthetic_image_under_a_real_name_is_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = Path(subset.read_subset(50)[0]).name
-    pd.DataFrame({"name": [name], "pid": [int(name[:4])]}).to_csv("data/synthetic/all/50/manifest.csv")
+    folder, name = Path("data/synthetic/all/50"), Path(subset.read_subset(50)[0]).name
+    next(folder.glob("*.jpg")).rename(folder / name)
+    pd.DataFrame({"name": [name], "pid": [int(name[:4])]}).to_csv(folder / "manifest.csv")
     with pytest.raises(ValueError, match=f"{name} stands twice"):
         run(export, monkeypatch, "augmented", "50")
 
@@ -235,10 +236,14 @@ def test_a_bad_mapping_is_named(
         run(import_images, monkeypatch, "outside", "pidm", "--mapping", "names.csv")
 
 
-def test_a_missing_manifest_names_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("data/synthetic/all/50/manifest.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"50/manifest.csv is missing; run the stage 'generate'"):
-        run(export, monkeypatch, "augmented", "50")
+def test_a_folder_without_a_manifest_is_read_by_its_names(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("data/synthetic/all/50")
+    (folder / "manifest.csv").unlink()
+    run(export, monkeypatch, "augmented", "50")
+    made = {file.name for file in folder.glob("*.jpg")}
+    assert made and made <= {file.name for file in Path("exports/augmented-50").rglob("*.jpg")}
 
 
 def test_a_damaged_outside_image_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

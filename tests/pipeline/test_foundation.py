@@ -7,8 +7,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
+from generator.model import load_denoiser
 from generator.sample import IMAGPosePipeline
 from pipeline import foundation
+from pipeline.params import load
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
@@ -53,3 +55,12 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     before = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
     foundation.main()  # every part is found finished
     assert {file: file.read_bytes() for file in weights.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("part", ["cva", "flc_texture", "ilc"])
+def test_the_shipped_weights_serve_the_ablations(part):
+    settings = load(REPOSITORY / foundation.PARAMS, foundation.FoundationSettings)
+    wanted = settings.denoiser.model_copy(update={part: False})
+    folder = REPOSITORY / foundation.WEIGHTS / "denoiser"
+    smaller, whole = (load_denoiser(folder, each, 192, seed=0) for each in (wanted, settings.denoiser))
+    assert sum(map(torch.numel, smaller.parameters())) < sum(map(torch.numel, whole.parameters()))
