@@ -320,11 +320,11 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
         load_params(path)
 
 
+# Not every key that YAML can write it can read again ({":0": null}).
+KEYS = st.text("ab0_-", max_size=5) | st.integers()
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=5,
 )
 

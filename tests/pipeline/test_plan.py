@@ -240,7 +240,8 @@ def test_the_stage_writes_planned_poses_where_they_are_asked_for(
     random = Path("data/plans/50.csv").read_bytes()
     assert not Path("data/plans/planned").exists()
     monkeypatch.setattr(stage, "cells", lambda poses: np.arange(len(poses)) % 5)
-    asked = load_params().model_copy(update={"plan": SETTINGS.model_copy(update={"planned": ("all",)})})
+    params = load_params()
+    asked = params.model_copy(update={"plan": params.plan.model_copy(update={"planned": ("all",)})})
     monkeypatch.setattr(stage, "load_params", lambda: asked)
     stage.main()
     assert Path("data/plans/50.csv").read_bytes() == random
