@@ -240,7 +240,8 @@ def measure(
 
     def summarise(found: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
         apart = {
-            name: round(metrics.frechet_distance(found[name], real[name]), 4) if name in real else None
+            # Significant digits: features of one encoder are a thousand times as large as those of another.
+            name: float(f"{metrics.frechet_distance(found[name], real[name]):.4g}") if name in real else None
             for name in ("fid", "frechet_image_encoder")
         }
         means = {name: round(float(found[name].mean()), 4) for name in ("ssim", "lpips") if name in found}
