@@ -4,7 +4,7 @@ Reads models/generator/all/100, data/index.csv, data/poses.csv and the images; w
 pair is a source and a target photograph of one identity that the generator never saw: it makes the source's
 person in the target's pose, and the result is compared with the target. Nothing is chosen by the test
 identities where `scores.identities` is validation: these are training identities on which no model trains.
-The stage is frozen, for it takes minutes: `dvc unfreeze scores`, then `dvc repro scores`.
+A pipeline of its own, since Table 4 does not need it: `dvc repro experiments/scores/dvc.yaml`.
 """
 
 import zlib
