@@ -48,7 +48,7 @@ class UnetSettings(_Settings):
         strict=False, description="for each level, residual blocks alone or with cross-attention after each"
     )
     layers: int = Field(ge=1, description="residual blocks per level")
-    heads: int = Field(ge=1, description="attention heads")
+    heads: tuple[int, ...] = Field(strict=False, description="attention heads at each level")
     cross_attention_dim: int = Field(ge=16, description="width of the condition tokens (SD 1.5: 768)")
     norm_groups: int = Field(ge=1, description="groups of the group normalisation")
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(

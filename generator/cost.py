@@ -53,8 +53,8 @@ def training_flops(forward: int, settings: TrainSettings) -> int:
 
 
 def sampling_flops(forward: int, joint_images: int, settings: SampleSettings) -> int:
-    """FLOPs of denoising so many joint images, with the null branch of guidance where there is one."""
-    return forward * joint_images * settings.steps * (2 if settings.guidance_scale > 1 else 1)
+    """FLOPs of denoising so many joint images, with the null branch in the steps that are guided."""
+    return forward * joint_images * (settings.steps + settings.guided_steps)
 
 
 def in_words(flops: float) -> str:

@@ -135,6 +135,7 @@ class IMAGPosePipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
         guidance_drop: tuple[Condition, ...] = ("features", "image"),
+        guidance_share: float = 1.0,
         batch_size: int = 16,
         output_type: Literal["pil", "np"] = "pil",
     ) -> IMAGPoseOutput:
@@ -154,6 +155,7 @@ class IMAGPosePipeline(DiffusionPipeline):
             num_inference_steps: DDIM steps.
             guidance_scale: w of Eq. 5; 1 is no guidance.
             guidance_drop: the conditions that the null branch goes without.
+            guidance_share: share of the steps that are guided, from the noisiest on.
             batch_size: joint images per batch.
             output_type: PIL images or uint8 arrays [H, W, 3].
 
@@ -203,6 +205,7 @@ class IMAGPosePipeline(DiffusionPipeline):
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_drop=guidance_drop,
+            guidance_share=guidance_share,
             batch_size=batch_size,
             mixed_precision="no",
         )
@@ -282,14 +285,14 @@ class IMAGPosePipeline(DiffusionPipeline):
         """Joint latents [B, C, 2h, 2w] from noise by DDIM (eta 0) with classifier-free guidance (Eq. 5)."""
         precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.mixed_precision]
         autocast = torch.autocast(self.device.type, precision, enabled=precision is not None)
-        guided = settings.guidance_scale > 1
+        guided_steps, count = settings.guided_steps, len(noise)
 
         # What does not change from step to step is computed once.
         with autocast:
             features = self.denoiser.encode_features(given.source_latents, given.source_tokens)
             pose = self.denoiser.encode_pose(given.skeletons)
         mask, visible = given.mask, given.visible
-        if guided:  # the conditional and the null branch are one batch
+        if guided_steps:  # the conditional and the null branch are one batch
             null_features = torch.zeros_like(features) if "features" in settings.guidance_drop else features
             drop_image = "image" in settings.guidance_drop
             null_visible = black.repeat(1, 2, 2).expand_as(visible) if drop_image else visible
@@ -300,7 +303,10 @@ class IMAGPosePipeline(DiffusionPipeline):
 
         latents = noise * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(settings.steps, device=self.device)
-        for timestep in self.scheduler.timesteps:
+        for step, timestep in enumerate(self.scheduler.timesteps):
+            if step == guided_steps:  # guidance decides what is drawn, and that is settled in the noisy steps
+                features, pose, mask, visible = (each[:count] for each in (features, pose, mask, visible))
+            guided = step < guided_steps
             inputs = torch.cat([latents, latents]) if guided else latents
             with autocast:
                 predicted = self.denoiser(inputs, timestep, features, pose, mask, visible).float()

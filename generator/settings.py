@@ -147,8 +147,19 @@ class SampleSettings(_Settings):
         max_length=2,
         description="conditions that the null branch of Eq. 5 goes without (paper: both)",
     )
+    guidance_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the steps that are guided, from the noisiest on (paper: 1)",
+    )
     batch_size: int = Field(ge=1, le=MOST_IMAGES, description="joint images per batch")
     mixed_precision: MixedPrecision = Field(description="autocast precision")
+
+    @property
+    def guided_steps(self) -> int:
+        """How many of the steps, from the first on, have a null branch."""
+        return round(self.guidance_share * self.steps) if self.guidance_scale > 1 else 0
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -13,10 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from PIL import Image
 from pydantic import Field
+from ruamel.yaml import YAML
 from skimage.metrics import structural_similarity
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
@@ -33,10 +36,11 @@ from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
 from generator.vae import psnr, reconstruct, train_vae
+from generator.weights import load_model
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, progress, scratch, stage_main, write_json
+from pipeline.files import atomic, code_hash, model_hash, progress, scratch, stage_main, write_json
 from pipeline.memory import keep_memory
 from pipeline.params import Seed, Settings, load
 from pipeline.workers import worker_pool
@@ -54,6 +58,10 @@ class FoundationSettings(Settings):
     """People to learn from, the three models to train on them, and a judge."""
 
     seed: Seed
+    start: Path | None = Field(
+        strict=False,
+        description="an earlier result: its VAE and image encoder are kept, its denoiser goes on",
+    )
     identities: int = Field(ge=2, description="people to train on")
     held_out_identities: int = Field(ge=2, description="people to measure on")
     images_per_identity: int = Field(ge=7, description="photos of each")
@@ -205,7 +213,7 @@ def make_image_encoder(people: People, settings: FoundationSettings, folder: Pat
 def make_denoiser(
     people: People, settings: FoundationSettings, folder: Path, vae: Path, encoder: Path
 ) -> None:
-    """Train the whole of IMAGPose from scratch, from cached latents and tokens, and save it."""
+    """Train the whole of IMAGPose, from scratch or from `start`, on cached latents and tokens; save it."""
     frozen = load_vae(vae), load_image_encoder(encoder)
     size = settings.height, settings.width
     views = encode_views(
@@ -219,8 +227,11 @@ def make_denoiser(
         batch_size=64,
     )
     curve = Curve(folder / "curve.jsonl")
+    denoiser = build_denoiser(settings, frozen[0].config.latent_channels)
+    if settings.start:
+        grow(denoiser, settings.start / "denoiser")
     denoiser = train(
-        build_denoiser(settings, frozen[0].config.latent_channels),
+        denoiser,
         views,
         build_scheduler(settings.unet),
         settings.train,
@@ -229,6 +240,25 @@ def make_denoiser(
         log=curve.log,
     )
     _save(denoiser, curve, folder)
+
+
+def grow(denoiser: IMAGPoseDenoiser, folder: Path) -> None:
+    """Give an untrained denoiser the weights of a trained one that it extends by attention at more levels.
+
+    An attention block that is new adds nothing at first, so that it starts as the trained one.
+
+    Raises:
+        ValueError: the folder's denoiser has parts that this one lacks, or has in another shape.
+    """
+    weights, own = load_model(IMAGPoseDenoiser, folder).state_dict(), denoiser.state_dict()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise ValueError(f"{folder} has {name}, which {PARAMS} leaves out or has in another shape.")
+    denoiser.load_state_dict(weights, strict=False)
+    for name, module in denoiser.named_modules():
+        if isinstance(module, Transformer2DModel) and f"{name}.proj_out.weight" not in weights:
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
 
 
 def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path) -> None:
@@ -345,6 +375,10 @@ def main() -> None:
         "people": {**_photos(settings), "count": settings.identities, "each": settings.images_per_identity},
         "code": code_hash(generator, reid, pipeline.world),
     }
+    if settings.start:
+        _check_start(settings)
+        uses = {"denoiser": uses["denoiser"]}
+        key["start"] = model_hash(settings.start)
     folders = {
         name: scratch(
             "foundation", part=name, settings=settings.model_dump(mode="json", include=set(used)), **key
@@ -352,6 +386,8 @@ def main() -> None:
         for name, used in uses.items()
     }
     models = {name: folder / "model" for name, folder in folders.items()}
+    if settings.start:
+        models |= {name: settings.start / name for name in ("vae", "image_encoder")}
     if not models["vae"].is_dir():
         make_vae(people, settings, folders["vae"])
     if not models["image_encoder"].is_dir():
@@ -377,8 +413,37 @@ def main() -> None:
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
         sheet.save(temporary / "contact_sheet.png")
         shutil.copy(PARAMS, temporary / "settings.yaml")
-        for name in ("vae", "denoiser"):
-            shutil.copy(models[name] / "curve.csv", temporary / f"curve_{name}.csv")
+        curves = {name: [models[name] / "curve.csv"] for name in folders if name != "image_encoder"}
+        if settings.start:
+            shutil.copy(settings.start / "settings.yaml", temporary / "start.yaml")
+            curves["vae"] = [settings.start / "curve_vae.csv"]
+            curves["denoiser"].insert(0, settings.start / "curve_denoiser.csv")
+        for name, files in curves.items():
+            _joined(files).to_csv(temporary / f"curve_{name}.csv", index=False, float_format="%.5g")
+
+
+def _check_start(settings: FoundationSettings) -> None:
+    """Raise a ValueError unless the people, the VAE and the image encoder of `start` are those asked for."""
+    file = (settings.start or Path()) / "settings.yaml"
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: start is no result of this stage; see the comment there.")
+    earlier = YAML(typ="safe", pure=True).load(file)
+    now = settings.model_dump(mode="json")
+    for name in ("vae", "image_encoder", "image_encoder_training", *_photos(settings)):
+        if earlier[name] != now[name]:
+            raise ValueError(
+                f"{name} is {now[name]} in {PARAMS}, but {earlier[name]} in {file}, whose models are kept; "
+                "set it to that, or start to null."
+            )
+
+
+def _joined(files: list[Path]) -> pd.DataFrame:
+    """Learning curves one after the other; the steps count on."""
+    joined = pd.read_csv(files[0])
+    for file in files[1:]:
+        following = pd.read_csv(file)
+        joined = pd.concat([joined, following.assign(step=following.step + joined.step.max())])
+    return joined
 
 
 if __name__ == "__main__":

@@ -264,10 +264,25 @@ class ArmSettings(Settings):
         lt=1,
         description="share of the iterations on real images alone, before synthetic ones join; 0 is joint",
     )
+    real_last: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the iterations on real images alone, after synthetic ones have left",
+    )
     repeat_real: bool = Field(
         default=False,
         description="control: the real image that each synthetic one was made from, repeated in its place",
     )
+
+    @model_validator(mode="after")
+    def _synthetic_images_take_part(self) -> Self:
+        if self.real_first + self.real_last >= 1:
+            raise ValueError(
+                f"real_first {self.real_first} and real_last {self.real_last} leave no iteration to "
+                "synthetic images; their sum must be less than 1"
+            )
+        return self
 
 
 class ContactSheetsSettings(Settings):

@@ -104,6 +104,7 @@ def train_model(
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
             synthetic_smoothing=arm.synthetic_smoothing if arm else None,
             real_first=arm.real_first if arm else 0.0,
+            real_last=arm.real_last if arm else 0.0,
             device=_device(),
             checkpoints=Checkpoints(folder),
             checkpoint_every=settings.checkpoint_every,

@@ -53,6 +53,7 @@ def train(
     synthetic_weight: float = 1.0,
     synthetic_smoothing: float | None = None,
     real_first: float = 0.0,
+    real_last: float = 0.0,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
@@ -75,6 +76,7 @@ def train(
         synthetic_smoothing: label smoothing of synthetic images; None is that of the settings.
         real_first: share of the iterations, in [0, 1], in which batches hold real images alone, drawn as if
             there were no others. The rest goes on as usual: one optimiser, one schedule.
+        real_last: the same for the last iterations.
         device: torch's name of the device.
         checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
         checkpoint_every: iterations between two of them.
@@ -96,15 +98,19 @@ def train(
         )
     if not synthetic_weight > 0:
         raise ValueError(f"synthetic_weight is {synthetic_weight}; it must be above 0.")
-    if real_first and set(pids[~is_synthetic]) != set(pids):
-        raise ValueError(f"real_first is {real_first}; it needs a real image of every identity.")
+    for name, share in (("real_first", real_first), ("real_last", real_last)):
+        if share and set(pids[~is_synthetic]) != set(pids):
+            raise ValueError(f"{name} is {share}; it needs a real image of every identity.")
 
     # --- model, losses, optimisers --------------------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
     real = np.flatnonzero(~is_synthetic)
-    alone = round(real_first * settings.iterations)
+    joint = range(
+        round(real_first * settings.iterations), settings.iterations - round(real_last * settings.iterations)
+    )
+    alone = real_first > 0 or real_last > 0
     real_sampler = IdentitySampler(labels[real], is_synthetic[real], p, k, seed) if alone else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
@@ -136,7 +142,7 @@ def train(
     ) as bar:
         for iteration in range(start, settings.iterations):
             # --- batch --------------------------------------------------------------------------------------
-            if real_sampler and iteration < alone:
+            if real_sampler and iteration not in joint:
                 chosen = real[real_sampler.batch(iteration)]
             else:
                 chosen = sampler.batch(iteration)

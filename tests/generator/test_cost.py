@@ -46,6 +46,7 @@ def test_guidance_doubles_the_work():
     )
     assert cost.sampling_flops(10, 4, settings) == 400
     assert cost.sampling_flops(10, 4, settings.model_copy(update={"guidance_scale": 1.0})) == 200
+    assert cost.sampling_flops(10, 4, settings.model_copy(update={"guidance_share": 0.4})) == 280
 
 
 def test_numbers_in_words():

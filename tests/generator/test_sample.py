@@ -203,6 +203,11 @@ def test_conditions_are_encoded_once_and_the_null_branch_only_when_needed(views,
     calls.clear()
     generate(views, request(), pipe=pipe, guidance_scale=1.0)
     assert calls == [("encode_features", 1), ("encode_pose", 1)] + [("forward", 1)] * 2
+    calls.clear()
+    generate(views, request(), pipe=pipe, guidance_share=0.5)
+    assert calls[2:] == [("forward", 2), ("forward", 1)]
+    same, none = [{"guidance_share": 0.0}, {"guidance_scale": 1.0}]
+    assert np.array_equal(generate(views, request(), **same)[0], generate(views, request(), **none)[0])
 
 
 class Oracle(torch.nn.Module):

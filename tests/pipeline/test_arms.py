@@ -25,6 +25,7 @@ ARMS = {
     "repeated": ARM | {"synthetic": "data/synthetic/subset", "repeat_real": True},
     "fewer": ARM | {"synthetic": "data/synthetic/subset", "synthetic_ratio": 0.5},
     "two_steps": ARM | {"synthetic": "data/synthetic/subset", "real_first": 0.5, "synthetic_smoothing": 0.3},
+    "real_last": ARM | {"synthetic": "data/synthetic/subset", "real_last": 0.5},
     "flat_names": ARM | {"synthetic": "elsewhere/names"},
     "mapping_table": ARM | {"synthetic": "elsewhere/table"},
 }

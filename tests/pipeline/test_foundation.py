@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,11 +15,17 @@ from pipeline.params import load
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
-    "": {"identities": 4, "held_out_identities": 2, "images_per_identity": 7, "cameras": 3},
+    "": {"start": None, "identities": 4, "held_out_identities": 2, "images_per_identity": 7, "cameras": 3},
     "vae": {"channels": [16, 16], "norm_groups": 8, "steps": 2, "batch_size": 2},
     "image_encoder": {"hidden_size": 24, "layers": 1},
     "image_encoder_training": {"iterations": 2, "identities_per_batch": 2, "images_per_identity": 2},
-    "unet": {"channels": [16, 16, 16], "norm_groups": 8, "heads": 2, "cross_attention_dim": 16},
+    "unet": {
+        "channels": [16, 16, 16],
+        "blocks": ["conv", "attention", "attention"],
+        "norm_groups": 8,
+        "heads": [2, 2, 2],
+        "cross_attention_dim": 16,
+    },
     "denoiser": {"cva_heads": 2, "pose_channels": [4, 4, 4, 8]},
     "train": {"steps": 2, "decay_steps": 1, "batch_size": 2, "compile": False},
     "judge": {"iterations": 2, "identities_per_batch": 2, "channels": 8},
@@ -26,15 +33,29 @@ TINY = {
 }
 
 
-@pytest.mark.slow
-def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scores(tmp_path, monkeypatch):
+def write_params(changes):
     yaml = YAML()
     values = yaml.load((REPOSITORY / foundation.PARAMS).read_text())
-    for section, changes in TINY.items():
-        (values[section] if section else values).update(changes)
-    monkeypatch.chdir(tmp_path)
+    for section, keys in changes.items():
+        (values[section] if section else values).update(keys)
     with foundation.PARAMS.open("w") as file:
         yaml.dump(values, file)
+
+
+def tiny_denoiser(**unet):
+    settings = load(REPOSITORY / foundation.PARAMS, foundation.FoundationSettings)
+    parts = {
+        name: type(part).model_validate(part.model_dump() | TINY[name] | extra)
+        for name, extra in (("unet", unet), ("denoiser", {}), ("image_encoder", {}))
+        for part in [getattr(settings, name)]
+    }
+    return foundation.build_denoiser(settings.model_copy(update=parts), 4)
+
+
+@pytest.mark.slow
+def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(TINY)
 
     foundation.main()
 
@@ -55,6 +76,39 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     before = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
     foundation.main()  # every part is found finished
     assert {file: file.read_bytes() for file in weights.rglob("*.safetensors")} == before
+
+    # Another run goes on from there, with attention at one more level.
+    weights.rename(tmp_path / "start")
+    more = {"start": "start"}, {"blocks": ["attention"] * 3, "heads": [1, 2, 2]}
+    write_params(TINY | {"": TINY[""] | more[0], "unet": TINY["unet"] | more[1]})
+    foundation.main()
+    after = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
+    assert [file for file in before if after[file] == before[file]] == [
+        file for file in before if file.parent.name != "denoiser"
+    ]
+    assert (weights / "start.yaml").read_text() == (tmp_path / "start/settings.yaml").read_text()
+    assert pd.read_csv(weights / "curve_denoiser.csv").step.tolist() == [1, 2, 3, 4]
+    write_params(TINY | {"": TINY[""] | more[0], "vae": TINY["vae"] | {"steps": 3}})
+    with pytest.raises(ValueError, match=r"vae is .*'steps': 3.* but .*'steps': 2.* in start/settings.yaml"):
+        foundation.main()
+
+
+def test_a_grown_denoiser_starts_as_the_one_that_it_was_grown_from(tmp_path):
+    small, large = tiny_denoiser(), tiny_denoiser(blocks=("attention",) * 3, heads=(1, 2, 2))
+    with torch.no_grad():
+        for weight in small.parameters():
+            weight.normal_(std=0.1)
+    small.save_pretrained(tmp_path)
+    foundation.grow(large, tmp_path)
+    assert len(large.state_dict()) > len(small.state_dict())
+    noisy, features = torch.randn(2, 4, 32, 16), torch.randn(2, 5, 16)
+    pose, mask = torch.randn(2, 16, 32, 16), torch.ones(2, 1, 32, 16)
+    with torch.no_grad():
+        outputs = [each.eval()(noisy, 500, features, pose, mask, noisy) for each in (small, large)]
+    torch.testing.assert_close(*outputs)
+    with pytest.raises(ValueError, match=r"attentions.*leaves out or has in another shape"):
+        large.save_pretrained(tmp_path)
+        foundation.grow(small, tmp_path)
 
 
 @pytest.mark.parametrize("part", ["cva", "flc_texture", "ilc"])

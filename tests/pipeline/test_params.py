@@ -228,6 +228,12 @@ def test_every_setting_is_described() -> None:
             "arms.augmented.real_first is 1; expected a number at least 0 and less",
         ),
         (
+            "arms.augmented",
+            {"synthetic": "data/synthetic/all", "synthetic_share": 0.4, "synthetic_weight": 1.0}
+            | {"real_first": 0.5, "real_last": 0.5},
+            "arms.augmented.real_first 0.5 and real_last 0.5 leave no iteration to synthetic images",
+        ),
+        (
             "arms.augmented.synthetic_smoothing",
             1,
             "arms.augmented.synthetic_smoothing is 1; expected a number at least 0 and less than 1 or null",
@@ -441,6 +447,6 @@ def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(tmp_pat
         for section, settings_ in YAML(typ="safe", pure=True).load(recipe).items():
             values[section] |= settings_
     params = load_params(dump(values, tmp_path / "params.yaml"))
-    assert len(params.arms) == 11
+    assert len(params.arms) == 12
     assert set(ArmSettings.model_fields) == set(VALUES["arms"]["augmented"])
     assert all(f"`{key}`" in text for key in ArmSettings.model_fields)

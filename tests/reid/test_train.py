@@ -123,7 +123,7 @@ def test_training_leaves_the_global_generator_alone(small):
 
 @pytest.mark.parametrize("killed_at", [3, 5, 8])
 def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
-    train = partial(reid.train.train, synthetic_smoothing=0.3, real_first=0.5)
+    train = partial(reid.train.train, synthetic_smoothing=0.3, real_first=0.25, real_last=0.25)
     arguments = IMAGES, PIDS, HALF, small(), 0
     done = []
 
@@ -232,13 +232,18 @@ def test_the_first_step_of_two_is_training_on_real_images_alone(small, monkeypat
     same = [torch.equal(a, b) for a, b in zip(alone, pixels, strict=True)]
     assert same == [True] * 6 + [False] * 6
     pixels.clear()
+    train(images, pids, synthetic, small(), 0, synthetic_share=0.5, real_first=0.25, real_last=0.5)
+    same = [torch.equal(a, b) for a, b in zip(alone, pixels, strict=True)]
+    assert same == [True] * 3 + [False] * 3 + [True] * 6
+    pixels.clear()
     train(images, pids, synthetic, small(), 0, synthetic_share=0.5)
     assert not torch.equal(alone[0], pixels[0])
 
 
-def test_two_steps_need_a_real_image_of_everybody(small):
-    with pytest.raises(ValueError, match=r"real_first is 0.5; it needs a real image of every identity"):
-        train(IMAGES, PIDS, PIDS == 1, small(), 0, real_first=0.5)
+@pytest.mark.parametrize("step", ["real_first", "real_last"])
+def test_steps_on_real_images_need_one_of_everybody(small, step):
+    with pytest.raises(ValueError, match=rf"{step} is 0.5; it needs a real image of every identity"):
+        train(IMAGES, PIDS, PIDS == 1, small(), 0, **{step: 0.5})
 
 
 def test_the_model_comes_back_ready_for_evaluation(small):
