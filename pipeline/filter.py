@@ -125,14 +125,14 @@ def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -
     )
 
 
-def encoder_judge(real: pd.DataFrame, params: Params) -> Judge:
+def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> Judge:
     """Take the frozen image encoder: its class token beside the mean of its patches.
 
     What all real images of the subset (column image) share says nothing of a person, and is taken off.
     """
     section = params.generator
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = load_image_encoder(section.image_encoder).to(device)
+    encoder = load_image_encoder(folder).to(device)
 
     def tokens(files: list[Path]) -> np.ndarray:
         parts = []
@@ -170,7 +170,9 @@ def filter_subset(name: str, fraction: int, params: Params, output: Path) -> pd.
     real = read_index().set_index("image", drop=False).loc[read_subset(fraction)]
     folder, table = read_synthetic(settings.synthetic, fraction, set(real.pid))
     judge = (
-        subset_judge(real, settings, params) if settings.judge == "subset" else encoder_judge(real, params)
+        subset_judge(real, settings, params)
+        if settings.judge == "subset"
+        else encoder_judge(real, params, params.generator.image_encoder)
     )
     known = judge([params.dataset.root / image for image in real.image])
     found = judge([folder / image for image in table.name])

@@ -2,7 +2,8 @@
 
 Reads models/generator/all/100, data/index.csv, data/poses.csv and the images; writes reports/scores.json. A
 pair is a source and a target photograph of one identity that the generator never saw: it makes the source's
-person in the target's pose, and the result is compared with the target. Nothing is chosen by the test
+person in the target's pose, and the result is compared with the target. Whether the person and the pose are
+the right ones is asked of two judges that need no file from outside. Nothing is chosen by the test
 identities where `scores.identities` is validation: these are training identities on which no model trains.
 A pipeline of its own, since Table 4 does not need it: `dvc repro experiments/scores/dvc.yaml`.
 """
@@ -22,16 +23,22 @@ from torch import nn
 import generator
 import pipeline.images
 import pipeline.marks
+import pipeline.pose_judge
 import pipeline.views
 from generator import metrics
+from generator.data import scale_keypoints
 from generator.encoders import ImageEncoder, load_image_encoder
+from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.files import code_hash, md5, model_hash, progress, scratch, stage_main, write_json
+from pipeline.filter import agreement, encoder_judge
 from pipeline.generate import generate, plan_marks
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import Params, ScoresSettings, load_params
+from pipeline.pose_judge import PoseJudge, pose_errors, train_pose_judge
+from pipeline.poses import read_poses
 from pipeline.train_generator import MODELS
 
 SCORES = Path("reports/scores.json")
@@ -39,6 +46,7 @@ SCENARIOS = ("T1", "T2", "T3", "IMAGPose*")
 
 _SPLITS = {"validation": ("val_query", "val_gallery"), "test": ("query", "gallery")}
 _TARGETS = 3  # target poses of a source: as many as IMAGPose* makes at once
+_JUDGE_IMAGES = 10_000  # training images of the judge of poses, at most
 
 Features = Callable[[metrics.Images], NDArray[np.float64]]
 
@@ -155,6 +163,38 @@ def make_plan(pairs: pd.DataFrame, images: pd.DataFrame, seed: int) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+def pose_judge(train: pd.DataFrame, params: Params) -> PoseJudge:
+    """Train the judge of poses on training images (columns image and md5), or find it trained."""
+    settings, size = params.scores, (params.scores.height, params.scores.width)
+    train = train.iloc[:: -(-len(train) // _JUDGE_IMAGES)]
+    folder = scratch(
+        "pose_judge",
+        seed=settings.seed,
+        size=size,
+        dataset=params.dataset,
+        images=train.md5.tolist(),
+        poses=md5("data/poses.csv"),
+        code=code_hash(pipeline.pose_judge, pipeline.images, generator),
+    )
+    images = read_images([params.dataset.root / image for image in train.image], settings)
+    keypoints = target_keypoints(train.image.tolist(), params)
+    return train_pose_judge(images, keypoints, settings.seed, Checkpoints(folder), PartialState().device)
+
+
+def target_keypoints(images: list[str], params: Params) -> NDArray[np.float32]:
+    """Keypoints [N, 18, 3] of images at the size at which they are compared."""
+    dataset, settings = params.dataset, params.scores
+    return scale_keypoints(
+        read_poses(images), (dataset.height, dataset.width), (settings.height, settings.width)
+    )
+
+
+def known_faces(held_out: pd.DataFrame, targets: set[str]) -> pd.DataFrame:
+    """The images by which a judge knows the identities: no targets, unless an identity has nothing else."""
+    known = held_out[~held_out.image.isin(targets)]
+    return pd.concat([known, held_out[~held_out.pid.isin(known.pid)]])
+
+
 def read_images(files: list[Path], settings: ScoresSettings) -> metrics.Images:
     """Decode images to uint8 [N, height, width, 3] at the size at which they are compared."""
     out = np.empty((len(files), settings.height, settings.width, 3), np.uint8)
@@ -186,7 +226,7 @@ def load_lpips(settings: ScoresSettings, state: PartialState, missing: dict[str,
 
 
 def measure(
-    plan: pd.DataFrame, folder: Path, train: list[str], params: Params, model: Path
+    plan: pd.DataFrame, folder: Path, train: pd.DataFrame, held_out: pd.DataFrame, params: Params, model: Path
 ) -> dict[str, Any]:
     """Compare the images of a plan with the photographs of their poses, and with all training images.
 
@@ -195,10 +235,17 @@ def measure(
     beside, since few images alone make a distance. `frechet_image_encoder` is in the features of the
     generator's own image encoder: comparable within this data set and this encoder, and with no FID.
 
+    `identity_agreement` is the share of the other held-out people whom an image resembles less than its own
+    person, in the features of the image encoder (1: nobody more; 0.5: chance), and `identity_top1` the
+    percentage of images that resemble nobody more. `pose_error` is the mean distance between the keypoints
+    that were asked for and those that `pose_judge` finds, in percent of the image's height. The target
+    photographs' own values are what can be reached.
+
     Args:
         plan: from `make_plan`.
         folder: with the generated images.
-        train: training images, relative to the data set.
+        train: training images, columns image (relative to the data set) and md5.
+        held_out: images of people whom the generator never saw, columns image and pid.
         params: sizes, weights and the root of the data set.
         model: the generator's folder.
 
@@ -215,44 +262,63 @@ def measure(
     features: dict[str, Features] = {
         "frechet_image_encoder": lambda images: metrics.encoder_features(encoder, images, token_size, size)
     }
+    targets = plan.pose[plan.score == SCENARIOS[0]].tolist()
+    pids = held_out.set_index("image").pid[targets].to_numpy()
+    photos, wanted = [root / image for image in targets], target_keypoints(targets, params)
+    known = known_faces(held_out, set(targets))
+    judge = encoder_judge(train, params, model / "image_encoder")
+    faces = judge([root / image for image in known.image])
+    poses = pose_judge(train, params)
     network = None
     if "fid" not in missing and settings.fid_weights is not None:
         inception, network = metrics.load_inception(settings.fid_weights)
         inception.to(state.device)
         features["fid"] = lambda images: metrics.inception_features(inception, images, size)
 
-    def look(files: list[Path], photos: list[Path], desc: str) -> dict[str, NDArray[np.float64]]:
+    def look(files: list[Path], originals: list[Path], desc: str) -> dict[str, NDArray[np.float64]]:
         """Features of images and, where there are photographs to compare with, their likeness to them."""
         found: dict[str, list[NDArray[np.float64]]] = {}
         for start in progress(range(0, len(files), size), -(-len(files) // size), desc):
             images = read_images(files[start : start + size], settings)
             parts = {name: extract(images) for name, extract in features.items()}
-            if photos:
-                targets = read_images(photos[start : start + size], settings)
-                parts["ssim"] = metrics.ssim(images, targets)
+            if originals:
+                real_images = read_images(originals[start : start + size], settings)
+                parts["ssim"] = metrics.ssim(images, real_images)
                 if lpips is not None:
-                    parts["lpips"] = metrics.lpips_distances(lpips, images, targets, size)
+                    parts["lpips"] = metrics.lpips_distances(lpips, images, real_images, size)
+            if files is not train_files:
+                parts["pose_error"] = pose_errors(poses, images, wanted[start : start + size], size)
             for name, part in parts.items():
                 found.setdefault(name, []).append(part)
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
-    real = look([root / image for image in train], [], "training images")
+    train_files = [root / image for image in train.image]
+    real = look(train_files, [], "training images")
 
-    def summarise(found: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
+    def summarise(files: list[Path], found: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
+        agrees = agreement(judge(files), pids, faces, known.pid.to_numpy())
         apart = {
             # Significant digits: features of one encoder are a thousand times as large as those of another.
             name: float(f"{metrics.frechet_distance(found[name], real[name]):.4g}") if name in real else None
             for name in ("fid", "frechet_image_encoder")
         }
         means = {name: round(float(found[name].mean()), 4) for name in ("ssim", "lpips") if name in found}
-        return means | apart
+        return (
+            means
+            | apart
+            | {
+                "identity_agreement": round(float(agrees.mean()), 4),
+                "identity_top1": round(100 * float((agrees == 1).mean()), 2),
+                "pose_error": round(float(np.nanmean(found["pose_error"])), 3),
+            }
+        )
 
-    targets = [root / image for image in plan.pose[plan.score == SCENARIOS[0]]]
     scores: dict[str, Any] = {}
     for score, rows in plan.groupby("score", sort=False):
-        made = look([folder / name for name in rows.name], targets, str(score))
-        scores[str(score)] = {"ssim": None, "lpips": None, **summarise(made)}
-    scores["photographs"] = summarise(look(targets, [], "target photographs"))
+        made = [folder / name for name in rows.name]
+        found = look(made, photos, str(score))
+        scores[str(score)] = {"ssim": None, "lpips": None, **summarise(made, found)}
+    scores["photographs"] = summarise(photos, look(photos, [], "target photographs"))
     return scores | {"fid_network": network, "missing": missing}
 
 
@@ -286,7 +352,7 @@ def main() -> None:
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if not state.is_main_process:
         return
-    train = index.image[index.split == "train"].tolist()
+    train = index[index.split == "train"]
     about = {
         "data_set": params.dataset.name,
         "identities": settings.identities,
@@ -296,7 +362,7 @@ def main() -> None:
         "height": settings.height,
         "width": settings.width,
     }
-    write_json(about | measure(plan, folder, train, params, model), SCORES)
+    write_json(about | measure(plan, folder, train, held_out, params, model), SCORES)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torchvision.models import alexnet
 
 from generator.sample import IMAGPosePipeline
 from pipeline import index as index_stage
+from pipeline import pose_judge
 from pipeline import poses as poses_stage
 from pipeline import scores as stage
 from pipeline.files import md5
@@ -115,6 +116,11 @@ def test_t3_shows_neither_the_target_nor_an_image_twice() -> None:
     assert set(alone.scenario) == {"T2"}, "two images: the source is repeated"
 
 
+def test_a_judge_knows_people_by_other_images_than_the_targets_where_there_are_others() -> None:
+    known = stage.known_faces(IMAGES, {"1/0.jpg", "1/1.jpg", "2/0.jpg"})
+    assert sorted(known.image) == sorted(set(IMAGES.image) - {"2/0.jpg"})
+
+
 def test_weights_that_are_not_there_are_reported(tmp_path: Path) -> None:
     missing = stage.missing_weights(settings(fid_weights=tmp_path / "inception.pth"))
     assert missing == {
@@ -151,6 +157,7 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     )
     for module in (index_stage, poses_stage, stage):
         monkeypatch.setattr(module, "load_params", lambda: params)
+    monkeypatch.setattr(pose_judge, "ITERATIONS", 2)
     index_stage.main()
     poses_stage.main()
     parts = tiny.vae(), tiny.image_encoder(), tiny.denoiser(trained=True), tiny.scheduler()
@@ -166,6 +173,9 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(fashion: Params) -
     for scenario in stage.SCENARIOS:
         assert scores[scenario]["lpips"] is None and scores[scenario]["fid"] is None
         assert -1 < scores[scenario]["ssim"] < 1 and scores[scenario]["frechet_image_encoder"] > 0
+    for found in (scores["photographs"], *(scores[scenario] for scenario in stage.SCENARIOS)):
+        assert 0 <= found["identity_agreement"] <= 1 and 0 <= found["identity_top1"] <= 100
+        assert 0 < found["pose_error"] < 100
     assert scores["photographs"]["fid"] is None and scores["photographs"]["frechet_image_encoder"] > 0
     assert set(scores["missing"]) == {"lpips", "fid"} and scores["fid_network"] is None
     made = sorted(Path(".scratch/scores").rglob("*.jpg"))
