@@ -2,24 +2,30 @@
 
 FILE, for example experiments/study.yaml, lists runs. Each is a `dvc repro` in a workspace of its own under
 .scratch/replicate, with params.yaml changed as the run says. All share the repository's DVC cache, so what
-two runs have in common is computed once, and a command that was stopped goes on where it was.
+two runs have in common is computed once, and a command that was stopped goes on where it was. Writes the rows
+of all runs' Table 4 as the CSV that FILE names, and beside it the gains, with their intervals, as Markdown.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import Field
 from ruamel.yaml import YAML
 
 from pipeline.cli import command_line
-from pipeline.files import SCRATCH, read_csv, stage_main, write_csv
+from pipeline.files import SCRATCH, atomic, read_csv, stage_main, write_csv
 from pipeline.params import Settings, load, load_params
-from pipeline.table4 import COLUMNS, TABLE
+from pipeline.table4 import COLUMNS, TABLE, aligned_table, result_cells, summarise
+
+SCORES_PIPELINE = Path("experiments/scores/dvc.yaml")
+SCORES = Path("reports/scores.json")  # what it writes
+_SCORE = "score_"  # what the columns of scores begin with
 
 
 class Run(Settings):
@@ -32,7 +38,11 @@ class Run(Settings):
 class Replication(Settings):
     """What to run and where the gathered table goes."""
 
-    table: Path = Field(strict=False, description="the gathered table, CSV")
+    table: Path = Field(strict=False, description="the gathered table, CSV; the gains lie beside it as .md")
+    pooled: bool = Field(default=False, description="also over all runs: they differ by chance alone")
+    scores: Literal["T1", "T2", "T3", "IMAGPose*"] | None = Field(
+        default=None, description="scenario whose scores of generated images stand beside the gains"
+    )
     every: dict[str, Any] = Field(description="changes of params.yaml that all runs share")
     runs: list[Run] = Field(min_length=1)
 
@@ -89,6 +99,7 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
     Raises:
         ValueError: a run's parameters are not valid, or its `dvc repro` failed.
     """
+    pipelines = ["dvc.yaml", *([str(SCORES_PIPELINE)] if settings.scores else [])]
     workspaces = []
     for run in settings.runs:
         name = "_".join(f"{key}-{value}" for key, value in run.columns.items())
@@ -100,13 +111,61 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
         python = Path(sys.executable).parent
         environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}"}
         environment.pop("PYTHONPATH", None)  # the workspace's own code is to run
-        if subprocess.run(["dvc", "repro"], cwd=workspace, env=environment).returncode:
-            raise ValueError(f"the run in {workspace} failed; what it printed above says why")
+        for pipeline in pipelines:
+            if subprocess.run(["dvc", "repro", pipeline], cwd=workspace, env=environment).returncode:
+                raise ValueError(f"the run in {workspace} failed; what it printed above says why")
         table = read_csv(workspace / TABLE, COLUMNS, "table4")
+        if settings.scores:
+            scores = json.loads((workspace / SCORES).read_text())[settings.scores]
+            table = table.assign(**{_SCORE + name: value for name, value in scores.items()})
         for place, (column, value) in enumerate(run.columns.items()):
             table.insert(place, column, value)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def gains(rows: pd.DataFrame, settings: Replication) -> str:
+    """What every arm of every run gains over `standard`, as Markdown.
+
+    Args:
+        rows: from `replicate`.
+        settings: which columns name the runs, and whether all runs are also taken together. There a pair is
+            a seed of a run, so that the interval covers the choice of the run as far as the runs show it.
+    """
+    named = list(settings.runs[0].columns)
+    scores = [column for column in map(str, rows) if column.startswith(_SCORE)]
+    parts = [(tuple(map(str, name)), part) for name, part in rows.groupby(named, sort=False)]
+    if settings.pooled:
+        apart = rows.groupby(named, sort=False).ngroup() * (rows.seed.max() + 1)
+        parts.append((("all",) * len(named), rows.assign(seed=rows.seed + apart)))
+    lines = []
+    for name, part in parts:
+        summary = summarise(part.drop(columns=[*named, *scores]))
+        for arm, by_source in summary.items():
+            for source, cells in by_source.items():
+                lines += [
+                    [
+                        *name,
+                        f"{fraction} %",
+                        arm,
+                        "-" if source == "none" else source,
+                        str(cell["seeds"]),
+                        *result_cells(cell["rank1"]),
+                        *result_cells(cell["mAP"]),
+                        *(
+                            "" if part[score].isna().any() else f"{part[score].mean():.4g}"
+                            for score in scores
+                        ),
+                    ]
+                    for fraction, cell in cells.items()
+                ]
+    header = [*named, "real", "arm", "generator saw", "models", "rank-1 (%)", "gain", "recovered"]
+    header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
+    about = "Means with 95 % intervals; gain over standard paired by seed; recovered share of the gap between"
+    judged = f" Scores of generated images of strangers are those of {settings.scores}." if scores else ""
+    return f"{about} standard and 100 % real images.{judged}\n\n" + aligned_table(
+        header, lines, left=len(named) + 3
+    )
 
 
 def main() -> None:
@@ -116,7 +175,9 @@ def main() -> None:
     settings = load(parser.parse_args().file, Replication)
     rows = replicate(Path(), settings, SCRATCH / "replicate")
     write_csv(rows, settings.table)
-    print(f"{len(rows)} models are in {settings.table}")
+    with atomic(settings.table.with_suffix(".md")) as file:
+        file.write_text(gains(rows, settings) + "\n")
+    print(f"{len(rows)} models are in {settings.table}, their gains in {settings.table.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -161,10 +161,10 @@ def render(summary: Summary, dataset: str) -> str:
     blocks = [
         f"Table 4 on the data set: {dataset}",
         f"Rank-1 / mAP (%) by percent of the real training images, means (seeds: {seeds}):",
-        _table(["arm", "generator saw", *percents], means),
+        aligned_table(["arm", "generator saw", *percents], means),
         "With 95 % intervals over the seeds; gain over standard paired by seed; recovered share of the gap "
         "between standard and 100 % real images:",
-        _table(
+        aligned_table(
             ["real", "arm", "generator saw", "images", *2 * ["", "gain", "recovered"]],
             [
                 [
@@ -172,7 +172,7 @@ def render(summary: Summary, dataset: str) -> str:
                     arm,
                     _saw(source),
                     f"{cells[fraction]['n_real']} + {cells[fraction]['n_synthetic']}",
-                    *(text for metric in ("rank1", "mAP") for text in _result(cells[fraction][metric])),
+                    *(text for metric in ("rank1", "mAP") for text in result_cells(cells[fraction][metric])),
                 ]
                 for fraction in fractions
                 for arm, source, cells in arms
@@ -185,7 +185,7 @@ def render(summary: Summary, dataset: str) -> str:
     others = [name for name in _metrics(summary) if name not in ("rank1", "mAP")]
     blocks += [
         "Other measures (%), means, in brackets the gain over standard:",
-        _table(
+        aligned_table(
             ["real", "arm", "generator saw", *(title(name) for name in others)],
             [
                 [f"{fraction} %", arm, _saw(source), *(_brief(cells[fraction][name]) for name in others)]
@@ -197,7 +197,7 @@ def render(summary: Summary, dataset: str) -> str:
         ),
         f"Published, Market-1501: rank-1 (%) as printed by Shen and Tang (NeurIPS 2024), {PUBLISHED_FULL} at "
         "100 %, in brackets the recovered share of the gap. Other images and larger models: compare shares.",
-        _table(
+        aligned_table(
             ["method", *(f"{fraction} %" for fraction in PUBLISHED_FRACTIONS)],
             [[method, *_published(values)] for method, values in PUBLISHED.items()],
             left=1,
@@ -233,8 +233,8 @@ def _means(cell: dict[str, Any]) -> str:
     return f"{cell['rank1']['mean']:.1f} / {cell['mAP']['mean']:.1f}"
 
 
-def _result(metric: dict[str, Any]) -> list[str]:
-    """Mean, gain and recovered share of one metric, as far as they are known."""
+def result_cells(metric: dict[str, Any]) -> list[str]:
+    """Mean, gain and recovered share of one metric for readers, as far as they are known."""
     mean = f"{metric['mean']:.1f}{_half(metric['mean'], metric['high'])}"
     if metric.get("gain") is None:
         return [mean, "", ""]
@@ -263,7 +263,7 @@ def _published(values: tuple[float, ...]) -> list[str]:
     return [f"{value:.1f} ({round(100 * share)} %)" for value, share in zip(values, shares, strict=True)]
 
 
-def _table(
+def aligned_table(
     header: list[str], rows: list[list[str]], left: int = 2, titles: dict[int, str] | None = None
 ) -> str:
     """Make a Markdown table with columns of equal width, the first ones to the left, numbers to the right."""

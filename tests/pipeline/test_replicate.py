@@ -3,9 +3,10 @@
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from pipeline.replicate import Replication, replicate
+from pipeline.replicate import Replication, gains, replicate
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE = """
@@ -27,6 +28,16 @@ stages:
     deps: [code]
     metrics:
       - reports/table4.csv: {cache: false}
+"""
+
+SCORES_DVC = """
+stages:
+  scores:
+    wdir: ../..
+    cmd: >-
+      echo '{"T1": {"ssim": 0.5, "fid": null}}' > reports/scores.json
+    metrics:
+      - reports/scores.json: {cache: false}
 """
 
 
@@ -81,6 +92,47 @@ def test_a_bad_change_is_named_before_anything_runs(repository, tmp_path, change
     with pytest.raises(ValueError, match=message):
         replicate(repository, settings({"world.seed": 5}, change), tmp_path / "scratch")
     assert not list((tmp_path / "scratch").rglob("runs.log"))
+
+
+def test_gains_are_paired_within_each_run_and_over_all():
+    """One arm gains 1, 2, 3 points in a run and 11, 12, 13 in another, over standards far apart."""
+    rows = pd.DataFrame(
+        {
+            "world": world,
+            "arm": arm,
+            "train_on": "none" if arm == "standard" else "all",
+            "fraction": 20,
+            "seed": seed,
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": standard + (0 if arm == "standard" else gain + seed),
+            "mAP": 0.0,
+            "mINP": 0.0,
+            "score_ssim": world / 10,
+        }
+        for world, standard, gain in ((0, 20.0, 1), (1, 60.0, 11))
+        for arm in ("standard", "new")
+        for seed in range(3)
+    )
+    wanted = settings({}, {}).model_copy(update={"pooled": True, "scores": "T1"})
+    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
+    wanted = wanted.model_copy(update={"runs": [run]})
+    lines = gains(rows, wanted).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| new" in line]
+    assert [row[0] for row in cells] == ["0", "1", "all"]
+    assert [row[4] for row in cells] == ["3", "3", "6"]
+    assert [row[6].split(" ± ")[0] for row in cells] == ["+2.0", "+12.0", "+7.0"]
+    assert cells[0][6] == cells[1][6].replace("+12.0", "+2.0") != cells[2][6]
+    assert [row[-1] for row in cells] == ["0", "0.1", "0.05"]
+
+
+def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_path):
+    (repository / "experiments/scores").mkdir(parents=True)
+    (repository / "experiments/scores/dvc.yaml").write_text(SCORES_DVC)
+    wanted = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
+    rows = replicate(repository, wanted, tmp_path / "scratch")
+    assert rows.score_ssim.tolist() == [0.5] * len(rows) and rows.score_fid.isna().all()
 
 
 def test_a_run_that_fails_is_named(repository, tmp_path):
