@@ -78,8 +78,17 @@ def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
         subprocess.run(["git", "init", "-q", str(workspace)], check=True)
     cache = (repository / ".dvc" / "cache").resolve()
     (workspace / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    change_params(workspace / "params.yaml", changes)
+
+
+def change_params(file: Path, changes: dict[str, Any]) -> None:
+    """Change dotted keys of a parameter file in place; comments stay.
+
+    Raises:
+        ValueError: there is no such key, or the changed parameters are not valid.
+    """
     yaml = YAML()
-    values = yaml.load((workspace / "params.yaml").read_text())
+    values = yaml.load(file.read_text())
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = values
@@ -88,9 +97,9 @@ def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
         if last not in section and sections not in (["arms"], ["filters"]):
             raise ValueError(f"params.yaml has no key {key}, which a run wants to change")
         section[last] = value
-    with (workspace / "params.yaml").open("w") as file:
-        yaml.dump(values, file)
-    load_params(workspace / "params.yaml")
+    with file.open("w") as stream:
+        yaml.dump(values, stream)
+    load_params(file)
 
 
 def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.DataFrame:

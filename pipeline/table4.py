@@ -321,11 +321,11 @@ def draw(summary: Summary, dataset: str) -> Figure:
 
 
 def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
-    """The columns of `dvc exp show`: 100 % real images, and each arm's gain in the mean over the fractions.
+    """The columns of `dvc exp show`: 100 % real images, and what each arm gains at every fraction.
 
     Returns:
         "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
-        are several: gain_rank1 and gain_mAP (points). None where a run does not say it.
+        are several: gain_20 and so on (points of rank-1). None where a run does not say it.
     """
     metrics = ("rank1", "mAP")
     full = summary.get("standard", {}).get("none", {}).get("100")
@@ -333,13 +333,8 @@ def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
     for arm, source, cells in _arms(summary):
         if arm != "standard":
             label = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
-            numbers[label] = {f"gain_{name}": _mean_gain(cells, name) for name in metrics}
+            numbers[label] = {f"gain_{fraction}": cell["rank1"]["gain"] for fraction, cell in cells.items()}
     return numbers
-
-
-def _mean_gain(cells: dict[str, dict[str, Any]], metric: str) -> float | None:
-    gains = [cell[metric]["gain"] for cell in cells.values()]
-    return None if None in gains else round(sum(gains) / len(gains), 3)
 
 
 def _legend(

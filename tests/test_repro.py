@@ -303,6 +303,32 @@ def test_a_killed_stage_continues_to_the_same_bytes_and_says_what_it_costs(
 
 
 @pytest.mark.slow
+def test_two_runs_at_once_and_a_stage_by_hand_leave_one_whole_result(project):
+    """DVC lets one run work at a time; a stage beside it waits for its scratch and finds the work done."""
+    before = checksums(project / "data/reid")
+    set_params(project, {"arms.augmented.synthetic_weight": 0.7})
+    by_hand = [sys.executable, "-m", "pipeline.train_reid", "augmented"]
+    processes = [
+        subprocess.Popen(
+            command, cwd=project, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for command in (["dvc", "repro"], ["dvc", "repro"], by_hand)
+    ]
+    said = [process.communicate()[0].decode() for process in processes]
+    refused = [text for process, text in zip(processes, said, strict=True) if process.returncode]
+    assert all("lock" in text for text in refused) and len(refused) < 2, said
+    run(project, "dvc", "repro")
+    both = checksums(project / "data/reid")
+    assert both != before
+    shutil.rmtree(project / ".scratch/train_reid")
+    run(project, "dvc", "repro", "--force", "--single-item", "augmented@augmented")
+    assert checksums(project / "data/reid") == both
+    set_params(project, {"arms.augmented.synthetic_weight": 1.0})
+    run(project, "dvc", "repro")
+    assert checksums(project / "data/reid") == before
+
+
+@pytest.mark.slow
 def test_two_processes_generate_the_same_bytes_as_one(project):
     folder = project / "data/synthetic/all/50"
     before = checksums(folder)
@@ -318,6 +344,19 @@ def test_two_processes_generate_the_same_bytes_as_one(project):
     ]
     assert [process.wait() for process in processes] == [0, 0]
     assert checksums(folder) == before
+
+
+@pytest.mark.slow
+def test_a_launcher_in_the_environment_starts_the_generators_stages(project):
+    folder = project / "data/synthetic/all/50"
+    before = checksums(folder)
+    shutil.rmtree(project / ".scratch")
+    launcher = {"LAUNCH": "accelerate launch --cpu --num_processes 2 --num_machines 1 --dynamo_backend no"}
+    command = ["dvc", "repro", "--force", "--single-item", "generate@all-50"]
+    done = subprocess.run(command, cwd=project, env=ENVIRONMENT | launcher, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert checksums(folder) == before
+    assert stages_run(run(project, "dvc", "repro")) == []
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """Replication on a repository whose only stage writes a table that tells its parameters."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pipeline.replicate import Replication, gains, replicate
+from pipeline.params import load
+from pipeline.replicate import Replication, change_params, gains, replicate
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE = """
@@ -133,6 +135,18 @@ def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_pa
     wanted = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
     rows = replicate(repository, wanted, tmp_path / "scratch")
     assert rows.score_ssim.tolist() == [0.5] * len(rows) and rows.score_fid.isna().all()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_the_shipped_experiments_fit_the_shipped_parameters(tmp_path, file):
+    wanted = load(file, Replication)
+    for run in wanted.runs:
+        shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+        change_params(tmp_path / "params.yaml", wanted.every | run.changes)
+    names = [tuple(run.columns.values()) for run in wanted.runs]
+    assert len(set(names)) == len(names), "two runs would share a workspace"
 
 
 def test_a_run_that_fails_is_named(repository, tmp_path):
