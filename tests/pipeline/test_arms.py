@@ -162,6 +162,7 @@ def test_every_arm_has_its_row_and_says_what_its_generator_saw(project: Path) ->
         "repeated": ("none", 24, 0),
         "fewer": ("subset", 12, 6),
         "two_steps": ("subset", 12, 12),
+        "real_last": ("subset", 12, 12),
         "flat_names": ("other", 12, 9),
         "mapping_table": ("other", 12, 9),
     }
