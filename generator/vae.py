@@ -54,7 +54,7 @@ def train_vae(
     checkpoints: Any,
     log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
 ) -> AutoencoderKL:
-    """Train a VAE and set its scaling factor to 1 / (deviation of its latents) (Rombach et al. 2022).
+    """Train a VAE and whiten its latents (Rombach et al. 2022 set one scaling factor for all channels).
 
     Args:
         images: uint8 [N, H, W, 3]; a memory map will do.
@@ -118,10 +118,51 @@ def train_vae(
             checkpoints.save(done, vae=vae, optimizer=optimizer)
 
     vae.eval().requires_grad_(False)
-    sample = to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
-    deviation = torch.cat([encode_latents(vae, part)[0] for part in sample.split(64)]).std().item()
-    vae.register_to_config(scaling_factor=vae.config.scaling_factor / deviation)
+    whiten(vae, images)
     return vae
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Give the latents of these images mean 0 and covariance 1, in place; reconstructions stay what they are.
+
+    Diffusion adds noise of one size to every channel, and what has a small deviation is drowned first: a VAE
+    from scratch had left hue in a direction of the latents with a deviation of 0.04. A linear map, of all
+    those that whiten the one that changes the channels least (ZCA), is therefore folded into the 1x1
+    convolutions on both sides of the latent, and the scaling factor becomes 1. The deviations of the
+    posterior, which the map would correlate, become one constant per channel.
+
+    Args:
+        vae: is changed.
+        images: uint8 [N, H, W, 3], of which about 512 are looked at.
+
+    Returns:
+        Matrix [C, C] and vector [C] that map a new latent z to the old one, matrix z + vector (both scaled).
+    """
+    sample = to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
+    parts = [encode_latents(vae, part) for part in sample.split(64)]
+    means, deviations = (
+        torch.cat(kind).double().transpose(0, 1).flatten(1) for kind in zip(*parts, strict=True)
+    )
+    mean, (values, vectors) = means.mean(1), torch.linalg.eigh(means.cov())
+    values = values.clamp(min=deviations.square().mean())  # what is smaller than the posterior says nothing
+    forth = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    back = vectors @ torch.diag(values.sqrt()) @ vectors.T
+    variance = forth.square() @ deviations.square().mean(1)
+
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    channels = len(mean)
+    inside, outside = vae.quant_conv, vae.post_quant_conv
+    weight, bias = inside.weight[:channels, :, 0, 0].double(), inside.bias[:channels].double()
+    inside.weight[:channels, :, 0, 0] = scale * forth @ weight
+    inside.bias[:channels] = forth @ (scale * (bias - shift) - mean)
+    inside.weight[channels:] = 0.0
+    inside.bias[channels:] = variance.log()
+    weight, bias = outside.weight[:, :, 0, 0].double(), outside.bias.double()
+    outside.weight[:, :, 0, 0] = weight @ back / scale
+    outside.bias[:] = bias + weight @ (mean / scale + shift)
+    vae.register_to_config(scaling_factor=1.0, shift_factor=None)
+    return back, mean
 
 
 @torch.no_grad()

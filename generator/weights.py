@@ -68,6 +68,8 @@ def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> 
         if names:
             found = complaint.format(min(map(str, names)))
             raise ValueError(f"{source} holds no weights of {described}: {found}.")
+    if not is_transformers:  # diffusers saves the path with the model, where it differs from user to user
+        model.register_to_config(_name_or_path=folder.name)
     return model
 
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 from skimage.metrics import structural_similarity
 from torch import nn
+from tqdm import tqdm
 from transformers import Dinov2Config, Dinov2Model, PreTrainedModel
 
 import generator
@@ -35,7 +36,7 @@ from generator.pose import draw_skeleton
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
-from generator.vae import psnr, reconstruct, train_vae
+from generator.vae import psnr, reconstruct, train_vae, whiten
 from generator.weights import load_model
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
@@ -60,7 +61,7 @@ class FoundationSettings(Settings):
     seed: Seed
     start: Path | None = Field(
         strict=False,
-        description="an earlier result: its VAE and image encoder are kept, its denoiser goes on",
+        description="an earlier result: its VAE (whitened) and image encoder are kept, its denoiser goes on",
     )
     identities: int = Field(ge=2, description="people to train on")
     held_out_identities: int = Field(ge=2, description="people to measure on")
@@ -210,26 +211,56 @@ def make_image_encoder(people: People, settings: FoundationSettings, folder: Pat
     _save(encoder.eval(), None, folder)
 
 
+def whiten_start(people: People, start: Path, folder: Path) -> None:
+    """Save the VAE and the denoiser of an earlier result, for latents that are whitened.
+
+    The denoiser reads clean latents in two places, whose weights take the old latents back: the visible views
+    of ILC and the texture tokens of FLC. What it reads and predicts of the noisy ones it has to learn again.
+    """
+    vae = load_vae(start / "vae")
+    denoiser = load_model(IMAGPoseDenoiser, start / "denoiser")
+    back, mean = (tensor.float() for tensor in whiten(vae, people.images))
+    readers = []
+    if denoiser.config.ilc:
+        conv = denoiser.unet.conv_in.conv
+        readers.append((conv, conv.weight[:, -len(mean) :]))
+    if denoiser.texture_tokenizer is not None:
+        readers.append((denoiser.texture_tokenizer, denoiser.texture_tokenizer.weight))
+    with torch.no_grad(), atomic(folder) as temporary:
+        for conv, weight in readers:
+            conv.bias += torch.einsum("ocij,c->o", weight, mean)
+            weight.copy_(torch.einsum("ocij,cd->odij", weight, back))
+        vae.save_pretrained(temporary / "vae")
+        denoiser.save_pretrained(temporary / "denoiser")
+
+
 def make_denoiser(
-    people: People, settings: FoundationSettings, folder: Path, vae: Path, encoder: Path
+    people: People,
+    settings: FoundationSettings,
+    folder: Path,
+    vae: Path,
+    encoder: Path,
+    start: Path | None = None,
 ) -> None:
-    """Train the whole of IMAGPose, from scratch or from `start`, on cached latents and tokens; save it."""
+    """Train the whole of IMAGPose, from scratch or from a denoiser, on cached latents and tokens; save it."""
     frozen = load_vae(vae), load_image_encoder(encoder)
     size = settings.height, settings.width
-    views = encode_views(
-        people.images,
-        people.keypoints,
-        people.pids,
-        *frozen,
-        view_size=size,
-        token_size=size,
-        flip=settings.train.flip > 0,
-        batch_size=64,
-    )
+    with tqdm(total=len(people.pids), desc="encoding people", unit="image") as bar:
+        views = encode_views(
+            people.images,
+            people.keypoints,
+            people.pids,
+            *frozen,
+            view_size=size,
+            token_size=size,
+            flip=settings.train.flip > 0,
+            batch_size=64,
+            progress=bar.update,
+        )
     curve = Curve(folder / "curve.jsonl")
     denoiser = build_denoiser(settings, frozen[0].config.latent_channels)
-    if settings.start:
-        grow(denoiser, settings.start / "denoiser")
+    if start:
+        grow(denoiser, start)
     denoiser = train(
         denoiser,
         views,
@@ -386,14 +417,19 @@ def main() -> None:
         for name, used in uses.items()
     }
     models = {name: folder / "model" for name, folder in folders.items()}
+    start = None
     if settings.start:
-        models |= {name: settings.start / name for name in ("vae", "image_encoder")}
+        whitened = folders["denoiser"] / "start"
+        if not whitened.is_dir():
+            whiten_start(people, settings.start, whitened)
+        models |= {"vae": whitened / "vae", "image_encoder": settings.start / "image_encoder"}
+        start = whitened / "denoiser"
     if not models["vae"].is_dir():
         make_vae(people, settings, folders["vae"])
     if not models["image_encoder"].is_dir():
         make_image_encoder(people, settings, folders["image_encoder"])
     if not models["denoiser"].is_dir():
-        make_denoiser(people, settings, folders["denoiser"], models["vae"], models["image_encoder"])
+        make_denoiser(people, settings, folders["denoiser"], models["vae"], models["image_encoder"], start)
     with atomic(WEIGHTS) as temporary:
         parts = IMAGPosePipeline(
             load_vae(models["vae"]),
@@ -415,7 +451,10 @@ def main() -> None:
         shutil.copy(PARAMS, temporary / "settings.yaml")
         curves = {name: [models[name] / "curve.csv"] for name in folders if name != "image_encoder"}
         if settings.start:
-            shutil.copy(settings.start / "settings.yaml", temporary / "start.yaml")
+            history, earlier = temporary / "earlier", settings.start / "earlier"
+            history.mkdir()
+            for file in [*sorted(earlier.glob("*.yaml")), settings.start / "settings.yaml"]:
+                shutil.copy(file, history / f"{len(list(history.iterdir())) + 1}.yaml")
             curves["vae"] = [settings.start / "curve_vae.csv"]
             curves["denoiser"].insert(0, settings.start / "curve_denoiser.csv")
         for name, files in curves.items():

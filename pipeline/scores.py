@@ -266,6 +266,10 @@ def measure(
     pids = held_out.set_index("image").pid[targets].to_numpy()
     photos, wanted = [root / image for image in targets], target_keypoints(targets, params)
     known = known_faces(held_out, set(targets))
+    if known.pid.nunique() < 2:
+        missing["identity_agreement"] = (
+            f"{settings.identities} has one identity; expected another that an image could resemble more"
+        )
     judge = encoder_judge(train, params, model / "image_encoder")
     faces = judge([root / image for image in known.image])
     poses = pose_judge(train, params)
@@ -296,22 +300,20 @@ def measure(
     real = look(train_files, [], "training images")
 
     def summarise(files: list[Path], found: dict[str, NDArray[np.float64]]) -> dict[str, float | None]:
-        agrees = agreement(judge(files), pids, faces, known.pid.to_numpy())
+        person: dict[str, float | None] = {"identity_agreement": None, "identity_top1": None}
+        if "identity_agreement" not in missing:
+            agrees = agreement(judge(files), pids, faces, known.pid.to_numpy())
+            person = {
+                "identity_agreement": round(float(agrees.mean()), 4),
+                "identity_top1": round(100 * float((agrees == 1).mean()), 2),
+            }
         apart = {
             # Significant digits: features of one encoder are a thousand times as large as those of another.
             name: float(f"{metrics.frechet_distance(found[name], real[name]):.4g}") if name in real else None
             for name in ("fid", "frechet_image_encoder")
         }
         means = {name: round(float(found[name].mean()), 4) for name in ("ssim", "lpips") if name in found}
-        return (
-            means
-            | apart
-            | {
-                "identity_agreement": round(float(agrees.mean()), 4),
-                "identity_top1": round(100 * float((agrees == 1).mean()), 2),
-                "pose_error": round(float(np.nanmean(found["pose_error"])), 3),
-            }
-        )
+        return means | apart | person | {"pose_error": round(float(np.nanmean(found["pose_error"])), 3)}
 
     scores: dict[str, Any] = {}
     for score, rows in plan.groupby("score", sort=False):

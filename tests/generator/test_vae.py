@@ -32,13 +32,14 @@ def images():
     return images
 
 
-def test_training_makes_reconstructions_better_and_latents_of_variance_one(images, tmp_path):
+def test_training_makes_reconstructions_better_and_latents_white(images, tmp_path):
     start = train_vae(images, SETTINGS.model_copy(update={"steps": 1}), 0, Checkpoints(tmp_path / "a"))
     vae = train_vae(images, SETTINGS.model_copy(update={"steps": 150}), 0, Checkpoints(tmp_path / "b"))
     assert psnr(vae, images) > psnr(start, images) + 5
-    assert encode_latents(vae, to_float(torch.from_numpy(images)))[0].std().item() == pytest.approx(
-        1, abs=1e-3
-    )
+    latents = encode_latents(vae, to_float(torch.from_numpy(images)))[0].transpose(0, 1).flatten(1)
+    # Seven colours and two halves do not need every direction; the one that says most has variance 1.
+    assert torch.linalg.eigvalsh(latents.cov())[-1].item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(4), atol=1e-3, rtol=0)
 
 
 def test_an_interrupted_training_ends_in_the_same_bits(images, tmp_path, monkeypatch):

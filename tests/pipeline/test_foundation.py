@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -8,8 +9,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from generator.model import load_denoiser
+from generator.encoders import decode_latents, encode_latents, load_vae, to_float
+from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline
+from generator.vae import build_vae
+from generator.weights import load_model
 from pipeline import foundation
 from pipeline.params import load
 
@@ -83,10 +87,8 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     write_params(TINY | {"": TINY[""] | more[0], "unet": TINY["unet"] | more[1]})
     foundation.main()
     after = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
-    assert [file for file in before if after[file] == before[file]] == [
-        file for file in before if file.parent.name != "denoiser"
-    ]
-    assert (weights / "start.yaml").read_text() == (tmp_path / "start/settings.yaml").read_text()
+    assert [file.parent.name for file in before if after[file] == before[file]] == ["image_encoder"]
+    assert (weights / "earlier/1.yaml").read_text() == (tmp_path / "start/settings.yaml").read_text()
     assert pd.read_csv(weights / "curve_denoiser.csv").step.tolist() == [1, 2, 3, 4]
     write_params(TINY | {"": TINY[""] | more[0], "vae": TINY["vae"] | {"steps": 3}})
     with pytest.raises(ValueError, match=r"vae is .*'steps': 3.* but .*'steps': 2.* in start/settings.yaml"):
@@ -109,6 +111,43 @@ def test_a_grown_denoiser_starts_as_the_one_that_it_was_grown_from(tmp_path):
     with pytest.raises(ValueError, match=r"attentions.*leaves out or has in another shape"):
         large.save_pretrained(tmp_path)
         foundation.grow(small, tmp_path)
+
+
+def test_a_denoiser_reads_the_same_of_a_vae_whose_latents_were_whitened(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 4, 2, 3), np.uint8).repeat(32, axis=1).repeat(32, axis=2)
+    people = foundation.People(images, np.zeros((64, 18, 3), np.float32), np.zeros(64, np.int64))
+    settings = load(REPOSITORY / foundation.PARAMS, foundation.FoundationSettings)
+    torch.manual_seed(0)
+    vae = build_vae(settings.vae.model_copy(update=TINY["vae"])).eval()
+    vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
+    denoiser = tiny_denoiser()
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0.0
+        vae.quant_conv.bias[4:] = -20.0  # log-variance: as a trained one's, whose latents say something
+        for weight in denoiser.parameters():
+            weight.normal_(std=0.1)
+    vae.save_pretrained(tmp_path / "start/vae")
+    denoiser.save_pretrained(tmp_path / "start/denoiser")
+    foundation.whiten_start(people, tmp_path / "start", tmp_path / "whitened")
+    white = load_vae(tmp_path / "whitened/vae")
+    reader = load_model(IMAGPoseDenoiser, tmp_path / "whitened/denoiser").eval()
+
+    before, after = (encode_latents(each, to_float(torch.from_numpy(images)))[0] for each in (vae, white))
+    values = after.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.cov(), torch.eye(4), atol=0.05, rtol=0)
+    torch.testing.assert_close(values.mean(1), torch.zeros(4), atol=0.01, rtol=0)
+    decoded = [decode_latents(each, z) for each, z in ((vae, before), (white, after))]
+    torch.testing.assert_close(*decoded, atol=1e-3, rtol=1e-3)
+    tokens, noisy, pose = torch.randn(64, 33, 24), torch.randn(64, 5, 16, 8), torch.randn(64, 16, 16, 8)
+    with torch.no_grad():
+        features = [each.encode_features(z, tokens) for each, z in ((denoiser, before), (reader, after))]
+        hidden = [
+            each.unet.conv_in(torch.cat([noisy, z, pose], dim=1))[..., 1:-1, 1:-1]
+            for each, z in ((denoiser, before), (reader, after))
+        ]
+    torch.testing.assert_close(*features, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(*hidden, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("part", ["cva", "flc_texture", "ilc"])

@@ -191,6 +191,18 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(fashion: Params) -
     assert json.loads(stage.SCORES.read_text()) == scores
 
 
+def test_one_held_out_person_resembles_nobody_else(fashion: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = stage.read_index()
+    alone = index[index.split != "train"].pid.min()
+    monkeypatch.setattr(stage, "read_index", lambda: index[index.split.eq("train") | index.pid.eq(alone)])
+    changed = fashion.scores.model_copy(update={"pairs": None, "sources": 1})
+    monkeypatch.setattr(stage, "load_params", lambda: fashion.model_copy(update={"scores": changed}))
+    stage.main()
+    scores = json.loads(stage.SCORES.read_text())
+    assert scores["T1"]["identity_agreement"] is None and scores["T1"]["pose_error"] > 0
+    assert "expected another" in scores["missing"]["identity_agreement"]
+
+
 def test_with_its_weights_a_metric_is_a_number(
     fashion: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
