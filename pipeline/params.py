@@ -249,7 +249,13 @@ class ArmSettings(Settings):
         description="folder of images, or with a folder of images per subset as data/synthetic/all",
     )
     synthetic_share: float | None = Field(
-        ge=0, le=1, description="synthetic share of each identity's images in a batch; null mixes uniformly"
+        ge=0, le=1, description="synthetic share of each identity's images in a batch; null mixes them"
+    )
+    synthetic_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="how often a synthetic image is drawn for a real one, where they are mixed; 1 is uniform",
     )
     synthetic_weight: float = Field(gt=0, le=10, description="weight of a synthetic image in the loss")
     synthetic_ratio: float | None = Field(
@@ -276,11 +282,16 @@ class ArmSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _synthetic_images_take_part(self) -> Self:
+    def _recipe_is_consistent(self) -> Self:
         if self.real_first + self.real_last >= 1:
             raise ValueError(
                 f"real_first {self.real_first} and real_last {self.real_last} leave no iteration to "
                 "synthetic images; their sum must be less than 1"
+            )
+        if self.synthetic_rate != 1 and self.synthetic_share is not None:
+            raise ValueError(
+                f"synthetic_rate {self.synthetic_rate} and synthetic_share {self.synthetic_share} both say "
+                "how many images of a batch are synthetic; set synthetic_share to null or synthetic_rate to 1"
             )
         return self
 

@@ -101,6 +101,7 @@ def train_model(
             settings,
             seed,
             synthetic_share=arm.synthetic_share if arm else None,
+            synthetic_rate=arm.synthetic_rate if arm else 1.0,
             synthetic_weight=arm.synthetic_weight if arm else 1.0,
             synthetic_smoothing=arm.synthetic_smoothing if arm else None,
             real_first=arm.real_first if arm else 0.0,

@@ -34,7 +34,9 @@ class IdentitySampler:
         images: K; identities with fewer are drawn from with replacement.
         seed: seed of all draws.
         synthetic_share: share of an identity's K images that is synthetic, where it has both kinds; a
-            fractional number of images is met on average. None mixes real and synthetic images uniformly.
+            fractional number of images is met on average. None makes it the synthetic share of all images of
+            the identity, a synthetic one counted as `synthetic_rate` of a real one.
+        synthetic_rate: 1 mixes all images uniformly.
 
     Raises:
         ValueError: if there are fewer than P identities.
@@ -48,6 +50,7 @@ class IdentitySampler:
         images: int,
         seed: int,
         synthetic_share: float | None = None,
+        synthetic_rate: float = 1.0,
     ) -> None:
         self.n_identities = int(labels.max()) + 1
         if self.n_identities < identities:
@@ -55,12 +58,8 @@ class IdentitySampler:
                 f"identities_per_batch is {identities}, but the training images show {self.n_identities} "
                 f"identities; set it to at most {self.n_identities}."
             )
-        self.identities, self.images, self.seed, self.synthetic_share = (
-            identities,
-            images,
-            seed,
-            synthetic_share,
-        )
+        self.identities, self.images, self.seed = identities, images, seed
+        self.synthetic_share, self.synthetic_rate = synthetic_share, synthetic_rate
         self.real = [np.flatnonzero((labels == label) & ~is_synthetic) for label in range(self.n_identities)]
         self.synthetic = [
             np.flatnonzero((labels == label) & is_synthetic) for label in range(self.n_identities)
@@ -77,15 +76,16 @@ class IdentitySampler:
 
     def _images_of(self, label: int, rng: np.random.Generator) -> np.ndarray:
         real, synthetic = self.real[label], self.synthetic[label]
-        if self.synthetic_share is None or not len(real) or not len(synthetic):
-            return _draw(np.concatenate([real, synthetic]), self.images, rng)
-        n_synthetic = int(self.images * self.synthetic_share + rng.random())
+        share = self.synthetic_share
+        if share is None or not len(real) or not len(synthetic):
+            share = len(synthetic) * self.synthetic_rate / (len(real) + len(synthetic) * self.synthetic_rate)
+        n_synthetic = int(self.images * share + rng.random())
         drawn = _draw(real, self.images - n_synthetic, rng), _draw(synthetic, n_synthetic, rng)
         return np.concatenate(drawn)
 
 
 def _draw(pool: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.choice(pool, n, replace=len(pool) < n)
+    return rng.choice(pool, n, replace=len(pool) < n) if n else pool[:0]
 
 
 def erasing_boxes(

@@ -50,6 +50,7 @@ def train(
     seed: int,
     *,
     synthetic_share: float | None = None,
+    synthetic_rate: float = 1.0,
     synthetic_weight: float = 1.0,
     synthetic_smoothing: float | None = None,
     real_first: float = 0.0,
@@ -72,6 +73,7 @@ def train(
         settings: the numbers of the run.
         seed: seed of the weights, the batches and the augmentation.
         synthetic_share: see `reid.data.IdentitySampler`.
+        synthetic_rate: see there.
         synthetic_weight: weight of a synthetic image in every loss; a real one has 1.
         synthetic_smoothing: label smoothing of synthetic images; None is that of the settings.
         real_first: share of the iterations, in [0, 1], in which batches hold real images alone, drawn as if
@@ -105,7 +107,7 @@ def train(
     # --- model, losses, optimisers --------------------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
-    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share)
+    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share, synthetic_rate)
     real = np.flatnonzero(~is_synthetic)
     joint = range(
         round(real_first * settings.iterations), settings.iterations - round(real_last * settings.iterations)

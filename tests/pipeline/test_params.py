@@ -234,6 +234,11 @@ def test_every_setting_is_described() -> None:
             "arms.augmented.real_first 0.5 and real_last 0.5 leave no iteration to synthetic images",
         ),
         (
+            "arms.augmented.synthetic_rate",
+            0.5,
+            "arms.augmented.synthetic_rate 0.5 and synthetic_share 0.4 both say how many images of a batch",
+        ),
+        (
             "arms.augmented.synthetic_smoothing",
             1,
             "arms.augmented.synthetic_smoothing is 1; expected a number at least 0 and less than 1 or null",

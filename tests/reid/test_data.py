@@ -23,8 +23,8 @@ LABELS = np.array(
 SYNTHETIC = np.arange(len(LABELS)) >= sum(REAL)
 
 
-def sampler(synthetic_share=None, labels=LABELS, synthetic=SYNTHETIC, seed=0):
-    return IdentitySampler(labels, synthetic, 3, 4, seed, synthetic_share)
+def sampler(synthetic_share=None, labels=LABELS, synthetic=SYNTHETIC, seed=0, rate=1.0):
+    return IdentitySampler(labels, synthetic, 3, 4, seed, synthetic_share, rate)
 
 
 # --- sampler ------------------------------------------------------------------------------------------------
@@ -85,6 +85,17 @@ def test_without_a_share_all_images_are_equally_likely():
     drawn = np.concatenate([batches.batch(i) for i in range(600)])
     six_real_of_eleven = drawn[LABELS[drawn] == 4]
     assert abs(SYNTHETIC[six_real_of_eleven].mean() - 5 / 11) < 0.03
+
+
+def test_a_rate_makes_synthetic_images_rarer_one_by_one():
+    for rate in (0.2, 2.0):
+        batches = sampler(None, rate=rate)
+        drawn = np.concatenate([batches.batch(i) for i in range(600)])
+        times = np.bincount(drawn)
+        for label, real in enumerate(REAL[:6]):
+            own = label == LABELS
+            each = times[own & SYNTHETIC].mean() / times[own & ~SYNTHETIC].mean()
+            assert each == pytest.approx(rate, rel=0.1), f"{real} real and 5 synthetic images"
 
 
 def test_arms_of_one_seed_meet_the_same_identities():
