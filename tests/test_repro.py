@@ -137,10 +137,10 @@ def test_what_is_missing_stops_the_run_before_any_work_starts(project):
 @pytest.mark.slow
 def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project):
     before = (project / "reports/table4.csv").read_bytes()
-    set_params(project, {"arms.augmented.synthetic_share": 0.5})
+    set_params(project, {"arms.augmented.synthetic_weight": 0.5})
     ran = stages_run(run(project, "dvc", "repro"))
     assert sorted(ran) == ["augmented@augmented", "check", "gains", "report", "table4"]
-    set_params(project, {"arms.augmented.synthetic_share": 0.4})
+    set_params(project, {"arms.augmented.synthetic_weight": 1.0})
     run(project, "dvc", "repro")
     assert (project / "reports/table4.csv").read_bytes() == before
 

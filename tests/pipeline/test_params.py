@@ -234,8 +234,9 @@ def test_every_setting_is_described() -> None:
             "arms.augmented.real_first 0.5 and real_last 0.5 leave no iteration to synthetic images",
         ),
         (
-            "arms.augmented.synthetic_rate",
-            0.5,
+            "arms.augmented",
+            {"synthetic": "data/synthetic/all", "synthetic_share": 0.4, "synthetic_weight": 1.0}
+            | {"synthetic_rate": 0.5},
             "arms.augmented.synthetic_rate 0.5 and synthetic_share 0.4 both say how many images of a batch",
         ),
         (
