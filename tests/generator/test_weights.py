@@ -255,6 +255,12 @@ def test_no_file_of_a_folder_is_unpickled(kind: str, saved: Path, tmp_path: Path
     assert harm.exists()  # so it would have been seen
 
 
+@pytest.mark.parametrize("kind", LOADERS)
+def test_where_a_model_was_loaded_from_is_not_saved_with_it(kind: str, saved: Path, tmp_path: Path) -> None:
+    LOADERS[kind](saved / kind).save_pretrained(tmp_path)
+    assert str(saved) not in (tmp_path / "config.json").read_text()
+
+
 def test_no_code_unpickles_or_trusts_remote_code() -> None:
     root = Path(__file__).parents[2]
     files = [file for package in ("pipeline", "generator", "reid") for file in (root / package).rglob("*.py")]
