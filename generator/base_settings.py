@@ -27,6 +27,9 @@ class VaeSettings(_Settings):
     learning_rate: float = Field(gt=0, description="of AdamW, cosine decay to 0")
     warmup_steps: int = Field(ge=1, description="steps over which the learning rate rises linearly from 0")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
+    chroma_weight: float = Field(
+        ge=0, description="weight of a colour's two differences beside its brightness"
+    )
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent value")
     checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
 

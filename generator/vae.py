@@ -16,6 +16,9 @@ from generator.base_settings import VaeSettings
 from generator.encoders import decode_latents, encode_latents, to_bytes, to_float
 
 LOG_EVERY = 50  # steps
+_OPPONENT = torch.tensor(  # rows: brightness, red - green, yellow - blue; orthonormal
+    [[3**-0.5, 3**-0.5, 3**-0.5], [2**-0.5, -(2**-0.5), 0.0], [6**-0.5, 6**-0.5, -2 * 6**-0.5]]
+)
 
 
 def build_vae(settings: VaeSettings) -> AutoencoderKL:
@@ -33,17 +36,21 @@ def build_vae(settings: VaeSettings) -> AutoencoderKL:
     )
 
 
-def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """L1 of the pixels plus L1 of their horizontal and vertical differences.
+def reconstruction_loss(reconstruction: Tensor, images: Tensor, chroma_weight: float) -> Tensor:
+    """L1 of the pixels plus L1 of their horizontal and vertical differences, in opponent colours.
 
-    The second term stands in for LPIPS, whose backbone cannot be had offline: without it, contours and
-    patterns, which are a small share of the pixels, are blurred first.
+    The differences stand in for LPIPS, whose backbone cannot be had offline: without them, contours and
+    patterns, which are a small share of the pixels, are blurred first. Brightness is most of what varies in
+    an image, and a VAE that weighs red, green and blue alike leaves hue to small and crooked directions of
+    its latents, where a denoiser does not find it: `chroma_weight` sets it against brightness.
 
     Args:
         reconstruction: [N, 3, H, W] in [-1, 1].
         images: the same shape and range.
+        chroma_weight: weight of the errors of red - green and yellow - blue; that of brightness has 1.
     """
-    error = reconstruction - images
+    weights = torch.tensor([[1.0], [chroma_weight], [chroma_weight]])
+    error = torch.einsum("kc,nchw->nkhw", (weights * _OPPONENT).to(images), reconstruction - images)
     return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
@@ -53,6 +60,7 @@ def train_vae(
     seed: int,
     checkpoints: Any,
     log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    start: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
     """Train a VAE and whiten its latents (Rombach et al. 2022 set one scaling factor for all channels).
 
@@ -62,6 +70,7 @@ def train_vae(
         seed: of the initial weights, the order of the images and the latent noise.
         checkpoints: where the run is saved to and resumed from.
         log: called with the step and its losses every 50 steps.
+        start: a trained VAE whose weights this one begins with, as far as their shapes are the same.
 
     Returns:
         The trained VAE, float32, frozen, in evaluation mode.
@@ -71,11 +80,18 @@ def train_vae(
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vae = build_vae(settings).to(device).train()
+    vae = build_vae(settings)
+    if start:
+        shapes = {name: tensor.shape for name, tensor in vae.state_dict().items()}
+        fits = {
+            name: tensor for name, tensor in start.state_dict().items() if tensor.shape == shapes.get(name)
+        }
+        vae.load_state_dict(fits, strict=False)
+    vae.to(device).train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    start = checkpoints.load(vae=vae, optimizer=optimizer)
+    first = checkpoints.load(vae=vae, optimizer=optimizer)
 
-    bar = tqdm(range(start, settings.steps), "VAE", total=settings.steps, initial=start, unit="step")
+    bar = tqdm(range(first, settings.steps), "VAE", total=settings.steps, initial=first, unit="step")
     for step in bar:
         # --- batch and schedule -------------------------------------------------------------------
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -92,7 +108,7 @@ def train_vae(
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = vae.decode(posterior.mean.float() + posterior.std.float() * noise).sample
         reconstruction = pixel_shuffle(decoded.float(), settings.unshuffle)
-        error = reconstruction_loss(reconstruction, batch)
+        error = reconstruction_loss(reconstruction, batch, settings.chroma_weight)
         kl = posterior.kl().float().mean() / noise[0].numel()
         loss = error + settings.kl_weight * kl
         optimizer.zero_grad()
@@ -123,7 +139,7 @@ def train_vae(
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
     """Give the latents of these images mean 0 and covariance 1, in place; reconstructions stay what they are.
 
     Diffusion adds noise of one size to every channel, and what has a small deviation is drowned first: a VAE
@@ -135,12 +151,8 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
     Args:
         vae: is changed.
         images: uint8 [N, H, W, 3], of which about 512 are looked at.
-
-    Returns:
-        Matrix [C, C] and vector [C] that map a new latent z to the old one, matrix z + vector (both scaled).
     """
-    sample = to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
-    parts = [encode_latents(vae, part) for part in sample.split(64)]
+    parts = [encode_latents(vae, part) for part in _sample(images).split(64)]
     means, deviations = (
         torch.cat(kind).double().transpose(0, 1).flatten(1) for kind in zip(*parts, strict=True)
     )
@@ -162,7 +174,35 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
     outside.weight[:, :, 0, 0] = weight @ back / scale
     outside.bias[:] = bias + weight @ (mean / scale + shift)
     vae.register_to_config(scaling_factor=1.0, shift_factor=None)
-    return back, mean
+
+
+@torch.no_grad()
+def latent_map(source: AutoencoderKL, target: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The linear map of one VAE's latents to another's, place by place, with the least squared error.
+
+    Args:
+        source: a VAE.
+        target: a VAE of the same scale.
+        images: uint8 [N, H, W, 3], of which about 512 are looked at.
+
+    Returns:
+        Matrix [C_target, C_source] and vector [C_target]: target's latent is matrix z + vector (both scaled).
+    """
+    values = [
+        torch.cat([encode_latents(vae, part)[0] for part in _sample(images).split(64)])
+        .double()
+        .transpose(0, 1)
+        .flatten(1)
+        for vae in (source, target)
+    ]
+    given = torch.cat([values[0], torch.ones_like(values[0][:1])])
+    solution = torch.linalg.lstsq(given.T, values[1].T).solution.T.float()
+    return solution[:, :-1], solution[:, -1]
+
+
+def _sample(images: np.ndarray) -> Tensor:
+    """About 512 of the images, float32 [N, 3, H, W] in [-1, 1]."""
+    return to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from PIL import Image
 from pydantic import Field
@@ -36,7 +36,7 @@ from generator.pose import draw_skeleton
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
-from generator.vae import psnr, reconstruct, train_vae, whiten
+from generator.vae import latent_map, psnr, reconstruct, train_vae
 from generator.weights import load_model
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
@@ -61,7 +61,7 @@ class FoundationSettings(Settings):
     seed: Seed
     start: Path | None = Field(
         strict=False,
-        description="an earlier result: its VAE (whitened) and image encoder are kept, its denoiser goes on",
+        description="earlier result: its image encoder and a VAE of equal settings stay, the rest goes on",
     )
     identities: int = Field(ge=2, description="people to train on")
     held_out_identities: int = Field(ge=2, description="people to measure on")
@@ -188,10 +188,12 @@ def build_scheduler(settings: UnetSettings) -> DDIMScheduler:
     )
 
 
-def make_vae(people: People, settings: FoundationSettings, folder: Path) -> None:
-    """Train the VAE and save it."""
+def make_vae(
+    people: People, settings: FoundationSettings, folder: Path, start: AutoencoderKL | None = None
+) -> None:
+    """Train the VAE, from scratch or from a trained one, and save it."""
     curve = Curve(folder / "curve.jsonl")
-    vae = train_vae(people.images, settings.vae, settings.seed, Checkpoints(folder), curve.log)
+    vae = train_vae(people.images, settings.vae, settings.seed, Checkpoints(folder), curve.log, start)
     _save(vae, curve, folder)
 
 
@@ -211,27 +213,47 @@ def make_image_encoder(people: People, settings: FoundationSettings, folder: Pat
     _save(encoder.eval(), None, folder)
 
 
-def whiten_start(people: People, start: Path, folder: Path) -> None:
-    """Save the VAE and the denoiser of an earlier result, for latents that are whitened.
+@torch.no_grad()
+def move_latents(
+    denoiser: IMAGPoseDenoiser, old: AutoencoderKL, new: AutoencoderKL, images: np.ndarray
+) -> IMAGPoseDenoiser:
+    """The denoiser of one VAE's latents for another's, by the linear maps between the two.
 
-    The denoiser reads clean latents in two places, whose weights take the old latents back: the visible views
-    of ILC and the texture tokens of FLC. What it reads and predicts of the noisy ones it has to learn again.
+    Exact in what it reads of clean latents if a linear map takes the new ones to the old; noise and
+    prediction are mapped alike. What the new latents say beyond the old ones it neither reads nor predicts
+    yet.
+
+    Args:
+        denoiser: of the latents of `old`.
+        old: a VAE.
+        new: a VAE of the same scale; it may have another number of channels.
+        images: uint8 [N, H, W, 3], for the maps.
     """
-    vae = load_vae(start / "vae")
-    denoiser = load_model(IMAGPoseDenoiser, start / "denoiser")
-    back, mean = (tensor.float() for tensor in whiten(vae, people.images))
-    readers = []
+    (back, back_mean), (forth, _) = latent_map(new, old, images), latent_map(old, new, images)
+    count, channels = back.shape
+    unet_config = {**denoiser.config.unet_config, "in_channels": channels, "out_channels": channels}
+    moved = IMAGPoseDenoiser.from_config(denoiser.config, unet_config=unet_config)
+    weights = denoiser.state_dict()
+
+    def read(weight: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ocij,cd->odij", weight, back)
+
+    conv_in, bias = "unet.conv_in.conv.weight", "unet.conv_in.conv.bias"
+    noisy, mask, visible = weights[conv_in].tensor_split([count, count + 1], dim=1)
+    weights[conv_in] = torch.cat(
+        [read(noisy), mask, read(visible) if denoiser.config.ilc else visible], dim=1
+    )
     if denoiser.config.ilc:
-        conv = denoiser.unet.conv_in.conv
-        readers.append((conv, conv.weight[:, -len(mean) :]))
+        weights[bias] = weights[bias] + visible.sum((2, 3)) @ back_mean
     if denoiser.texture_tokenizer is not None:
-        readers.append((denoiser.texture_tokenizer, denoiser.texture_tokenizer.weight))
-    with torch.no_grad(), atomic(folder) as temporary:
-        for conv, weight in readers:
-            conv.bias += torch.einsum("ocij,c->o", weight, mean)
-            weight.copy_(torch.einsum("ocij,cd->odij", weight, back))
-        vae.save_pretrained(temporary / "vae")
-        denoiser.save_pretrained(temporary / "denoiser")
+        texture, bias = "texture_tokenizer.weight", "texture_tokenizer.bias"
+        weights[bias] = weights[bias] + weights[texture].sum((2, 3)) @ back_mean
+        weights[texture] = read(weights[texture])
+    out = "unet.conv_out"
+    weights[f"{out}.weight"] = torch.einsum("dc,coij->doij", forth, weights[f"{out}.weight"])
+    weights[f"{out}.bias"] = forth @ weights[f"{out}.bias"]
+    moved.load_state_dict(weights)
+    return moved
 
 
 def make_denoiser(
@@ -407,8 +429,8 @@ def main() -> None:
         "code": code_hash(generator, reid, pipeline.world),
     }
     if settings.start:
-        _check_start(settings)
-        uses = {"denoiser": uses["denoiser"]}
+        trained = ("denoiser",) if _check_start(settings) else ("vae", "denoiser")
+        uses = {name: uses[name] for name in trained}
         key["start"] = model_hash(settings.start)
     folders = {
         name: scratch(
@@ -417,17 +439,23 @@ def main() -> None:
         for name, used in uses.items()
     }
     models = {name: folder / "model" for name, folder in folders.items()}
-    start = None
+    start, start_vae = None, None
     if settings.start:
-        whitened = folders["denoiser"] / "start"
-        if not whitened.is_dir():
-            whiten_start(people, settings.start, whitened)
-        models |= {"vae": whitened / "vae", "image_encoder": settings.start / "image_encoder"}
-        start = whitened / "denoiser"
+        models = {name: settings.start / name for name in ("vae", "image_encoder")} | models
+        start, start_vae = settings.start / "denoiser", load_vae(settings.start / "vae")
     if not models["vae"].is_dir():
-        make_vae(people, settings, folders["vae"])
+        make_vae(people, settings, folders["vae"], start_vae)
     if not models["image_encoder"].is_dir():
         make_image_encoder(people, settings, folders["image_encoder"])
+    if start and start_vae and "vae" in folders:
+        moved = folders["denoiser"] / "start"
+        if not moved.is_dir():
+            vaes = start_vae, load_vae(models["vae"])
+            with atomic(moved) as temporary:
+                move_latents(load_model(IMAGPoseDenoiser, start), *vaes, people.images).save_pretrained(
+                    temporary
+                )
+        start = moved
     if not models["denoiser"].is_dir():
         make_denoiser(people, settings, folders["denoiser"], models["vae"], models["image_encoder"], start)
     with atomic(WEIGHTS) as temporary:
@@ -455,25 +483,30 @@ def main() -> None:
             history.mkdir()
             for file in [*sorted(earlier.glob("*.yaml")), settings.start / "settings.yaml"]:
                 shutil.copy(file, history / f"{len(list(history.iterdir())) + 1}.yaml")
-            curves["vae"] = [settings.start / "curve_vae.csv"]
-            curves["denoiser"].insert(0, settings.start / "curve_denoiser.csv")
+            for name in ("vae", "denoiser"):
+                curves[name] = [settings.start / f"curve_{name}.csv", *curves.get(name, [])]
         for name, files in curves.items():
             _joined(files).to_csv(temporary / f"curve_{name}.csv", index=False, float_format="%.5g")
 
 
-def _check_start(settings: FoundationSettings) -> None:
-    """Raise a ValueError unless the people, the VAE and the image encoder of `start` are those asked for."""
+def _check_start(settings: FoundationSettings) -> bool:
+    """Whether the VAE of `start` is the one asked for.
+
+    Raises:
+        ValueError: its people or its image encoder are not.
+    """
     file = (settings.start or Path()) / "settings.yaml"
     if not file.is_file():
         raise ValueError(f"{file} does not exist: start is no result of this stage; see the comment there.")
     earlier = YAML(typ="safe", pure=True).load(file)
     now = settings.model_dump(mode="json")
-    for name in ("vae", "image_encoder", "image_encoder_training", *_photos(settings)):
+    for name in ("image_encoder", "image_encoder_training", *_photos(settings)):
         if earlier[name] != now[name]:
             raise ValueError(
                 f"{name} is {now[name]} in {PARAMS}, but {earlier[name]} in {file}, whose models are kept; "
                 "set it to that, or start to null."
             )
+    return bool(earlier["vae"] == now["vae"])
 
 
 def _joined(files: list[Path]) -> pd.DataFrame:

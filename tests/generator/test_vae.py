@@ -4,7 +4,7 @@ import torch
 
 from generator.base_settings import VaeSettings
 from generator.encoders import encode_latents, to_float
-from generator.vae import psnr, reconstruction_loss, train_vae
+from generator.vae import build_vae, latent_map, psnr, reconstruction_loss, train_vae, whiten
 from pipeline.checkpoints import Checkpoints
 
 SETTINGS = VaeSettings(
@@ -18,6 +18,7 @@ SETTINGS = VaeSettings(
     learning_rate=3e-3,
     warmup_steps=2,
     max_grad_norm=1.0,
+    chroma_weight=1.0,
     kl_weight=1e-4,
     checkpoint_every=2,
 )
@@ -68,6 +69,37 @@ def test_a_loss_that_is_not_finite_is_refused(images, tmp_path):
 
 def test_the_reconstruction_loss_counts_pixels_and_their_differences():
     images = torch.zeros(1, 3, 4, 4)
-    assert reconstruction_loss(images + 0.5, images).item() == pytest.approx(0.5)  # a flat error has no edges
+    grey = reconstruction_loss(images + 0.5, images, chroma_weight=2.0).item()
+    assert grey == pytest.approx(0.5 * 3**0.5 / 3)  # brightness alone; a flat error has no edges
     stripes = torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(1, 3, 4, 4)
-    assert reconstruction_loss(stripes, images).item() == pytest.approx(0.5 + 1.0)
+    error = reconstruction_loss(stripes, images, chroma_weight=2.0).item()
+    assert error == pytest.approx((0.5 + 1.0) * 3**0.5 / 3)
+
+
+def test_an_error_of_hue_counts_by_its_weight_and_one_of_brightness_does_not():
+    images = torch.zeros(1, 3, 4, 4)
+    red_for_green = torch.tensor([0.5, -0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    once, thrice = (reconstruction_loss(red_for_green, images, weight) for weight in (1.0, 3.0))
+    assert thrice.item() == pytest.approx(3 * once.item())
+    assert reconstruction_loss(images + 0.5, images, 1.0) == reconstruction_loss(images + 0.5, images, 3.0)
+
+
+def test_a_vae_with_more_channels_begins_with_the_weights_that_fit(images, tmp_path):
+    start = train_vae(images, SETTINGS.model_copy(update={"steps": 100}), 0, Checkpoints(tmp_path / "a"))
+    more = SETTINGS.model_copy(update={"latent_channels": 6, "steps": 20})
+    fresh = train_vae(images, more, 0, Checkpoints(tmp_path / "b"))
+    grown = train_vae(images, more, 0, Checkpoints(tmp_path / "c"), start=start)
+    assert grown.config.latent_channels == 6
+    assert psnr(grown, images) > psnr(fresh, images)
+
+
+def test_the_map_between_latents_is_exact_where_one_is_a_linear_function_of_the_other(images):
+    torch.manual_seed(0)
+    old = build_vae(SETTINGS).eval()
+    new = build_vae(SETTINGS).eval()
+    new.load_state_dict(old.state_dict())
+    whiten(new, images)
+    matrix, mean = latent_map(new, old, images)
+    given, wanted = (encode_latents(vae, to_float(torch.from_numpy(images)))[0] for vae in (new, old))
+    mapped = torch.einsum("dc,nchw->ndhw", matrix, given) + mean[:, None, None]
+    torch.testing.assert_close(mapped, wanted, atol=1e-3, rtol=1e-3)

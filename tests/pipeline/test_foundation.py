@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -9,18 +10,17 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from generator.encoders import decode_latents, encode_latents, load_vae, to_float
-from generator.model import IMAGPoseDenoiser, load_denoiser
+from generator.encoders import decode_latents, encode_latents, to_float
+from generator.model import load_denoiser
 from generator.sample import IMAGPosePipeline
-from generator.vae import build_vae
-from generator.weights import load_model
+from generator.vae import build_vae, latent_map, whiten
 from pipeline import foundation
 from pipeline.params import load
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
     "": {"start": None, "identities": 4, "held_out_identities": 2, "images_per_identity": 7, "cameras": 3},
-    "vae": {"channels": [16, 16], "norm_groups": 8, "steps": 2, "batch_size": 2},
+    "vae": {"latent_channels": 4, "channels": [16, 16], "norm_groups": 8, "steps": 2, "batch_size": 2},
     "image_encoder": {"hidden_size": 24, "layers": 1},
     "image_encoder_training": {"iterations": 2, "identities_per_batch": 2, "images_per_identity": 2},
     "unet": {
@@ -87,11 +87,20 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     write_params(TINY | {"": TINY[""] | more[0], "unet": TINY["unet"] | more[1]})
     foundation.main()
     after = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
-    assert [file.parent.name for file in before if after[file] == before[file]] == ["image_encoder"]
+    kept = {file.parent.name for file in before if after[file] == before[file]}
+    assert kept == {"image_encoder", "vae"}
     assert (weights / "earlier/1.yaml").read_text() == (tmp_path / "start/settings.yaml").read_text()
     assert pd.read_csv(weights / "curve_denoiser.csv").step.tolist() == [1, 2, 3, 4]
-    write_params(TINY | {"": TINY[""] | more[0], "vae": TINY["vae"] | {"steps": 3}})
-    with pytest.raises(ValueError, match=r"vae is .*'steps': 3.* but .*'steps': 2.* in start/settings.yaml"):
+
+    # And another, with a VAE of more channels.
+    vae = TINY["vae"] | {"latent_channels": 6}
+    write_params(TINY | {"": TINY[""] | more[0], "vae": vae})
+    foundation.main()
+    assert IMAGPosePipeline.from_pretrained(weights).denoiser.unet.config.out_channels == 6
+    assert pd.read_csv(weights / "curve_vae.csv").step.tolist() == [2, 4]
+    encoder = TINY["image_encoder"] | {"layers": 3}
+    write_params(TINY | {"": TINY[""] | more[0], "image_encoder": encoder})
+    with pytest.raises(ValueError, match=r"image_encoder is .*'layers': 3.* in start/settings.yaml"):
         foundation.main()
 
 
@@ -113,25 +122,21 @@ def test_a_grown_denoiser_starts_as_the_one_that_it_was_grown_from(tmp_path):
         foundation.grow(small, tmp_path)
 
 
-def test_a_denoiser_reads_the_same_of_a_vae_whose_latents_were_whitened(tmp_path):
+def test_a_denoiser_moves_to_the_latents_of_another_vae():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 4, 2, 3), np.uint8).repeat(32, axis=1).repeat(32, axis=2)
-    people = foundation.People(images, np.zeros((64, 18, 3), np.float32), np.zeros(64, np.int64))
     settings = load(REPOSITORY / foundation.PARAMS, foundation.FoundationSettings)
     torch.manual_seed(0)
-    vae = build_vae(settings.vae.model_copy(update=TINY["vae"])).eval()
+    vae = build_vae(settings.vae.model_copy(update=TINY["vae"])).eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
-    denoiser = tiny_denoiser()
-    with torch.no_grad():
-        vae.quant_conv.weight[4:] = 0.0
-        vae.quant_conv.bias[4:] = -20.0  # log-variance: as a trained one's, whose latents say something
-        for weight in denoiser.parameters():
-            weight.normal_(std=0.1)
-    vae.save_pretrained(tmp_path / "start/vae")
-    denoiser.save_pretrained(tmp_path / "start/denoiser")
-    foundation.whiten_start(people, tmp_path / "start", tmp_path / "whitened")
-    white = load_vae(tmp_path / "whitened/vae")
-    reader = load_model(IMAGPoseDenoiser, tmp_path / "whitened/denoiser").eval()
+    vae.quant_conv.weight[4:] = 0.0
+    vae.quant_conv.bias[4:] = -20.0  # log-variance: as a trained one's, whose latents say something
+    white = copy.deepcopy(vae)
+    whiten(white, images)
+    denoiser = tiny_denoiser().requires_grad_(False)
+    for weight in denoiser.parameters():
+        weight.normal_(std=0.1)
+    moved = foundation.move_latents(denoiser, vae, white, images).eval()
 
     before, after = (encode_latents(each, to_float(torch.from_numpy(images)))[0] for each in (vae, white))
     values = after.transpose(0, 1).flatten(1)
@@ -139,15 +144,22 @@ def test_a_denoiser_reads_the_same_of_a_vae_whose_latents_were_whitened(tmp_path
     torch.testing.assert_close(values.mean(1), torch.zeros(4), atol=0.01, rtol=0)
     decoded = [decode_latents(each, z) for each, z in ((vae, before), (white, after))]
     torch.testing.assert_close(*decoded, atol=1e-3, rtol=1e-3)
-    tokens, noisy, pose = torch.randn(64, 33, 24), torch.randn(64, 5, 16, 8), torch.randn(64, 16, 16, 8)
-    with torch.no_grad():
-        features = [each.encode_features(z, tokens) for each, z in ((denoiser, before), (reader, after))]
-        hidden = [
-            each.unet.conv_in(torch.cat([noisy, z, pose], dim=1))[..., 1:-1, 1:-1]
-            for each, z in ((denoiser, before), (reader, after))
-        ]
+    tokens, pose, mask = torch.randn(64, 33, 24), torch.randn(64, 16, 16, 8), torch.ones(64, 1, 16, 8)
+    features = [each.encode_features(z, tokens) for each, z in ((denoiser, before), (moved, after))]
     torch.testing.assert_close(*features, atol=1e-3, rtol=1e-3)
+    back, _ = latent_map(white, vae, images)
+    noise = torch.randn(64, 4, 16, 8)
+    old_noise = torch.einsum("dc,nchw->ndhw", back, noise)
+    hidden = [  # away from the border, whose zeros are not the mean of the old latents
+        each.unet.conv_in(torch.cat([noisy, mask, z, pose], dim=1))[..., 1:-1, 1:-1]
+        for each, noisy, z in ((denoiser, old_noise, before), (moved, noise, after))
+    ]
     torch.testing.assert_close(*hidden, atol=1e-3, rtol=1e-3)
+    inside = torch.randn(2, 16, 16, 8)
+    predicted = [each.unet.conv_out(inside) for each in (denoiser, moved)]
+    torch.testing.assert_close(
+        predicted[0], torch.einsum("dc,nchw->ndhw", back, predicted[1]), atol=1e-3, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("part", ["cva", "flc_texture", "ilc"])
