@@ -99,7 +99,7 @@ def gain_by(
     """Mean gain of each group of queries with its 95 % interval.
 
     The interval is a bootstrap over test identities, whose queries stay together: it covers the choice of
-    people, with the trained models as they are. (Those of Table 4 cover the chance of training.)
+    people, with the trained models as they are. (Those of Table 4 cover the chance of re-ID training.)
 
     Args:
         groups: name of each query's group; NaN is left out.

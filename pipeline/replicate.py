@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, read_csv, stage_main, write_csv
 from pipeline.params import Settings, load, load_params
-from pipeline.table4 import COLUMNS, TABLE, aligned_table, result_cells, summarise
+from pipeline.table4 import COLUMNS, INTERVALS, TABLE, aligned_table, result_cells, summarise
 
 SCORES_PIPELINE = Path("experiments/scores/dvc.yaml")
 SCORES = Path("reports/scores.json")  # what it writes
@@ -39,7 +39,7 @@ class Replication(Settings):
     """What to run and where the gathered table goes."""
 
     table: Path = Field(strict=False, description="the gathered table, CSV; the gains lie beside it as .md")
-    pooled: bool = Field(default=False, description="also over all runs: they differ by chance alone")
+    pooled: bool = Field(default=False, description="also over all runs together")
     scores: Literal["T1", "T2", "T3", "IMAGPose*"] | None = Field(
         default=None, description="scenario whose scores of generated images stand beside the gains"
     )
@@ -93,8 +93,8 @@ def change_params(file: Path, changes: dict[str, Any]) -> None:
         *sections, last = key.split(".")
         section = values
         for part in sections:
-            section = section.get(part, {}) if isinstance(section, dict) else {}
-        if last not in section and sections not in (["arms"], ["filters"]):
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or not (last in section or sections in (["arms"], ["filters"])):
             raise ValueError(f"params.yaml has no key {key}, which a run wants to change")
         section[last] = value
     with file.open("w") as stream:
@@ -106,12 +106,15 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
     """Make all runs and return their rows of Table 4, with the columns of the runs in front.
 
     Raises:
-        ValueError: a run's parameters are not valid, or its `dvc repro` failed.
+        ValueError: two runs have the same columns, a run's parameters are not valid, or it failed.
     """
+    names = ["_".join(f"{key}-{value}" for key, value in run.columns.items()) for run in settings.runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two runs have the columns {name}, which tell runs apart; give each its own")
     pipelines = ["dvc.yaml", *([str(SCORES_PIPELINE)] if settings.scores else [])]
     workspaces = []
-    for run in settings.runs:
-        name = "_".join(f"{key}-{value}" for key, value in run.columns.items())
+    for name, run in zip(names, settings.runs, strict=True):
         workspaces.append(scratch / name)
         prepare(repository, workspaces[-1], settings.every | run.changes)
     tables = []
@@ -139,14 +142,13 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
     Args:
         rows: from `replicate`.
         settings: which columns name the runs, and whether all runs are also taken together. There a pair is
-            a seed of a run, so that the interval covers the choice of the run as far as the runs show it.
+            a seed of a run, and the interval is that of the mean over these very runs.
     """
     named = list(settings.runs[0].columns)
     scores = [column for column in map(str, rows) if column.startswith(_SCORE)]
     parts = [(tuple(map(str, name)), part) for name, part in rows.groupby(named, sort=False)]
     if settings.pooled:
-        apart = rows.groupby(named, sort=False).ngroup() * (rows.seed.max() + 1)
-        parts.append((("all",) * len(named), rows.assign(seed=rows.seed + apart)))
+        parts.append((("all",) * len(named), rows.assign(run=rows.groupby(named, sort=False).ngroup())))
     lines = []
     for name, part in parts:
         summary = summarise(part.drop(columns=[*named, *scores]))
@@ -170,11 +172,15 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
                 ]
     header = [*named, "real", "arm", "generator saw", "models", "rank-1 (%)", "gain", "recovered"]
     header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
-    about = "Means with 95 % intervals; gain over standard paired by seed; recovered share of the gap between"
-    judged = f" Scores of generated images of strangers are those of {settings.scores}." if scores else ""
-    return f"{about} standard and 100 % real images.{judged}\n\n" + aligned_table(
-        header, lines, left=len(named) + 3
-    )
+    about = [
+        "Means with 95 % intervals; gain over standard paired by seed; recovered share of the gap between "
+        f"standard and 100 % real images. {INTERVALS}"
+    ]
+    if settings.pooled:
+        about.append("Rows of all runs together are about these runs: another one may differ by more.")
+    if scores:
+        about.append(f"Scores of generated images of strangers are those of {settings.scores}.")
+    return " ".join(about) + "\n\n" + aligned_table(header, lines, left=len(named) + 3)
 
 
 def main() -> None:

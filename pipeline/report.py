@@ -434,6 +434,7 @@ def make_report(params: Params) -> str:
         dataset=params.dataset.name,
         rendered=params.dataset.root == Path("data/world"),
         table4=table4_section(summary, params.dataset.name),
+        intervals=table4.INTERVALS,
         parameters=parameters_section(params),
         data=data_section(index, params),
         curves=curves_section(params),

@@ -4,6 +4,7 @@ Reads data/reid/<arm>.csv, one row per model, and data/reid/cross/<data set>.csv
 with all rows and the summary as reports/table4.json, .md and .png.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +61,11 @@ PUBLISHED_FULL = 76.7  # 100 % real images
 _COLOURS = ("#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 _FULL = "100 % real images"
 
+INTERVALS = (
+    "Intervals cover the chance of re-ID training alone: all seeds share one subset, one generator with its "
+    "images, and one set of people to test on."
+)
+
 Summary = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
@@ -102,11 +108,17 @@ def summarise(rows: pd.DataFrame) -> Summary:
     A metric has its mean, sd and the 95 % interval low..high of the mean over seeds (Student's t). Arms other
     than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same fraction,
     paired by seed, and recovered, the gain as a share of the gap between "standard" and 100 % real images.
-    What cannot be said is None: the interval of one seed, and the share of a gap whose own 95 % interval,
-    paired by seed too, reaches down to 0. All in percent or points, except recovered, a ratio.
+    What cannot be said is None: the interval of one seed, and the share of a gap or by a gain that is not
+    surely there, its 95 % interval, paired by seed too, holding 0. All in percent or points, except
+    recovered, a ratio.
+
+    Args:
+        rows: one per model. With a column `run`, models of several runs (worlds, say) are taken together: a
+            seed is then one of its run, and intervals are those of the mean over these very runs.
     """
     standard = rows[rows.arm == "standard"]
-    metrics = [name for name in rows.columns if name in METRICS or name not in COLUMNS]
+    key = [name for name in ("run", "seed") if name in rows]
+    metrics = [name for name in rows.columns if name in METRICS or name not in (*COLUMNS, *key)]
     summary: Summary = {}
     for (arm, train_on, fraction), models in rows.groupby(["arm", "train_on", "fraction"], sort=False):
         cell: dict[str, Any] = {
@@ -115,17 +127,16 @@ def summarise(rows: pd.DataFrame) -> Summary:
             "n_synthetic": int(models.n_synthetic.iloc[0]),
         }
         for metric in metrics:
-            values = models.set_index("seed")[metric].dropna()
+            values = models.set_index(key)[metric].dropna()
             mean, low, high = interval(values)
             found = {"mean": mean, "sd": values.std() if len(values) > 1 else None, "low": low, "high": high}
             if arm != "standard":
-                reference = standard[standard.fraction == fraction].set_index("seed")[metric]
-                full = standard[standard.fraction == 100].set_index("seed")[metric]
+                reference = standard[standard.fraction == fraction].set_index(key)[metric]
+                full = standard[standard.fraction == 100].set_index(key)[metric]
                 gain, gain_low, gain_high = interval((values - reference).dropna())
-                gap, gap_low, _ = interval((full - reference).dropna())
-                recovered = None
-                if gain is not None and gap is not None and gap > 0 and (gap_low is None or gap_low > 0):
-                    recovered = gain / gap
+                gap, gap_low, gap_high = interval((full - reference).dropna())
+                there = _there(gain, gain_low, gain_high) and _there(gap, gap_low, gap_high)
+                recovered = gain / gap if gain and gap and gap > 0 and there else None
                 found |= {
                     "gain": gain,
                     "gain_low": gain_low,
@@ -138,14 +149,27 @@ def summarise(rows: pd.DataFrame) -> Summary:
 
 
 def interval(values: pd.Series) -> tuple[float | None, float | None, float | None]:
-    """Mean and the ends of its 95 % interval by Student's t; None where there are too few values."""
+    """Mean and the ends of its 95 % interval by Student's t; None where there are too few values.
+
+    Values whose index has a level `run` vary about the mean of their run: the interval says nothing of other
+    runs.
+    """
     if len(values) == 0:
         return None, None, None
     mean = float(values.mean())
-    if len(values) == 1:
+    runs = values.groupby(level="run") if "run" in values.index.names else None
+    free = len(values) - (1 if runs is None else runs.ngroups)
+    if free == 0:
         return mean, None, None
-    half = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    about = values - (mean if runs is None else runs.transform("mean"))
+    error = math.sqrt(about.pow(2).sum() / free / len(values))
+    half = float(error * stats.t.ppf((1 + CONFIDENCE) / 2, free))
     return mean, mean - half, mean + half
+
+
+def _there(mean: float | None, low: float | None, high: float | None) -> bool:
+    """Whether a difference is known and its interval, if there is one, leaves out 0."""
+    return mean is not None and (low is None or high is None or low > 0 or high < 0)
 
 
 def render(summary: Summary, dataset: str) -> str:
@@ -202,8 +226,7 @@ def render(summary: Summary, dataset: str) -> str:
             [[method, *_published(values)] for method, values in PUBLISHED.items()],
             left=1,
         ),
-        "Intervals cover the chance of training, not the choice of people and images to test on. A share is "
-        "left out where the gap itself is not surely above 0.",
+        INTERVALS + " A share is left out where the gap or the gain is not surely there.",
     ]
     return "\n\n".join(blocks) + "\n"
 

@@ -78,6 +78,19 @@ def test_the_data_of_students_own_paper() -> None:
     assert (cell["gain"], cell["gain_low"], cell["gain_high"]) == (-1.58, -2.46, -0.7)
 
 
+def test_the_interval_over_runs_is_that_of_a_linear_model_with_a_level_for_each_run() -> None:
+    """An analysis of variance with fixed runs, by its normal equations; runs far apart do not widen it."""
+    seeds = {0: [1.0, 4.0, 2.0], 1: [50.0, 53.0, 57.0]}
+    values = pd.concat({run: pd.Series(found) for run, found in seeds.items()}, names=["run", "seed"])
+    design = np.kron(np.eye(2), np.ones((3, 1)))
+    levels, squares, _, _ = np.linalg.lstsq(design, values.to_numpy(), rcond=None)
+    contrast = np.full(2, 0.5)
+    error = np.sqrt(squares[0] / 4 * contrast @ np.linalg.inv(design.T @ design) @ contrast)
+    low, high = stats.t.interval(0.95, 4, contrast @ levels, error)
+    assert stage.interval(values) == pytest.approx((contrast @ levels, low, high))
+    assert stage.interval(values.drop([(0, 1), (0, 2), (1, 1), (1, 2)]))[1:] == (None, None)
+
+
 def test_seeds_that_agree_have_an_interval_of_no_width() -> None:
     assert stage.interval(pd.Series([0.1, 0.1, 0.1])) == pytest.approx((0.1, 0.1, 0.1))
 
@@ -120,6 +133,9 @@ def test_what_cannot_be_said_is_none() -> None:
     assert no_gap["augmented"]["all"]["20"]["rank1"]["recovered"] is None
     assert "gain" not in no_gap["standard"]["none"]["20"]["rank1"]
     json.dumps(no_gap, allow_nan=False)
+    no_gain = models("augmented", "all", 20, [STANDARD[0] + 9, STANDARD[1] - 9, STANDARD[2] + 1])
+    no_gain = stage.summarise(pd.concat([ROWS[ROWS.arm == "standard"], no_gain]))
+    assert no_gain["augmented"]["all"]["20"]["rank1"]["recovered"] is None
 
 
 def test_the_headline_has_the_reference_and_each_arms_gains() -> None:
