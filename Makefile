@@ -32,5 +32,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,paper]'
 	@touch $@
 
+# What stages make: datasets/ and pretrained models in models/ are the user's.
 clean:
-	rm -rf $(VENV) .scratch data models dvclive dvc_plots
+	rm -rf $(VENV) .scratch data models/generator models/reid dvclive dvc_plots

@@ -84,11 +84,12 @@ class Finds(nn.Module):
 def main() -> None:
     cv2.setNumThreads(1)
     with TemporaryDirectory() as folder:
-        save_random_model(Path(folder) / "body_pose_model.pth")
+        model = Path(folder) / "body_pose_model.pth"
+        save_random_model(model)
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(
             Path(folder) / "a.jpg"
         )
-        body = poses._openpose(Path(folder) / "body_pose_model.pth")
+        body = poses._openpose(model, False)
         network = body.model
         for count in range(3):
             people = [standing(22 + 20 * i, 25 + 5 * i, 90 - 20 * i) for i in range(count)]
@@ -96,7 +97,7 @@ def main() -> None:
             times, forward = [], []
             for _ in range(IMAGES):
                 start = process_time()
-                _, found = poses.detect_one(Path(folder) / "a.jpg", Path(folder) / "body_pose_model.pth")
+                _, found = poses.detect_one(Path(folder) / "a.jpg", model, False)
                 times.append(process_time() - start)
                 start = process_time()
                 with torch.no_grad():

@@ -5,6 +5,7 @@ checked when they are loaded. All that is wrong is named at once, one sentence e
 at every run, so that a new look reruns nothing.
 """
 
+import csv
 import json
 import math
 import shutil
@@ -16,9 +17,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from generator.settings import DenoiserSettings
+from pipeline import deepfashion, index
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, stage_main
-from pipeline.index import FOLDERS
 from pipeline.params import FILTERED, SYNTHETIC, Params, load_params
 
 CHECKED = Path("data/checked.txt")
@@ -26,6 +27,13 @@ WORLD = Path("data/world")  # what the stage `world` renders
 _MADE_HERE = (SYNTHETIC, FILTERED)  # what the stages `generate` and `filter` write
 
 Shapes = dict[str, tuple[int, ...]]  # of the tensors in a file or folder of weights, by name
+
+# dataset.format -> what it is called, its folders (any of the names in a row), and its keypoints.
+_MARKET = ("Market-1501", tuple((name,) for name in index.FOLDERS), ("keypoints.csv",))
+_FORMATS = {
+    "market1501": _MARKET,
+    "deepfashion": ("DeepFashion", (*deepfashion.FOLDERS.values(),), (*deepfashion.ANNOTATIONS.values(),)),
+}
 
 # config.json's model_type -> where its vision half is described, its default width and patch, and a tensor.
 _ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
@@ -35,13 +43,32 @@ _ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
 }
 _UNET_KEYS = ("in_channels", "out_channels", "block_out_channels", "down_block_types")
 _VAE_KEYS = ("in_channels", "latent_channels", "block_out_channels")
+# Network of a score -> whose file it is, and a tensor that no other network of torchvision has in this shape.
+_NETWORKS = {
+    "alex": ("torchvision's alexnet", "features.10.weight", (256, 256, 3, 3)),
+    "vgg": ("torchvision's vgg16", "features.26.weight", (512, 512, 3, 3)),
+    "inception": (
+        "pytorch-fid's or torchvision's Inception v3",
+        "Mixed_7c.branch_pool.conv.weight",
+        (192, 2048, 1, 1),
+    ),
+}
 _CVA_SHARE = 273 / 859.5  # parameters of CVA per parameter of Stable Diffusion's UNet
 _STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes each
 
 
 def problems(params: Params) -> list[str]:
     """All that is missing or wrong, one sentence each; nothing is asked for that a stage will make."""
-    alone = (check_dataset, check_openpose, check_base, check_image_encoder, check_resnet, check_arms)
+    alone = (
+        check_dataset,
+        check_openpose,
+        check_base,
+        check_image_encoder,
+        check_scores,
+        check_resnet,
+        check_arms,
+        check_cross_datasets,
+    )
     # Whether the parts fit together can be said once all of them are there.
     return _run(alone, params) or _run((check_sizes, check_disk), params)
 
@@ -59,23 +86,39 @@ def _run(checks: tuple[Callable[[Params], None], ...], params: Params) -> list[s
 
 
 def check_dataset(params: Params) -> None:
-    """The data set is a folder in Market-1501 format, with keypoints if they are to be read."""
+    """The data set has the folders of its format, with keypoints if they are to be read."""
     root = params.dataset.root
     if root == WORLD:
         return
-    for name in FOLDERS:
-        if not (root / name).is_dir():
+    name, folders, keypoints = _FORMATS[params.dataset.format]
+    _check_images("dataset.root", root, name, folders)
+    for file in keypoints if params.poses.source == "annotations" else ():
+        if not (root / file).is_file():
             raise ValueError(
-                f"dataset.root is {root}, where {name}/ is missing; expected a folder in Market-1501 format "
-                f"with {', '.join(f'{folder}/' for folder in FOLDERS)}"
+                f"{root / file} is missing; expected the keypoints of every image, since poses.source "
+                "is annotations (openpose detects them)"
             )
-        if next((root / name).glob("*.jpg"), None) is None:
-            raise ValueError(f"{root / name} holds no .jpg file; expected the images of Market-1501")
-    if params.poses.source == "annotations" and not (root / "keypoints.csv").is_file():
-        raise ValueError(
-            f"{root / 'keypoints.csv'} is missing; expected the keypoints of every image, since poses.source "
-            "is annotations (openpose detects them)"
-        )
+
+
+def check_cross_datasets(params: Params) -> None:
+    """The further data sets of the test have the folders of Market-1501's format."""
+    for name, root in params.cross_datasets.items():
+        if root != WORLD:
+            _check_images(f"cross_datasets.{name}", root, *_MARKET[:2])
+
+
+def _check_images(key: str, root: Path, layout: str, folders: tuple[tuple[str, ...], ...]) -> None:
+    """Raise a ValueError unless `root` has, of each row of names, a folder with images."""
+    rows = [" or ".join(f"{name}/" for name in names) for names in folders]
+    for names, row in zip(folders, rows, strict=True):
+        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        if folder is None:
+            raise ValueError(
+                f"{key} is {root}, where {row} is missing; expected a folder in {layout} format "
+                f"with {', '.join(rows)}"
+            )
+        if next(folder.glob("*.jpg"), None) is None:
+            raise ValueError(f"{folder} holds no .jpg file; expected the images of {layout}")
 
 
 def check_openpose(params: Params) -> None:
@@ -175,6 +218,31 @@ def check_sizes(params: Params) -> None:
                 f"generator.denoiser.cva_heads is {settings.cva_heads}; expected a divisor of the UNet's "
                 f"{channels} channels"
             )
+
+
+def check_scores(params: Params) -> None:
+    """What the scores compare by is there: the networks of LPIPS and FID, and the list of pairs."""
+    settings = params.scores
+    for key, file, network in (
+        ("scores.lpips_weights", settings.lpips_weights, settings.lpips_backbone),
+        ("scores.fid_weights", settings.fid_weights, "inception"),
+    ):
+        if file is not None:
+            name, tensor, shape = _NETWORKS[network]
+            expected = f"{name} (null leaves the score out)"
+            if _pth_shapes(key, file, expected).get(tensor) != shape:
+                raise ValueError(f"{key} is {file}, which holds another network; expected {expected}")
+    pairs = settings.pairs
+    if pairs is None:
+        return
+    if not pairs.is_file():
+        raise ValueError(
+            f"scores.pairs is {pairs}; there is no such file, expected a list (null draws pairs)"
+        )
+    with pairs.open(encoding="utf-8-sig", errors="replace") as table:
+        columns = next(csv.reader([table.readline(1000)]), [])
+    if not {"from", "to"} <= set(columns):
+        raise ValueError(f"scores.pairs is {pairs}; expected a table with the columns from and to")
 
 
 def check_resnet(params: Params) -> None:

@@ -27,7 +27,8 @@ from generator.keypoints import KEYPOINT_NAMES
 from pipeline.index import COLUMNS, find_leaks, hold_out_validation, inspect_all
 from pipeline.params import IndexSettings
 
-_FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}
+FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}  # either name will do
+ANNOTATIONS = {split: f"fasion-resize-annotation-{split}.csv" for split in FOLDERS}
 _NAME = re.compile(r"fashion((?:WO)?MEN[A-Za-z_]+?)id(\d{8})(\d{2})_(\d)[a-z]+\.jpg", re.ASCII)
 _HEIGHT, _WIDTH = 256, 176  # of the images to which the annotations refer
 _MISSING = -1
@@ -47,7 +48,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     item_of: dict[int, str] = {}
-    for split, choices in _FOLDERS.items():
+    for split, choices in FOLDERS.items():
         folder = next((root / name for name in choices if (root / name).is_dir()), None)
         if folder is None:
             raise ValueError(f"{root / choices[0]} is missing; a DeepFashion folder has it, or {choices[1]}/")
@@ -102,8 +103,8 @@ def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.intege
         ValueError: a row is not of the format.
     """
     annotated: dict[str, NDArray[np.float32]] = {}
-    for split, folders in _FOLDERS.items():
-        file = root / f"fasion-resize-annotation-{split}.csv"
+    for split, folders in FOLDERS.items():
+        file = root / ANNOTATIONS[split]
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; it comes with PATN's pairs and keypoints")
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -22,7 +22,7 @@ from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.params import load_params
-from pipeline.workers import worker_pool
+from pipeline.workers import available_cores, worker_pool
 
 POSES = Path("data/poses.csv")
 SUMMARY = Path("reports/poses.json")
@@ -33,6 +33,9 @@ COLUMNS = {"image": str} | dict.fromkeys(COORDINATES, float)
 # Rows of the image that OpenPose sees, which resizes it to 184 itself: twice Market-1501's, since it places
 # keypoints at whole pixels. Its post-processing on the CPU takes 0.08 s here and 1.9 s at its usual 1024.
 _OPENPOSE_HEIGHT = 256
+# Each process on a GPU holds a CUDA context and the network there (200 MB of weights alone), and the search
+# for people runs on its core in any case: where there are more cores than these, they run the network too.
+_MOST_ON_GPU = 4  # processes
 
 
 def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -81,7 +84,7 @@ def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]
 
 
 def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """Run OpenPose on images, in one process per core.
+    """Run OpenPose on images, in one process per core; up to four use a GPU where there is one.
 
     Of several people in an image the one with the largest bounding box is kept, since the crop was made for
     it; an image without a person has only zeros.
@@ -100,26 +103,28 @@ def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.f
     """
     if not model.is_file():
         raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
-    with worker_pool() as pool:
+    cores = available_cores()
+    with worker_pool(cores) as pool:
         files = [root / image for image in images]
-        detected = pool.map(functools.partial(detect_one, model=model), files, chunksize=8)
+        detect_file = functools.partial(detect_one, model=model, may_use_gpu=cores <= _MOST_ON_GPU)
+        detected = pool.map(detect_file, files, chunksize=8)
         keypoints, people = zip(*progress(detected, total=len(images), desc="OpenPose"), strict=True)
     return np.stack(keypoints), np.array(people)
 
 
-def detect_one(file: Path, model: Path) -> tuple[NDArray[np.float32], int]:
+def detect_one(file: Path, model: Path, may_use_gpu: bool) -> tuple[NDArray[np.float32], int]:
     """Return the keypoints [18, 3] of the largest person in one image, and the number of people."""
     image = read_image(file)
     scale = _OPENPOSE_HEIGHT / image.height
     size = (round(image.width * scale), _OPENPOSE_HEIGHT)
     enlarged = image.resize(size, Image.Resampling.BICUBIC)
-    candidates, people = _openpose(model)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
+    candidates, people = _openpose(model, may_use_gpu)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
     keypoints = largest_person(candidates, people)
     return resize_keypoints(keypoints, 1 / np.array([size[0] / image.width, scale])), len(people)
 
 
 @functools.cache
-def _openpose(model: Path) -> Any:
+def _openpose(model: Path, may_use_gpu: bool) -> Any:
     """Load OpenPose's body model, once per process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing controlnet_aux warns of a dozen models that we do not use
@@ -127,7 +132,7 @@ def _openpose(model: Path) -> Any:
         from controlnet_aux.open_pose.body import Body
     torch.set_num_threads(1)  # the processes share the cores
     check_openpose(model)  # before Body, which leaves it to torch's default not to unpickle objects
-    return Body(str(model)).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Body(str(model)).to("cuda" if may_use_gpu and torch.cuda.is_available() else "cpu")
 
 
 def check_openpose(model: Path) -> None:

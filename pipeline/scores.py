@@ -11,7 +11,7 @@ A pipeline of its own, since Table 4 does not need it: `dvc repro experiments/sc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch import nn
+from torchvision.models.inception import Inception3
 
 import generator
 import pipeline.images
@@ -203,30 +204,48 @@ def read_images(files: list[Path], settings: ScoresSettings) -> metrics.Images:
     return out
 
 
-def missing_weights(settings: ScoresSettings) -> dict[str, str]:
-    """Say which metrics have no weights, and why."""
+class Networks(NamedTuple):
+    """The networks that compare images, None where a metric has none; `missing` says why."""
+
+    lpips: nn.Module | None
+    inception: Inception3 | None
+    fid_network: str | None  # where Inception's weights come from
+    missing: dict[str, str]
+
+
+def load_networks(settings: ScoresSettings) -> Networks:
+    """Load the networks of LPIPS and FID, on the CPU; a metric whose weights are null is missing.
+
+    Raises:
+        FileNotFoundError: a file that is named is not there.
+        ValueError: it holds another network.
+    """
     missing = {}
     for metric, file in (("lpips", settings.lpips_weights), ("fid", settings.fid_weights)):
+        key = f"scores.{metric}_weights"
         if file is None:
-            missing[metric] = f"scores.{metric}_weights is null; expected a local file, nothing is downloaded"
+            missing[metric] = f"{key} is null; expected a local file, nothing is downloaded"
         elif not file.is_file():
-            missing[metric] = f"scores.{metric}_weights is {file}; there is no such file"
-    return missing
-
-
-def load_lpips(settings: ScoresSettings, state: PartialState, missing: dict[str, str]) -> nn.Module | None:
-    """Load LPIPS, or add to `missing` why there is none."""
-    if "lpips" in missing or settings.lpips_weights is None:
-        return None
-    try:
-        return metrics.load_lpips(settings.lpips_backbone, settings.lpips_weights).to(state.device)
-    except ModuleNotFoundError:
-        missing["lpips"] = "the package lpips is not installed; pip install lpips"
-        return None
+            raise FileNotFoundError(f"{key} is {file}; there is no such file (null leaves the score out)")
+    lpips = inception = network = None
+    if settings.lpips_weights is not None:
+        try:
+            lpips = metrics.load_lpips(settings.lpips_backbone, settings.lpips_weights)
+        except ModuleNotFoundError:
+            missing["lpips"] = "the package lpips is not installed; pip install lpips"
+    if settings.fid_weights is not None:
+        inception, network = metrics.load_inception(settings.fid_weights)
+    return Networks(lpips, inception, network, missing)
 
 
 def measure(
-    plan: pd.DataFrame, folder: Path, train: pd.DataFrame, held_out: pd.DataFrame, params: Params, model: Path
+    plan: pd.DataFrame,
+    folder: Path,
+    train: pd.DataFrame,
+    held_out: pd.DataFrame,
+    params: Params,
+    model: Path,
+    networks: Networks,
 ) -> dict[str, Any]:
     """Compare the images of a plan with the photographs of their poses, and with all training images.
 
@@ -248,14 +267,15 @@ def measure(
         held_out: images of people whom the generator never saw, columns image and pid.
         params: sizes, weights and the root of the data set.
         model: the generator's folder.
+        networks: from `load_networks`.
 
     Returns:
         For each scenario, and for the photographs, the value of every metric, None where it is missing;
         `missing` says why, and `fid_network` whose Inception was used.
     """
     settings, root, state = params.scores, params.dataset.root, PartialState()
-    missing = missing_weights(settings)
-    lpips = load_lpips(settings, state, missing)
+    missing = dict(networks.missing)
+    lpips, inception = (net and net.to(state.device) for net in (networks.lpips, networks.inception))
     encoder = cast(ImageEncoder, load_image_encoder(model / "image_encoder").to(state.device))
     token_size = (params.generator.token_height, params.generator.token_width)
     size = settings.batch_size
@@ -273,10 +293,7 @@ def measure(
     judge = encoder_judge(train, params, model / "image_encoder")
     faces = judge([root / image for image in known.image])
     poses = pose_judge(train, params)
-    network = None
-    if "fid" not in missing and settings.fid_weights is not None:
-        inception, network = metrics.load_inception(settings.fid_weights)
-        inception.to(state.device)
+    if inception is not None:
         features["fid"] = lambda images: metrics.inception_features(inception, images, size)
 
     def look(files: list[Path], originals: list[Path], desc: str) -> dict[str, NDArray[np.float64]]:
@@ -321,7 +338,7 @@ def measure(
         found = look(made, photos, str(score))
         scores[str(score)] = {"ssim": None, "lpips": None, **summarise(made, found)}
     scores["photographs"] = summarise(photos, look(photos, [], "target photographs"))
-    return scores | {"fid_network": network, "missing": missing}
+    return scores | {"fid_network": networks.fid_network, "missing": missing}
 
 
 def main() -> None:
@@ -334,6 +351,7 @@ def main() -> None:
             f"{model} is missing; run the stage 'train_generator' for generator.train_on all"
         )
     settings = params.scores
+    networks = load_networks(settings)  # a wrong file is refused before anything is generated
     held_out = index[index.split.isin(_SPLITS[settings.identities]) & (index.pid > 0)]
     pairs = read_pairs(settings.pairs, held_out) if settings.pairs else draw_pairs(held_out, settings)
     plan = make_plan(pairs, held_out, settings.seed)
@@ -364,7 +382,7 @@ def main() -> None:
         "height": settings.height,
         "width": settings.width,
     }
-    write_json(about | measure(plan, folder, train, held_out, params, model), SCORES)
+    write_json(about | measure(plan, folder, train, held_out, params, model, networks), SCORES)
 
 
 if __name__ == "__main__":

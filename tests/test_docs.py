@@ -1,6 +1,7 @@
 """What the repository's pages say can be followed: links lead somewhere, commands and checks exist."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_every_page_stands_in_the_table_of_contents() -> None:
 def test_the_documentation_stays_small() -> None:
     pictures = [*(REPOSITORY / "docs").glob("walkthrough*.jpg")]
     assert 0 < sum(file.stat().st_size for file in pictures) < 200_000
+
+
+def test_a_users_data_and_models_are_ignored_by_git_and_spared_by_make_clean(tmp_path: Path) -> None:
+    for name in ("Makefile", ".gitignore"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    paper = (REPOSITORY / "params.market1501.yaml").read_text()
+    paths = [tmp_path / path for path in re.findall(r"^ +\w+: (\S+) # PATH", paper, re.MULTILINE)]
+    assert len(paths) == 7, "five paths, and two that may be null"
+    made = tmp_path / "models/generator"
+    for folder in (*paths, made):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    status = subprocess.run(["git", "status", "-s"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert status.stdout.splitlines() == ["?? .gitignore", "?? Makefile"]
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
+    assert all((folder / "file").exists() for folder in paths) and not made.exists()
 
 
 def test_hooks_check_what_ci_checks() -> None:

@@ -226,6 +226,45 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         assert edge in asked, edge
 
 
+def test_machines_that_share_a_remote_find_what_others_made(tmp_path):
+    """The commands of docs/paper_scale.md, on stages of a moment."""
+    origin, machines = tmp_path / "origin", [tmp_path / name for name in "abc"]
+    origin.mkdir()
+    run(origin, "git", "init", "-q")
+    run(origin, "dvc", "init", "-q")
+    (origin / ".dvc/config").write_text(
+        f"[core]\nremote = store\n['remote \"store\"']\nurl = {tmp_path}/store\n"
+    )
+    (origin / "seed").write_text("0")
+    dependencies = {
+        "images": "seed",
+        "standard": "images",
+        "augmented": "images",
+        "table": "standard, augmented",
+    }
+    stages = "".join(
+        f"  {name}:\n    cmd: ls > {name}\n    deps: [{read}]\n    outs: [{name}]\n"
+        for name, read in dependencies.items()
+    )
+    (origin / "dvc.yaml").write_text(f"stages:\n{stages}")
+    run(origin, "git", "add", ".")
+    run(origin, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "stages")
+    for machine in machines:
+        run(tmp_path, "git", "clone", "-q", origin, machine)
+    first, second, third = machines
+
+    run(first, "dvc", "repro", "images")
+    run(first, "bash", "-c", "ls > standard")  # by hand, as accelerate over several machines is started
+    run(first, "dvc", "commit", "-f", "standard")
+    assert stages_run(run(first, "dvc", "repro", "standard")) == []
+    run(first, "dvc", "push", "--run-cache")
+    assert stages_run(run(second, "dvc", "repro", "--pull", "augmented")) == ["augmented"]
+    run(second, "dvc", "push", "--run-cache")
+    assert stages_run(run(third, "dvc", "repro", "--pull")) == ["table"]
+    assert (third / "standard").read_bytes() == (first / "standard").read_bytes()
+    assert (third / "augmented").read_bytes() == (second / "augmented").read_bytes()
+
+
 @pytest.mark.slow
 def test_models_are_tested_on_another_world_without_training_them_again(project):
     run(project, "python", "-m", "pipeline.world", "data/other_world", "--seed", "1")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -138,6 +139,13 @@ def test_deepfashions_larger_views_split_at_every_level():
 # ---- folders of the true layout, in small, through the real code ----
 
 
+def hub_name(name: str) -> str:
+    """The name of a VAE's tensor in the hubs' files, which call the layers of its attention as of old."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+    return name
+
+
 def save_base(folder: Path, sd: str) -> None:
     """Write unet/, vae/ and scheduler/ as the hubs have them, with few channels."""
     torch.manual_seed(0)
@@ -158,6 +166,8 @@ def save_base(folder: Path, sd: str) -> None:
         up_block_types=("UpDecoderBlock2D",) * 4,
         sample_size=64,
     ).save_pretrained(folder / "vae")
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    save_file({hub_name(name): tensor for name, tensor in load_file(weights).items()}, weights)
     kind = PNDMScheduler if sd == "1.5" else DDIMScheduler
     kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **scheduler).save_pretrained(
         folder / "scheduler"
@@ -271,4 +281,8 @@ def test_what_the_hubs_files_say_is_what_is_loaded(hub):
             torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
     saved = json.loads((hub / "CLIP-H/preprocessor_config.json").read_text())
     assert load_image_encoder(hub / "CLIP-H").config.image_mean == saved["image_mean"]
-    assert load_vae(hub / "1.5/vae").config.scaling_factor == 0.18215
+    vae, saved = load_vae(hub / "1.5/vae"), load_file(hub / "1.5/vae/diffusion_pytorch_model.safetensors")
+    assert vae.config.scaling_factor == 0.18215
+    assert {f"{half}coder.mid_block.attentions.0.query.weight" for half in ("en", "de")} < saved.keys()
+    loaded = {hub_name(name): tensor for name, tensor in vae.state_dict().items()}
+    torch.testing.assert_close(loaded, saved, rtol=0, atol=0)

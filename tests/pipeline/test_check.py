@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from pipeline import check
 from pipeline.params import Params, load_params
 from tests.generator import tiny
+from tests.pipeline.market import deepfashion_folder
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = load_params(REPOSITORY / "params.yaml")
@@ -237,6 +238,69 @@ def test_openpose_file(params: Params, tmp_path: Path) -> None:
     assert found(save(tmp_path / "body.pth", 19)) == []
     assert "L2.weight with 19 outputs is missing" in found(save(tmp_path / "body_25.pth", 26))[0]
     assert "there is no such file; expected OpenPose's body_pose_model.pth" in found(tmp_path / "none.pth")[0]
+
+
+def test_deepfashion_is_asked_for_its_own_files(params: Params, tmp_path: Path) -> None:
+    root = deepfashion_folder(tmp_path / "fashion")
+    fashion = changed(params, dataset={"format": "deepfashion", "root": root})
+    assert check.problems(fashion) == []
+    (root / "train_highres").rename(root / "train")
+    (root / "fasion-resize-annotation-test.csv").unlink()
+    (found,) = check.problems(fashion)
+    assert "fasion-resize-annotation-test.csv is missing; expected the keypoints of every image" in found
+    assert check.problems(changed(fashion, poses={"source": "openpose"})) == []
+    shutil.rmtree(root / "test_highres")
+    (found,) = check.problems(fashion)
+    assert re.search(
+        r"fashion, where test_highres/ or test/ is missing; expected .* DeepFashion format", found
+    )
+    (root / "test").mkdir()
+    assert f"{root / 'test'} holds no .jpg file" in check.problems(fashion)[0]
+
+
+def test_cross_data_sets_must_be_there(params: Params, market: Path, tmp_path: Path) -> None:
+    def found(root: Path) -> list[str]:
+        return check.problems(params.model_copy(update={"cross_datasets": {"other": root}}))
+
+    assert found(market) == []
+    assert found(check.WORLD) == [], "the stage world renders it"
+    (sentence,) = found(tmp_path / "nothing")
+    assert re.search(r"cross_datasets\.other is .*, where bounding_box_train/ is missing", sentence)
+
+
+def test_what_the_scores_compare_by(params: Params, tmp_path: Path) -> None:
+    def found(**changes: object) -> list[str]:
+        return check.problems(changed(params, scores=changes))
+
+    with torch.device("meta"):
+        networks = {
+            name: {key: tuple(value.shape) for key, value in build().state_dict().items()}
+            for name, build in (
+                ("alex", torchvision.models.alexnet),
+                ("vgg", torchvision.models.vgg16),
+                ("inception", lambda: torchvision.models.inception_v3(init_weights=False)),
+                ("other", torchvision.models.vgg19),
+            )
+        }
+    files = {}
+    for name, shapes in networks.items():
+        files[name] = tmp_path / f"{name}.pth"
+        torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, files[name])
+    for backbone in ("alex", "vgg"):
+        assert found(lpips_backbone=backbone, lpips_weights=files[backbone]) == []
+        (sentence,) = found(lpips_backbone=backbone, lpips_weights=files["other"])
+        assert "other.pth, which holds another network; expected torchvision's" in sentence
+    assert found(fid_weights=files["inception"]) == []
+    assert "expected pytorch-fid's or torchvision's Inception" in found(fid_weights=files["alex"])[0]
+    (sentence,) = found(fid_weights=tmp_path / "none.pth")
+    assert "none.pth, there is no such file" in sentence and "null leaves the score out" in sentence
+
+    pairs = tmp_path / "pairs.csv"
+    assert "scores.pairs is" in found(pairs=pairs)[0] and "there is no such file" in found(pairs=pairs)[0]
+    for text, right in (("from,to\n", True), ('"to","from"\n', True), ("from;to\n", False), ("", False)):
+        pairs.write_text(text)
+        assert bool(found(pairs=pairs)) != right, text
+    assert "expected a table with the columns from and to" in found(pairs=pairs)[0]
 
 
 def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from generator.keypoints import KEYPOINT_NAMES
+from pipeline import check
 from pipeline import deepfashion as stage
 from pipeline import index as index_stage
 from pipeline import poses as poses_stage
@@ -130,6 +131,7 @@ def test_the_stages_write_the_tables_that_market_1501_has(
     monkeypatch.chdir(tmp_path)
     for module in (index_stage, poses_stage):
         monkeypatch.setattr(module, "load_params", lambda: deepfashion_params(root, border))
+    check.check_dataset(deepfashion_params(root, border))
     index_stage.main()
     poses_stage.main()
     index = index_stage.read_index()

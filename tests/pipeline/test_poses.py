@@ -1,5 +1,8 @@
 """Every indexed image has 18 keypoints that lie in it, or the stage says which has not."""
 
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,12 @@ import torch
 from benchmarks.openpose import maps, save_random_model, standing
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline import poses as stage
+from pipeline.files import write_csv
+from pipeline.index import INDEX, index_dataset
+from pipeline.params import IndexSettings, load_params
 from tests.pipeline.market import keypoints_frame, save_image
 
+SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = ["query/b.jpg", "query/a.jpg", "query/c.jpg"]
 SIZES = np.array([[64, 128]] * 3)
 
@@ -137,16 +144,58 @@ def test_summary_counts_images_with_several_people() -> None:
     assert summary["images_with_several_people"] == 2
 
 
-def test_openpose_runs_from_one_local_file_in_several_processes(tmp_path: Path) -> None:
+def test_openpose_runs_from_one_local_file_in_several_processes(
+    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A random body model in the true format finds nobody, and the stage says so with zeros."""
     pytest.importorskip("controlnet_aux")
-    save_random_model(tmp_path / "body_pose_model.pth")
-    images = [f"{i}.jpg" for i in range(9)]  # more than one process takes at a time
-    for seed, image in enumerate(images):
-        save_image(tmp_path / image, seed)
-    keypoints, people = stage.detect(tmp_path, images, tmp_path / "body_pose_model.pth")
-    np.testing.assert_array_equal(keypoints, np.zeros((9, 18, 3), np.float32))
-    np.testing.assert_array_equal(people, np.zeros(9, int))
+    monkeypatch.chdir(tmp_path)
+    save_random_model(Path("body_pose_model.pth"))
+    poses = {"source": "openpose", "openpose_model": Path("body_pose_model.pth")}
+    params = SHIPPED.model_copy(
+        update={
+            "dataset": SHIPPED.dataset.model_copy(update={"root": market}),
+            "poses": SHIPPED.poses.model_copy(update=poses),
+        }
+    )
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index = index.head(9)  # more than one process takes at a time
+    write_csv(index, INDEX)
+    stage.main()
+    assert not stage.read_poses(index.image.tolist()).any()
+    assert json.loads(stage.SUMMARY.read_text()) == {
+        "images": 9,
+        "images_without_person": 9,
+        "images_with_several_people": 0,
+        "visible_keypoints_per_image": 0.0,
+    }
+
+
+@pytest.mark.parametrize(("cores", "device"), [(4, "cuda"), (5, "cpu")])
+def test_a_gpu_is_used_by_few_processes_only(
+    cores: int, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = pytest.importorskip("controlnet_aux.open_pose.body")
+    used = []
+
+    class Detector:
+        def __init__(self, file: str) -> None:
+            pass
+
+        def to(self, device: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+            used.append(device)
+            return lambda image: (np.zeros((0, 4)), np.zeros((0, 20)))
+
+    monkeypatch.setattr(body, "Body", Detector)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(stage, "check_openpose", lambda model: None)
+    monkeypatch.setattr(stage, "available_cores", lambda: cores)
+    monkeypatch.setattr(stage, "worker_pool", lambda workers: ThreadPoolExecutor(1))
+    (tmp_path / "model.pth").touch()
+    save_image(tmp_path / "a.jpg")
+    stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+    assert used == [device]
 
 
 class SmallNetwork(torch.nn.Module):
@@ -173,9 +222,9 @@ def test_the_largest_person_is_found_where_it_stands(
     body = pytest.importorskip("controlnet_aux.open_pose.body").Body
     detector = body.__new__(body)  # its __init__ reads the file of the large network
     detector.model = SmallNetwork(np.array(people).reshape(-1, 18, 2), 128, width)
-    monkeypatch.setattr(stage, "_openpose", lambda model: detector)
+    monkeypatch.setattr(stage, "_openpose", lambda model, may_use_gpu: detector)
     file = save_image(tmp_path / "a.jpg", size=(width, 128))
-    keypoints, count = stage.detect_one(file, tmp_path / "unused.pth")
+    keypoints, count = stage.detect_one(file, tmp_path / "unused.pth", False)
     assert count == len(people)
     if people:
         np.testing.assert_allclose(keypoints[:, :2], people[-1], atol=1.5)
@@ -194,7 +243,7 @@ def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
     ):
-        stage._openpose(tmp_path / "model.pth")
+        stage._openpose(tmp_path / "model.pth", False)
 
 
 class _Harmful:

@@ -121,12 +121,14 @@ def test_a_judge_knows_people_by_other_images_than_the_targets_where_there_are_o
     assert sorted(known.image) == sorted(set(IMAGES.image) - {"2/0.jpg"})
 
 
-def test_weights_that_are_not_there_are_reported(tmp_path: Path) -> None:
-    missing = stage.missing_weights(settings(fid_weights=tmp_path / "inception.pth"))
-    assert missing == {
-        "lpips": "scores.lpips_weights is null; expected a local file, nothing is downloaded",
-        "fid": f"scores.fid_weights is {tmp_path / 'inception.pth'}; there is no such file",
+def test_weights_that_are_null_are_reported_and_those_that_are_named_must_be_there(tmp_path: Path) -> None:
+    networks = stage.load_networks(settings())
+    assert networks.missing == {
+        metric: f"scores.{metric}_weights is null; expected a local file, nothing is downloaded"
+        for metric in ("lpips", "fid")
     }
+    with pytest.raises(FileNotFoundError, match=r"scores\.fid_weights is .*inception.pth; there is no such"):
+        stage.load_networks(settings(fid_weights=tmp_path / "inception.pth"))
 
 
 @pytest.fixture
@@ -217,6 +219,17 @@ def test_with_its_weights_a_metric_is_a_number(
     scores = json.loads(stage.SCORES.read_text())
     assert all(scores[scenario]["lpips"] > 0 for scenario in stage.SCENARIOS)
     assert set(scores["missing"]) == {"fid"}
+
+
+def test_wrong_weights_are_refused_before_anything_is_generated(
+    fashion: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"fc.bias": torch.zeros(10)}, tmp_path / "other.pth")
+    changed = fashion.scores.model_copy(update={"fid_weights": tmp_path / "other.pth"})
+    monkeypatch.setattr(stage, "load_params", lambda: fashion.model_copy(update={"scores": changed}))
+    with pytest.raises(ValueError, match=r"other\.pth holds no Inception v3"):
+        stage.main()
+    assert not Path(".scratch/scores").exists()
 
 
 def test_without_a_generator_the_stage_names_what_makes_it(
