@@ -1,15 +1,14 @@
-"""Times the Market-1501 evaluation against the distance matrix alone and against torchreid's ranking.
+"""Time the Market-1501 evaluation against the distance matrix alone and against torchreid's ranking.
 
-    python benchmarks/evaluate.py            3,368 queries x 15,913 gallery images x 2048, Market-1501's size
-    python benchmarks/evaluate.py --small    a tenth of the images, in seconds
-    python benchmarks/evaluate.py --rerank   re-ranking too, once: a minute or two
+    python -m benchmarks.evaluate            3,368 queries x 15,913 gallery images x 2048, Market-1501's size
+    python -m benchmarks.evaluate --small    a tenth of the images, in seconds
+    python -m benchmarks.evaluate --rerank   re-ranking too, once: a minute or two
 
 All three are timed in turn in each round, so that a busy machine disturbs them alike; medians are reported.
 torchreid ranks a part of the queries only, because it takes minutes for all; its time is scaled up, and the
 report says so.
 """
 
-import argparse
 import resource
 import statistics
 import time
@@ -19,6 +18,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipeline.cli import command_line
+from pipeline.files import stage_main
 from reid.evaluate import distances, evaluate
 from reid.rerank import rerank
 
@@ -36,11 +37,14 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the times."""
+    parser = command_line("evaluate", __doc__, "benchmarks")
     parser.add_argument("--small", action="store_true", help="a tenth of Market-1501")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each is timed")
     parser.add_argument("--rerank", action="store_true", help="time k-reciprocal re-ranking and its ranking")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds is {arguments.rounds}; expected at least 1")
     scale = 10 if arguments.small else 1
     n_query, n_gallery, identities = 3368 // scale, 15913 // scale, 750 // scale
     n_torchreid = n_query // 20
@@ -85,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stage_main(main)

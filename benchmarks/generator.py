@@ -1,32 +1,34 @@
-"""Times training and sampling of the generator with random weights, and the same work done naively.
+"""Time training and sampling of the generator with random weights, and the same work done naively.
 
-python -m benchmarks.generator [--sizes 128x64 512x384] [--compile]
-
-On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G. Without one: the embedded
-run's, at 128x64, with small batches and few steps, to see that it works. Naive is one joint image at a time
-through all networks, without cached conditions, with one target view.
+On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G, with the settings of
+params.market1501.yaml. Without one: the embedded run's, at 128x64, with small batches and few steps, to see
+that it works. Naive is one joint image at a time through all networks, without cached conditions, with one
+target view. A batch that does not fit into memory is taken in parts, as in a run: "128 in 32s".
 """
 
 import argparse
 import resource
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import find_executable_batch_size
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
 from generator.cost import BACKWARD, pipeline_flops
 from generator.data import EncodedViews, encode_views
 from generator.encoders import encode_latents, encode_tokens
+from generator.micro_batches import SmallerParts
 from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings, TrainSettings
 from generator.train import train
+from pipeline.cli import command_line
+from pipeline.files import stage_main
 from pipeline.memory import keep_memory
 from pipeline.params import Params, load_params
 
@@ -52,11 +54,13 @@ class Result:
     """One line of the table."""
 
     size: str
-    batch: int
+    batch: int  # joint images
+    part: int  # of them that are trained on at once
     step: float  # seconds of a training step
     flops: float  # of a training step
     memory: float  # bytes at the peak of training
     naive_joint: float  # seconds per joint image in training, one at a time, encoders included
+    sample_part: int  # joint images of a batch that are sampled at once
     sampled: float  # images per second
     naive_sampled: float
 
@@ -127,18 +131,25 @@ def encode_joint(parts: IMAGPosePipeline) -> None:
     encode_tokens(parts.image_encoder, images[:1], parts.token_size)
 
 
+def with_part(work: Callable[[], float], batch: int) -> tuple[float, int]:
+    """What `work` on batches of so many joint images returns, and how many were taken at once at its end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SmallerParts)
+        result = work()
+    sizes = [warned.message.size for warned in caught if isinstance(warned.message, SmallerParts)]
+    return result, min([batch, *sizes])
+
+
 def training_step(parts: IMAGPosePipeline, views: EncodedViews, settings: TrainSettings) -> float:
     """Median seconds of a step of `generator.train.train`, which waits for the device at every step."""
     times = [time.perf_counter()]
-    train(
-        parts.denoiser,
-        views,
-        parts.scheduler,
-        settings,
-        0,
-        NoCheckpoints(),
-        log=lambda done, values: times.append(time.perf_counter()),
-    )
+
+    def log(done: int, values: dict[str, float]) -> None:
+        times.append(time.perf_counter())
+        if done == WARM_UP and parts.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # without the attempts that did not fit
+
+    train(parts.denoiser, views, parts.scheduler, settings, 0, NoCheckpoints(), log=log)
     return float(np.median(np.diff(times)[WARM_UP:]))
 
 
@@ -186,69 +197,91 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
     return 2 * size**3 / seconds, f"measured: bf16 product of {size}x{size} matrices"
 
 
-def measure(size: str, device: torch.device, params: Params, compiled: bool) -> Result:
+def measure(view_size: tuple[int, int], device: torch.device, params: Params, compiled: bool) -> Result:
     """All numbers of one size."""
-    view_size = (int(size.split("x")[0]), int(size.split("x")[1]))
     small = device.type == "cpu"
     parts = build(device, view_size, params)
     views = encode(parts, 4 if small else IMAGES)
+    batch = 4 if small else 128
     changes = {"steps": 5 if small else 20, "flip": 0.0, "checkpoint_every": 1000, "compile": compiled}
-    settings = params.generator.train.model_copy(update=changes)
-
-    @find_executable_batch_size(starting_batch_size=4 if small else 128)
-    def largest(batch_size: int) -> tuple[int, float, float]:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        fit = settings.model_copy(update={"batch_size": batch_size})
-        return batch_size, training_step(parts, views, fit), peak_memory(device)
-
-    batch, step, memory = largest()
-    one = settings.model_copy(update={"batch_size": 1, "compile": False})
+    whole = params.generator.train.model_copy(update=changes | {"batch_size": batch})
+    step, part = with_part(lambda: training_step(parts, views, whole), batch)
+    memory = peak_memory(device)
+    one = whole.model_copy(update={"batch_size": 1, "compile": False})
     naive_joint = training_step(parts, views, one) + timed(lambda: encode_joint(parts), device)
 
     parts.denoiser.eval().requires_grad_(False)
-    sampling = params.generate.sample.model_copy(
-        update={"steps": 2} if small else {"mixed_precision": "bf16"}
+    few = {"steps": 2} if small else {"mixed_precision": "bf16"}
+    sampling = params.generate.sample.model_copy(update=few | {"batch_size": batch})
+    seconds, sample_part = with_part(
+        lambda: timed(lambda: sample(parts, views, batch, 3, sampling), device), batch
     )
-
-    @find_executable_batch_size(starting_batch_size=2 if small else 128)
-    def most(batch_size: int) -> float:
-        fit = sampling.model_copy(update={"batch_size": batch_size})
-        return 3 * batch_size / timed(lambda: sample(parts, views, batch_size, 3, fit), device)
-
     single = sampling.model_copy(update={"batch_size": 1})
     naive = timed(lambda: sample(parts, encode(parts, 1), 1, 1, single), device)
-    flops = (1 + BACKWARD) * pipeline_flops(parts) * batch
-    return Result(size, batch, step, flops, memory, naive_joint, most(), 1 / naive)
+    return Result(
+        size=f"{view_size[0]}x{view_size[1]}",
+        batch=batch,
+        part=part,
+        step=step,
+        flops=(1 + BACKWARD) * pipeline_flops(parts) * batch,
+        memory=memory,
+        naive_joint=naive_joint,
+        sample_part=sample_part,
+        sampled=3 * batch / seconds,
+        naive_sampled=1 / naive,
+    )
+
+
+def view(text: str) -> tuple[int, int]:
+    """Read the size of a view, "128x64"."""
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def in_parts(batch: int, part: int) -> str:
+    """Say how a batch was taken."""
+    return str(batch) if part == batch else f"{batch} in {part}s"
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__)
-    parser.add_argument("--sizes", nargs="+", default=None, help="views, height x width in pixels")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for the training steps")
+    parser = command_line("generator", __doc__, "benchmarks")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=view,
+        metavar="HxW",
+        help="views, height x width in pixels; 128x64, and on a GPU 512x384",
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile for the training steps, or not; as the parameters say if neither is given",
+    )
     arguments = parser.parse_args()
     keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     params = load_params("params.yaml" if device.type == "cpu" else "params.market1501.yaml")
-    sizes = arguments.sizes or (["128x64"] if device.type == "cpu" else ["128x64", "512x384"])
+    compiled = params.generator.train.compile if arguments.compile is None else arguments.compile
+    sizes = arguments.sizes or ([(128, 64)] if device.type == "cpu" else [(128, 64), (512, 384)])
     name = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
     peak, source = peak_flops(device)
-    print(f"{name}; peak {peak / 1e12:.3g} TFLOP/s ({source})\n")
+    print(f"{name}; peak {peak / 1e12:.3g} TFLOP/s ({source}); {'' if compiled else 'not '}compiled\n")
     training = "Batch | Step | Joint images/s | MFU | Peak memory | Naive | Ratio"
-    print(f"| Views | {training} | Sampled | Naive | Ratio |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| Views | {training} | Batch | Sampled | Naive | Ratio |")
+    print("|---" * 12 + "|")
     for size in sizes:
-        r = measure(size, device, params, arguments.compile)
+        r = measure(size, device, params, compiled)
         rate = r.batch / r.step
         print(
-            f"| {r.size} | {r.batch} | {1000 * r.step:.0f} ms | {rate:.3g} | {r.flops / r.step / peak:.0%} | "
-            f"{r.memory / 2**30:.1f} GiB | {1 / r.naive_joint:.3g}/s | {rate * r.naive_joint:.1f}x | "
-            f"{r.sampled:.3g} images/s | {r.naive_sampled:.3g} | {r.sampled / r.naive_sampled:.1f}x |"
+            f"| {r.size} | {in_parts(r.batch, r.part)} | {1000 * r.step:.0f} ms | {rate:.3g} | "
+            f"{r.flops / r.step / peak:.0%} | {r.memory / 2**30:.1f} GiB | {1 / r.naive_joint:.3g}/s | "
+            f"{rate * r.naive_joint:.1f}x | {in_parts(r.batch, r.sample_part)} | {r.sampled:.3g} images/s | "
+            f"{r.naive_sampled:.3g} | {r.sampled / r.naive_sampled:.1f}x |"
         )
 
 
 if __name__ == "__main__":
-    main()
+    stage_main(main)

@@ -1,12 +1,13 @@
-"""Times a VAE training step on the CPU with and without `pipeline.memory.keep_memory`, each in a new process.
+"""Time a VAE training step on the CPU, with freed memory returned to the system and kept in the process.
 
-python -m benchmarks.memory
+Each is timed in new processes. Stages keep it (`pipeline.memory.keep_memory`).
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
+
+from pipeline.cli import command_line
 
 ROUNDS = 3
 STEP = """
@@ -32,7 +33,7 @@ print(sorted(times)[4])
 
 def main() -> None:
     """Print the median step time of both, and their ratio."""
-    argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__).parse_args()
+    command_line("memory", __doc__, "benchmarks").parse_args()
     times: dict[str, list[float]] = {"returned": [], "kept": []}
     for _ in range(ROUNDS):
         for kind, found in times.items():

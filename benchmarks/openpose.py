@@ -1,4 +1,4 @@
-"""Time OpenPose on one core, per Market-1501 image (128x64): `python -m benchmarks.openpose`.
+"""Time OpenPose, the detector of keypoints, on one core, per Market-1501 image (128x64).
 
 The network has random weights, and what it finds is replaced by the maps of as many people as there are in
 the column, so that the search for people in them, which runs on the CPU, has its usual work.
@@ -8,6 +8,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,6 +23,8 @@ from torch import nn
 
 from generator.keypoints import KEYPOINT_NAMES, LIMBS
 from pipeline import poses
+from pipeline.cli import command_line
+from pipeline.files import stage_main
 
 IMAGES, HEIGHT, WIDTH = 5, 128, 64
 _CELL = 8  # pixels of the network's input per cell of its maps
@@ -82,6 +85,9 @@ class Finds(nn.Module):
 
 
 def main() -> None:
+    """Print the time per image with nobody, one and two people in it."""
+    if find_spec("controlnet_aux") is None:
+        raise ValueError("the package controlnet_aux is not installed; pip install -e .[paper]")
     cv2.setNumThreads(1)
     with TemporaryDirectory() as folder:
         model = Path(folder) / "body_pose_model.pth"
@@ -110,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line("openpose", __doc__, "benchmarks").parse_args()
+    stage_main(main)

@@ -1,6 +1,5 @@
-"""Time the embedded world's renderer on one core, per 128x64 image: `python -m benchmarks.render`."""
+"""Time the renderer of the embedded world on one core, per 128x64 image, with and without JPEG."""
 
-import argparse
 import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -10,6 +9,7 @@ from time import process_time
 
 import cv2
 
+from pipeline.cli import command_line
 from pipeline.world.camera import sample_view
 from pipeline.world.dataset import JPEG_QUALITY
 from pipeline.world.person import sample_person
@@ -20,7 +20,8 @@ IMAGES, PEOPLE = 300, 20
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__).parse_args()
+    """Print the times of the single steps, and of all together."""
+    command_line("render", __doc__, "benchmarks").parse_args()
     cv2.setNumThreads(1)
     draws = [(k % PEOPLE, 1 + k % 6, sample_stance(0, "b", k), sample_view(0, "b", k)) for k in range(IMAGES)]
     for pid in range(PEOPLE):

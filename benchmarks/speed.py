@@ -12,7 +12,6 @@ Seconds are those of the whole way from decoded photo to decoded image: encoders
 are timed in turn in each round, after one round that does not count; medians are reported.
 """
 
-import argparse
 import platform
 import statistics
 import time
@@ -27,6 +26,7 @@ from skimage.metrics import structural_similarity
 from generator.data import encode_views
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
+from pipeline.cli import command_line
 from pipeline.files import atomic, stage_main, write_json
 from pipeline.images import read_image
 from pipeline.index import read_index
@@ -121,15 +121,14 @@ def draw(results: dict[str, dict[str, float]], title: str) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Measure, write reports/speed.json and reports/speed.png, and print the numbers."""
+    parser = command_line("speed", __doc__, "benchmarks")
     parser.add_argument("--people", type=int, default=16, help="test identities, three images of each")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
     parser.add_argument("--batch-size", type=int, default=1, help="joint images at once; 1 is the latency")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a generator")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="a generator; the trained one if none is named"
+    )
     arguments = parser.parse_args()
     if arguments.people < 2 or min(arguments.rounds, arguments.batch_size) < 1:
         raise ValueError("expected at least 2 --people, 1 of --rounds and a --batch-size of at least 1")

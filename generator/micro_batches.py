@@ -1,4 +1,4 @@
-"""Gradients of a batch that does not fit into memory at once."""
+"""Batches that do not fit into memory at once: smaller parts, and the gradients of a batch from its parts."""
 
 import warnings
 from contextlib import nullcontext
@@ -9,6 +9,26 @@ from accelerate.utils import release_memory
 from torch import Tensor, nn
 
 from generator.data import JointBatch
+
+
+class SmallerParts(UserWarning):
+    """Memory ran out, and each batch is taken in parts of `size` joint images from here on."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"out of memory: each batch is taken in parts of {size} joint images from here on")
+        self.size = size
+
+
+def halve(size: int) -> int:
+    """Let go of unused memory, and return half of a size that did not fit, rounded up, with a warning.
+
+    To be called after the handler of the error and not in it, where the error still holds the tensors of the
+    attempt.
+    """
+    release_memory()
+    size = -(-size // 2)
+    warnings.warn(SmallerParts(size), stacklevel=3)
+    return size
 
 
 class MicroBatches:
@@ -51,7 +71,6 @@ class MicroBatches:
             except torch.OutOfMemoryError:
                 if self.size == 1 or self.accelerator.num_processes > 1:
                     raise
-            # Here and not in the handler, where the error still holds the tensors of the attempt.
             self._halve()
 
     def _accumulate(self, batch: JointBatch) -> Tensor:
@@ -77,7 +96,4 @@ class MicroBatches:
 
     def _halve(self) -> None:
         self.objective.zero_grad()
-        release_memory()
-        self.size = -(-self.size // 2)
-        message = f"out of memory: each batch is taken in parts of {self.size} joint images from here on"
-        warnings.warn(message, stacklevel=3)
+        self.size = halve(self.size)

@@ -16,6 +16,7 @@ from torch import Tensor
 from generator.data import Conditions, EncodedViews, encode_views, make_conditions
 from generator.encoders import ImageEncoder, decode_latents, to_bytes
 from generator.grid import VIEWS, join, split
+from generator.micro_batches import halve
 from generator.model import IMAGPoseDenoiser
 from generator.pose import draw_skeleton
 from generator.seeding import rng
@@ -114,6 +115,7 @@ class IMAGPosePipeline(DiffusionPipeline):
         self.register_to_config(
             view_height=view_height, view_width=view_width, token_height=token_height, token_width=token_width
         )
+        self._part: int | None = None  # joint images that are made at once, where a batch does not fit
 
     @property
     def view_size(self) -> tuple[int, int]:
@@ -222,6 +224,9 @@ class IMAGPosePipeline(DiffusionPipeline):
     ) -> Iterator[NDArray[np.uint8]]:
         """Generate from views that are encoded already: the core of the pipeline, for many joint images.
 
+        When an accelerator's memory runs out, a batch is made again in parts of half the size, and so are all
+        batches after it. No draw depends on the parts; rounding does, by a level of a pixel at most.
+
         Args:
             views: from `encode_views`, with the pipeline's encoders and sizes.
             requests: the joint images. Batches are cut from them in order, so that a part of the requests
@@ -230,25 +235,48 @@ class IMAGPosePipeline(DiffusionPipeline):
 
         Yields:
             For each request, in order, its n target views, uint8 [n, H, W, 3].
+
+        Raises:
+            torch.OutOfMemoryError: a single joint image does not fit.
         """
         views = views.to(self.device)
         self.denoiser.suit_device(self.device)
         for start in range(0, len(requests), settings.batch_size):
             batch = requests[start : start + settings.batch_size]
-            conditions, noise = self._prepare(views, batch)
-            latents = split(self._denoise(conditions, views.black, noise, settings))
-            wanted = torch.cat(
-                [
-                    joint[len(r.sources) : len(r.sources) + len(r.poses)]
-                    for joint, r in zip(latents, batch, strict=True)
-                ]
-            )
-            # The VAE stays in its own precision: half steps of 1/256 would be seen in the images.
-            images = torch.cat(
-                [to_bytes(decode_latents(self.vae, part)).cpu() for part in wanted.split(settings.batch_size)]
-            )
-            for part in images.split([len(request.poses) for request in batch]):
-                yield part.numpy()
+            yield from self._make_in_parts(views, batch, settings)
+
+    def _make_in_parts(
+        self, views: EncodedViews, batch: Sequence[JointRequest], settings: SampleSettings
+    ) -> list[NDArray[np.uint8]]:
+        """The target views of a batch, in the largest parts that fit."""
+        while True:
+            size = min(self._part or settings.batch_size, settings.batch_size)
+            fit = settings.model_copy(update={"batch_size": size})
+            parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+            try:
+                return [images for part in parts for images in self._make(views, part, fit)]
+            except torch.OutOfMemoryError:
+                if len(parts[0]) == 1:
+                    raise
+            self._part = halve(len(parts[0]))
+
+    def _make(
+        self, views: EncodedViews, requests: Sequence[JointRequest], settings: SampleSettings
+    ) -> list[NDArray[np.uint8]]:
+        """The target views of joint images, all at once; the VAE takes as many views as a batch may have."""
+        conditions, noise = self._prepare(views, requests)
+        latents = split(self._denoise(conditions, views.black, noise, settings))
+        wanted = torch.cat(
+            [
+                joint[len(r.sources) : len(r.sources) + len(r.poses)]
+                for joint, r in zip(latents, requests, strict=True)
+            ]
+        )
+        # The VAE stays in its own precision: half steps of 1/256 would be seen in the images.
+        images = torch.cat(
+            [to_bytes(decode_latents(self.vae, part)).cpu() for part in wanted.split(settings.batch_size)]
+        )
+        return [part.numpy() for part in images.split([len(request.poses) for request in requests])]
 
     def _prepare(self, views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Conditions, Tensor]:
         """The conditions and the initial noise [B, C, 2h, 2w] of a batch of joint images."""

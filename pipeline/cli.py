@@ -2,8 +2,11 @@
 
 import argparse
 
-_EPILOG = """Run it in the project's folder: settings come from params.yaml there (see docs/parameters.md).
-`dvc repro` runs all stages in their order and skips those that are up to date."""
+_EPILOG = {
+    "pipeline": "Run it in the project's folder: settings come from params.yaml (see docs/parameters.md).\n"
+    "`dvc repro` runs all stages in their order and skips those that are up to date.",
+    "benchmarks": "Run it in the project's folder; it prints what it measured and is no part of `dvc repro`.",
+}
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -15,11 +18,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
         return super()._get_help_string(action)
 
 
-def command_line(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m pipeline.<name>`, described by the docstring of its module.
+def command_line(name: str, doc: str | None, package: str = "pipeline") -> argparse.ArgumentParser:
+    """The parser of `python -m <package>.<name>`, described by the docstring of its module.
 
     Stages without arguments parse too: otherwise --help would start them.
     """
     return argparse.ArgumentParser(
-        prog=f"python -m pipeline.{name}", description=doc, epilog=_EPILOG, formatter_class=_Formatter
+        prog=f"python -m {package}.{name}",
+        description=doc,
+        epilog=_EPILOG[package],
+        formatter_class=_Formatter,
     )

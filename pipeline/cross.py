@@ -32,15 +32,20 @@ def evaluate_all(name: str, params: Params) -> pd.DataFrame:
     root = params.cross_datasets[name]
     index, *_ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
     tested = [index[index.split == split] for split in ("query", "gallery")]
-    query, gallery = (
-        ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested
-    )
     models = [
         (arm, fraction, seed)
         for arm in ("standard", *params.arms)
         for fraction in (*params.subset.fractions, *([100] if arm == "standard" else []))
         for seed in params.reid.seeds
     ]
+    print(
+        f"{name}: {len(models)} models to test, "
+        f"{len(tested[0])} queries against {len(tested[1])} images each",
+        flush=True,
+    )
+    query, gallery = (
+        ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested
+    )
     rows = []
     for arm, fraction, seed in progress(models, total=len(models), desc=f"testing on {name}"):
         weights = MODELS / arm / f"{fraction}-{seed}.safetensors"

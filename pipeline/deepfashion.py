@@ -53,6 +53,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
         if folder is None:
             raise ValueError(f"{root / choices[0]} is missing; a DeepFashion folder has it, or {choices[1]}/")
         files = sorted(file for file in folder.iterdir() if file.is_file())
+        print(f"{folder.name}: {len(files)} files to decode", flush=True)
         for file, content in zip(files, inspect_all(files), strict=True):
             name = _NAME.fullmatch(file.name)
             image = file.relative_to(root).as_posix()

@@ -169,6 +169,10 @@ def filter_subset(name: str, fraction: int, params: Params, output: Path) -> pd.
     settings = params.filters[name]
     real = read_index().set_index("image", drop=False).loc[read_subset(fraction)]
     folder, table = read_synthetic(settings.synthetic, fraction, set(real.pid))
+    trained = (
+        f", a judge of {params.reid.iterations} iterations to train" if settings.judge == "subset" else ""
+    )
+    print(f"{fraction} %: {len(table)} images to judge by {len(real)} real ones{trained}", flush=True)
     judge = (
         subset_judge(real, settings, params)
         if settings.judge == "subset"

@@ -297,6 +297,11 @@ def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
 def main() -> None:
     """Run the stage."""
     params = load_params()
+    print(
+        f"{len(params.arms)} arms at {len(params.subset.fractions)} fractions to compare query by query, "
+        f"{len(QUESTIONS)} questions each, intervals of {_RESAMPLES} resamples",
+        flush=True,
+    )
     answers = collect(params)
     with atomic(GAINS) as folder:
         folder.mkdir()

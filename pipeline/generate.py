@@ -10,12 +10,14 @@ byte for byte.
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from diffusers.utils import logging
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 import generator
@@ -71,6 +73,31 @@ def is_done(seal: Path) -> bool:
     return True
 
 
+def write_batch(
+    images: dict[str, NDArray[np.uint8]], seal: Path, marks: dict[str, Mark], params: Params
+) -> None:
+    """Write the images of a batch beside `seal`, by their names, and last the seal.
+
+    A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
+    that grows with the plan. They move out of it one by one, and what a kill leaves there is made again.
+    """
+    batch = seal.with_suffix("")
+    with atomic(batch) as folder:
+        folder.mkdir()
+
+        def save(name: str) -> None:
+            picture = from_view(images[name], params.dataset.border)
+            save_image(picture, folder / name, params.generate.jpeg_quality, marks[name])
+
+        with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it encodes
+            for _ in pool.map(save, images):
+                pass
+    for name in images:
+        (batch / name).replace(seal.parent / name)
+    batch.rmdir()
+    write_json({name: md5(seal.parent / name) for name in images}, seal)
+
+
 def generate(
     plan: pd.DataFrame,
     model: Path,
@@ -89,18 +116,18 @@ def generate(
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
-    names = sorted(set("|".join(plan.sources).split("|")))
+    sources = sorted(set("|".join(plan.sources).split("|")))
     views = encode_images(
         params.dataset,
-        names,
-        np.zeros(len(names), int),
+        sources,
+        np.zeros(len(sources), int),
         parts,
         params.generator.encode_batch,
         flip=False,
     )
     poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
-    requests = joint_requests(plan, {name: i for i, name in enumerate(names)}, poses)
-    files = [[folder / name for name in rows.name] for _, rows in plan.groupby("joint", sort=False)]
+    requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
+    names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
     if state.is_main_process:
         flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
         print(
@@ -114,17 +141,13 @@ def generate(
         total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
     ) as bar:
         for start in batches:
-            wanted = files[start : start + size]
+            wanted = [name for group in names[start : start + size] for name in group]
             seal = folder / f"batch-{start:08d}.json"
             if not is_done(seal):
                 made = parts.generate(views, requests[start : start + size], settings)
-                for group, images in zip(wanted, made, strict=True):
-                    for file, image in zip(group, images, strict=True):
-                        with atomic(file) as temporary:
-                            picture = from_view(image, params.dataset.border)
-                            save_image(picture, temporary, params.generate.jpeg_quality, marks[file.name])
-                write_json({file.name: md5(file) for group in wanted for file in group}, seal)
-            bar.update(state.num_processes * sum(map(len, wanted)))
+                images = (image for group in made for image in group)
+                write_batch(dict(zip(wanted, images, strict=True)), seal, marks, params)
+            bar.update(state.num_processes * len(wanted))
     state.wait_for_everyone()
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.files import progress
+
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = range(2, 9)  # its values that turn or mirror; all others mean nothing
 _MODES = ("1", "L", "P", "RGB", "CMYK")
@@ -73,7 +75,7 @@ def load_images(files: Sequence[Path], height: int, width: int) -> NDArray[np.ui
 
     # Pillow lets go of the interpreter while it decodes and resizes, so threads use all cores.
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(load, range(len(files))):
+        for _ in progress(pool.map(load, range(len(files))), total=len(files), desc="decoding images"):
             pass
     return images
 

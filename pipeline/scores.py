@@ -274,6 +274,12 @@ def measure(
         `missing` says why, and `fid_network` whose Inception was used.
     """
     settings, root, state = params.scores, params.dataset.root, PartialState()
+    targets = plan.pose[plan.score == SCENARIOS[0]].tolist()
+    print(
+        f"{len(plan)} generated images, {len(targets)} photographs and {len(train)} training images to "
+        f"measure, a judge of poses to train on {_JUDGE_IMAGES} of them at most",
+        flush=True,
+    )
     missing = dict(networks.missing)
     lpips, inception = (net and net.to(state.device) for net in (networks.lpips, networks.inception))
     encoder = cast(ImageEncoder, load_image_encoder(model / "image_encoder").to(state.device))
@@ -282,7 +288,6 @@ def measure(
     features: dict[str, Features] = {
         "frechet_image_encoder": lambda images: metrics.encoder_features(encoder, images, token_size, size)
     }
-    targets = plan.pose[plan.score == SCENARIOS[0]].tolist()
     pids = held_out.set_index("image").pid[targets].to_numpy()
     photos, wanted = [root / image for image in targets], target_keypoints(targets, params)
     known = known_faces(held_out, set(targets))

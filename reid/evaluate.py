@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from reid.data import normalise
 from reid.model import BoT
@@ -72,7 +73,7 @@ def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
     """
     device = next(model.parameters()).device
     parts = []
-    for start in range(0, len(images), batch):
+    for start in tqdm(range(0, len(images), batch), desc="features", unit="batch", delay=2, leave=False):
         pixels = torch.from_numpy(images[start : start + batch]).to(device)
         _, feature = model(normalise(pixels))
         parts.append(torch.nn.functional.normalize(feature).cpu())

@@ -17,6 +17,8 @@ CONTEXT.set_forkserver_preload(
     ["tests.stages", "pipeline.train_generator", "pipeline.generate", "pipeline.train_reid"]
 )
 LOG = "log"
+# As `accelerate launch --num_processes 2` does on GPUs; with --cpu it starts one process in any case.
+TWO_PROCESSES = {"LAUNCH": "torchrun --standalone --nproc_per_node 2", "ACCELERATE_USE_CPU": "1"}
 
 
 def start(

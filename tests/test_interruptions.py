@@ -3,16 +3,21 @@
 Random weights and random images; what the stages make of them is the same bytes whatever happens to them.
 """
 
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from pipeline import index, plan, poses, subset, verify
 from pipeline.files import md5
@@ -171,6 +176,31 @@ def test_another_folder_gives_the_same_bytes(project, tmp_path):
         assert stages.run(elsewhere, stage, *arguments) == 0, (elsewhere / stages.LOG).read_text()
     for folder in ("data", "models", "reports"):
         assert checksums(elsewhere / folder) == checksums(project / folder)
+
+
+def test_a_launcher_trains_on_two_processes_the_weights_of_one(project, tmp_path):
+    """As `dvc repro` does with LAUNCH; gradients are averaged, so that only rounding differs."""
+    shutil.copytree(project, tmp_path / "two", ignore=shutil.ignore_patterns(".scratch", "models", "reports"))
+    stage = YAML().load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train_generator"]
+    command = stage["cmd"].replace("\\$", "$").replace("${item.train_on}", "all")
+    environment = stages.TWO_PROCESSES | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path / "two",
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("joint images to train on") == 1, "the main process alone speaks"
+    model = "models/generator/all/100"
+    assert sorted(checksums(tmp_path / "two" / model)) == sorted(checksums(project / model))
+    file = f"{model}/denoiser/diffusion_pytorch_model.safetensors"
+    two, one = load_file(tmp_path / "two" / file), load_file(project / file)
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
+    assert any(not torch.equal(two[name], one[name]) for name in one), "one process did all"
 
 
 def test_a_damaged_image_is_made_again(project):

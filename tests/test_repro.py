@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from generator.sample import IMAGPosePipeline
 from pipeline.files import md5
+from tests.stages import TWO_PROCESSES
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {
@@ -390,9 +391,9 @@ def test_a_launcher_in_the_environment_starts_the_generators_stages(project):
     folder = project / "data/synthetic/all/50"
     before = checksums(folder)
     shutil.rmtree(project / ".scratch")
-    launcher = {"LAUNCH": "accelerate launch --cpu --num_processes 2 --num_machines 1 --dynamo_backend no"}
     command = ["dvc", "repro", "--force", "--single-item", "generate@all-50"]
-    done = subprocess.run(command, cwd=project, env=ENVIRONMENT | launcher, capture_output=True, text=True)
+    environment = ENVIRONMENT | TWO_PROCESSES
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert checksums(folder) == before
     assert stages_run(run(project, "dvc", "repro")) == []

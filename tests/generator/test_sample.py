@@ -3,8 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from generator import encoders
+from generator import encoders, sample
 from generator.data import encode_views
+from generator.micro_batches import SmallerParts
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
 from tests.generator import tiny
@@ -152,6 +153,52 @@ def test_a_part_that_starts_with_a_batch_is_the_whole(views):
     whole = generate(views, *joints)
     for one, other in zip(whole[2:], generate(views, *joints[2:]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def run_out_of_memory(monkeypatch, pipe, largest, step="denoise"):
+    """Let one step fail as a GPU does for more joint images than `largest`; returns the sizes tried."""
+    denoise, decode, sizes = pipe._denoise, encoders.decode_latents, []
+
+    def fail(at):
+        if at == step and sizes[-1] > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+
+    def limited_denoise(given, black, noise, settings):
+        sizes.append(len(noise))
+        fail("denoise")
+        return denoise(given, black, noise, settings)
+
+    def limited_decode(vae, latents):
+        fail("decode")
+        return decode(vae, latents)
+
+    monkeypatch.setattr(pipe, "_denoise", limited_denoise)
+    monkeypatch.setattr(sample, "decode_latents", limited_decode)
+    return sizes
+
+
+@pytest.mark.parametrize("step", ["denoise", "decode"])
+@pytest.mark.parametrize(("largest", "tried"), [(2, [4, 2, 2, 2, 2]), (1, [4, 2] + [1] * 8)])
+def test_a_batch_that_does_not_fit_is_made_in_parts_and_so_are_those_after_it(
+    views, step, largest, tried, monkeypatch
+):
+    joints = [request((i % 4,), i % 3 + 1, seed=10 * i) for i in range(8)]
+    pipe = pipeline()
+    sizes = run_out_of_memory(monkeypatch, pipe, largest, step)
+    with pytest.warns(SmallerParts, match=f"in parts of {largest} joint images"):
+        made = generate(views, *joints, pipe=pipe, batch_size=4)
+    assert sizes == tried
+    whole, parts = (generate(views, *joints, batch_size=size) for size in (4, largest))
+    for image, of_whole, of_part in zip(made, whole, parts, strict=True):
+        np.testing.assert_allclose(image.astype(int), of_whole, atol=1)
+        np.testing.assert_array_equal(image, of_part)  # the same bytes as with that batch size
+
+
+def test_a_joint_image_that_does_not_fit_is_the_end(views, monkeypatch):
+    pipe = pipeline()
+    assert run_out_of_memory(monkeypatch, pipe, largest=0) == []
+    with pytest.warns(SmallerParts), pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        generate(views, request(), request(), pipe=pipe)
 
 
 def test_seed_pose_and_source_matter(views):

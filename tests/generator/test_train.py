@@ -5,10 +5,12 @@ import subprocess
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from generator.data import JointSampler
 from generator.loss import DenoisingLoss
@@ -114,6 +116,17 @@ def test_gradient_checkpointing_trains_the_same_weights(tmp_path, uninterrupted)
     average = run(tmp_path, denoiser, gradient_checkpointing=True)
     assert denoiser.is_gradient_checkpointing and not average.is_gradient_checkpointing
     torch.testing.assert_close(average.state_dict(), dict(uninterrupted))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_step(tmp_path, monkeypatch):
+    """With the backend that traces both passes as the default one does, which writes kernels for minutes."""
+    eager = run(tmp_path / "eager", steps=1)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    counters.clear()
+    compiled = run(tmp_path / "compiled", steps=1, compile=True)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict())
 
 
 # ---- killing and resuming ----

@@ -9,7 +9,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = sorted(
     file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
-    for file in (REPOSITORY / "pipeline").rglob("*.py")
+    for package in ("pipeline", "benchmarks")
+    for file in (REPOSITORY / package).rglob("*.py")
     if '\nif __name__ == "__main__":\n' in file.read_text()
 )
 
@@ -20,6 +21,8 @@ def test_help_explains_the_command_and_starts_nothing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # without params.yaml: a command that starts fails
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(threads, "1")  # some benchmarks set them when they are imported
     monkeypatch.setattr(sys, "argv", [command, "--help"])
     with pytest.raises(SystemExit) as left:
         runpy.run_module(command, run_name="__main__", alter_sys=False)

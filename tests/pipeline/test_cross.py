@@ -42,8 +42,11 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
     return params
 
 
-def test_every_model_is_tested_and_the_table_shows_it(params: Params) -> None:
+def test_every_model_is_tested_and_the_table_shows_it(
+    params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = stage.evaluate_all("other", params)
+    assert "other: 3 models to test, 6 queries against 14 images each\n" in capsys.readouterr().out
     assert found[["arm", "fraction", "seed"]].values.tolist() == [
         ["standard", 20, 0],
         ["standard", 100, 0],

@@ -32,8 +32,9 @@ def deepfashion_params(root: Path, border: int = 0) -> Params:
     return Params.model_validate(values)
 
 
-def test_every_image_has_its_row(tmp_path: Path) -> None:
+def test_every_image_has_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index, rejected, leaked = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
+    assert capsys.readouterr().out == "train_highres: 9 files to decode\ntest_highres: 6 files to decode\n"
     assert list(index.columns) == list(COLUMNS) and rejected.empty
     assert leaked.train.nunique() == 6, "the test images are copies of training images here"
     assert index.split.value_counts().to_dict() == {"train": 9, "query": 2, "gallery": 4}

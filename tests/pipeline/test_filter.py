@@ -128,8 +128,13 @@ def run(params: Params, monkeypatch: pytest.MonkeyPatch, **changes: object) -> d
 
 
 @pytest.mark.parametrize("judge", ["subset", "image_encoder"])
-def test_the_stage_keeps_the_true_images(judge: str, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_keeps_the_true_images(
+    judge: str, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = run(params, monkeypatch, judge=judge)
+    said = capsys.readouterr().out
+    assert "60 %: 6 images to judge by 24 real ones" in said
+    assert ("a judge of 30 iterations to train" in said) == (judge == "subset")
     for fraction in (40, 60):
         folder, table = Path("data/filtered/strict") / str(fraction), scores[fraction]
         manifest = pd.read_csv(f"fakes/{fraction}/manifest.csv")

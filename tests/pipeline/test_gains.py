@@ -98,7 +98,9 @@ def test_queries_are_described_by_their_right_gallery_images(index: pd.DataFrame
     assert len(validation) == 6 and not set(validation.pid) & set(found.pid)
 
 
-def test_the_stage_answers_every_question_and_draws_a_figure(index: pd.DataFrame) -> None:
+def test_the_stage_answers_every_question_and_draws_a_figure(
+    index: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
     queries = index.image[index.split == "query"].tolist()
     standard, augmented = rankings(queries, 30.0), rankings(queries, 50.0)
     for table, own in ((standard, "standard"), (augmented, "augmented")):
@@ -113,6 +115,7 @@ def test_the_stage_answers_every_question_and_draws_a_figure(index: pd.DataFrame
     write_csv(models.assign(arm="augmented", train_on="all"), stage.RESULTS / "augmented.csv")
 
     stage.main()
+    assert "1 arms at 4 fractions to compare query by query, 5 questions each" in capsys.readouterr().out
     answers = {question: pd.read_csv(stage.GAINS / f"{question}.csv") for question in stage.QUESTIONS}
     for table in answers.values():
         assert (

@@ -168,8 +168,13 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params
 
 
-def test_table_1_runs_on_deepfashion_and_says_what_is_missing(fashion: Params) -> None:
+def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
+    fashion: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.main()
+    said = capsys.readouterr().out
+    assert "20 images to generate in " in said
+    assert "20 generated images, 5 photographs and 9 training images to measure, a judge of poses" in said
     scores = json.loads(stage.SCORES.read_text())
     assert (scores["people"], scores["pairs"], scores["training_images"]) == (2, 5, 9)
     for scenario in stage.SCENARIOS:
