@@ -38,7 +38,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     On an error the temporary is removed and what stood at `path` stays. A killed process leaves its
     temporary behind; the next `atomic` on that path removes it. A directory cannot be replaced in one
-    system call: a kill between the two renames leaves no directory at `path`, never half of one.
+    system call: a kill between the two renames leaves no directory at `path`, never half of one, and the
+    next `atomic` puts the old one back before it starts.
 
     Raises:
         OSError: the disk is full, lost or may not be written to; the message names `path`.
@@ -49,10 +50,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f"{prefix}{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
-            owner = int(leftover.name.removeprefix(prefix).split(".")[0])
-            if owner == os.getpid() or not _is_running(owner):
-                _remove(leftover)
+        _clean_up(path, prefix)
         yield temporary
         _sync(temporary)
         if temporary.is_dir():
@@ -82,12 +80,38 @@ def _why_not_written(error: OSError | SafetensorError, temporary: Path) -> int |
     return error.errno if ours or not names else None
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from renaming outputs in a folder, as far as its disk has locks (NFS has none)."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _clean_up(path: Path, prefix: str) -> None:
+    """Remove what killed processes of this machine left beside `path`; what they took away goes back.
+
+    Leftovers of other machines stay: nobody here can tell whether their process runs, and age does not say
+    it either, since a training makes its output in a temporary that is as old as the training.
+    """
+    with _alone_in(path.parent):
+        for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
+            owner, kind = leftover.name.removeprefix(prefix).split(".")[:2]
+            if int(owner) != os.getpid() and _is_running(int(owner)):
+                continue
+            if kind == "old" and not path.exists():
+                leftover.rename(path)
+            else:
+                _remove(leftover)
+
+
 def _replace_directory(new: Path, path: Path) -> None:
     old = new.with_name(new.name.replace(".tmp", ".old.tmp"))  # a name that the next `atomic` cleans up
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # NFS locks no folders
-            fcntl.flock(folder, fcntl.LOCK_EX)  # another process may be replacing it, too
+    with _alone_in(path.parent):
         if path.exists():
             _remove(old)
             path.rename(old)
@@ -97,8 +121,6 @@ def _replace_directory(new: Path, path: Path) -> None:
             if old.exists():
                 old.rename(path)
             raise
-    finally:
-        os.close(folder)
     _remove(old)
 
 

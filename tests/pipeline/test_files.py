@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -103,6 +104,32 @@ def test_atomic_survives_a_kill_at_any_moment(tmp_path: Path, directory: bool) -
     with files.atomic(path) as temporary:
         temporary.mkdir() if directory else temporary.write_text("")
     assert entries(tmp_path) == ["out"]
+
+
+def test_atomic_puts_back_what_a_process_killed_between_the_renames_took_away(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def replace() -> None:
+        rename = Path.rename
+
+        def rename_and_die(self: Path, target: Path) -> None:
+            rename(self, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.MonkeyPatch.context() as patch, files.atomic(path) as temporary:
+            temporary.mkdir()
+            patch.setattr(Path, "rename", rename_and_die)
+
+    process = get_context("fork").Process(target=replace)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not path.exists()
+    with pytest.raises(RuntimeError), files.atomic(path):
+        assert entries(path) == ["old"]
+        raise RuntimeError
+    assert entries(tmp_path) == ["out", "out/old"]
 
 
 def test_csv_round_trip_keeps_types(tmp_path: Path) -> None:
