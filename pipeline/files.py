@@ -28,7 +28,18 @@ from pipeline import times
 T = TypeVar("T")
 
 SCRATCH = Path(".scratch")
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")  # whose version can change a result
+LIBRARIES = (  # whose version can change a result
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pillow",
+    "opencv-python-headless",
+)
+_CHECKPOINTS = Path(__file__).with_name("checkpoints.py")
 _KIND = {str: "text", int: "a whole number", float: "a number"}
 
 
@@ -237,14 +248,20 @@ def model_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def scratch(stage: str, **key: Any) -> Path:
-    """Make and return the folder for a stage's checkpoints that belongs to `key` alone.
+def scratch(stage: str, *code: ModuleType | str, **key: Any) -> Path:
+    """Make and return the folder for a stage's checkpoints that belongs to `code` and `key` alone.
 
-    `key` holds everything that determines the result (settings, checksums of the inputs, `code_hash`): JSON
-    values or pydantic models; the versions of the libraries are added. The folder is no output of the stage
-    and git ignores it. It belongs to this process until it ends, however it ends: a second process that
-    wants the same folder waits, and then finds the work done. The processes of one distributed run share it.
+    The two hold everything that determines the result; the code of checkpoints and the versions of the
+    libraries are added. The folder is no output of the stage and git ignores it. It belongs to this process
+    until `release`, or until it ends, however it ends: a second process that wants the same folder waits, and
+    then finds the work done. The processes of one distributed run share it.
+
+    Args:
+        stage: its name.
+        code: the caller's own `__file__`, and the modules and packages that it computes with.
+        key: settings, checksums of the inputs: JSON values or pydantic models.
     """
+    key["code"] = code_hash(*code, _CHECKPOINTS)
     key["versions"] = {name: version(name) for name in LIBRARIES}
     text = json.dumps(key, sort_keys=True, default=_model_to_dict)
     folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
@@ -252,6 +269,12 @@ def scratch(stage: str, **key: Any) -> Path:
     if os.environ.get("RANK", "0") == "0":  # of a distributed run, as torchrun and accelerate set it
         _lock(folder)
     return folder
+
+
+def release(folder: Path) -> None:
+    """Let other processes have a scratch folder whose work is done; many locks are too many open files."""
+    if file := _locks.pop(folder.resolve() / "lock", None):
+        file.close()
 
 
 _locks: dict[Path, TextIO] = {}  # the open files hold the locks; the system lets go of them with the process
@@ -275,6 +298,26 @@ def _lock(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+
+
+def seal(path: Path, *done: Path) -> None:
+    """Write down at `path` that files in its folder are done: their names and MD5."""
+    write_json({file.name: md5(file) for file in done}, path)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether what `seal` wrote down is there, and as it was; a warning says what must be made again."""
+    if not path.is_file():
+        return False
+    try:
+        for name, checksum in json.loads(path.read_text()).items():
+            file = path.with_name(name)
+            if not file.is_file() or md5(file) != checksum:
+                raise ValueError(f"{name} is not as it was written")
+    except ValueError as error:
+        warnings.warn(f"{path.parent}: {error}; it is made again", stacklevel=2)
+        return False
+    return True
 
 
 def _model_to_dict(value: Any) -> Any:

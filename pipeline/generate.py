@@ -7,9 +7,7 @@ On n processes: `accelerate launch --num_processes n -m pipeline.generate all 20
 byte for byte.
 """
 
-import json
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +19,12 @@ from tqdm import tqdm
 import generator
 import pipeline.images
 import pipeline.marks
+import pipeline.train_generator
 import pipeline.views
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.cli import command_line
-from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv, write_json
+from pipeline.files import atomic, is_sealed, md5, model_hash, scratch, seal, stage_main, write_csv
 from pipeline.index import read_index
 from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
 from pipeline.memory import keep_memory
@@ -57,18 +56,38 @@ def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
     return {name: Mark(model, *made_of) for name, *made_of in zip(*columns, strict=True)}
 
 
-def is_done(seal: Path) -> bool:
-    """Whether a batch was made before; `seal` lists its images with their MD5, and all must still be so."""
-    if not seal.is_file():
-        return False
-    try:
-        for name, checksum in json.loads(seal.read_text()).items():
-            if md5(seal.parent / name) != checksum:
-                raise ValueError(f"{name} is not as it was written")
-    except (ValueError, OSError) as error:
-        warnings.warn(f"{seal.parent}: {error}; its batch is made again", stacklevel=2)
-        return False
-    return True
+def scratch_images(
+    stage: str, plan: pd.DataFrame, checksums: pd.Series, generator_hash: str, params: Params
+) -> Path:
+    """The scratch folder for a plan's images.
+
+    Args:
+        stage: that wants them.
+        plan: as `generate` takes it.
+        checksums: MD5 of images, those of the plan's sources among them, by their name.
+        generator_hash: `model_hash` of the generator.
+        params: of the run.
+    """
+    return scratch(
+        stage,
+        __file__,
+        generator,
+        pipeline.images,
+        pipeline.marks,
+        pipeline.train_generator,
+        pipeline.views,
+        settings=params.generate,
+        encode_batch=params.generator.encode_batch,
+        border=params.dataset.border,
+        plan=plan.to_csv(),
+        sources=checksums[_sources(plan)].to_dict(),
+        poses=md5("data/poses.csv"),
+        model=generator_hash,
+    )
+
+
+def _sources(plan: pd.DataFrame) -> list[str]:
+    return sorted(set("|".join(plan.sources).split("|")))
 
 
 def generate(
@@ -89,7 +108,7 @@ def generate(
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
-    names = sorted(set("|".join(plan.sources).split("|")))
+    names = _sources(plan)
     views = encode_images(
         params.dataset,
         names,
@@ -115,15 +134,15 @@ def generate(
     ) as bar:
         for start in batches:
             wanted = files[start : start + size]
-            seal = folder / f"batch-{start:08d}.json"
-            if not is_done(seal):
+            done = folder / f"batch-{start:08d}.json"
+            if not is_sealed(done):
                 made = parts.generate(views, requests[start : start + size], settings)
                 for group, images in zip(wanted, made, strict=True):
                     for file, image in zip(group, images, strict=True):
                         with atomic(file) as temporary:
                             picture = from_view(image, params.dataset.border)
                             save_image(picture, temporary, params.generate.jpeg_quality, marks[file.name])
-                write_json({file.name: md5(file) for group in wanted for file in group}, seal)
+                seal(done, *(file for group in wanted for file in group))
             bar.update(state.num_processes * sum(map(len, wanted)))
     state.wait_for_everyone()
 
@@ -142,20 +161,9 @@ def main() -> None:
     model = MODELS / train_on / ("100" if train_on == "all" else str(arguments.fraction))
     if not (model / "model_index.json").is_file():
         raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
-    md5_of = read_index().set_index("image").md5
-    used = sorted(set("|".join(plan.sources).split("|")))
     generator_hash = model_hash(model)
-    folder = scratch(
-        "generate",
-        settings=params.generate,
-        encode_batch=params.generator.encode_batch,
-        border=params.dataset.border,
-        plan=plan.to_csv(),
-        sources=md5_of[used].to_dict(),
-        poses=md5("data/poses.csv"),
-        model=generator_hash,
-        code=code_hash(generator, pipeline.images, pipeline.marks, pipeline.views),
-    )
+    checksums = read_index().set_index("image").md5
+    folder = scratch_images("generate", plan, checksums, generator_hash, params)
     state = PartialState()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if state.is_main_process:

@@ -1,5 +1,6 @@
 """Stages hand files over whole or not at all, and name what is wrong with one."""
 
+import ast
 import errno
 import json
 import os
@@ -186,13 +187,70 @@ def test_scratch_belongs_to_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         rate: float
 
     monkeypatch.chdir(tmp_path)
-    one = files.scratch("train", settings=Settings(rate=0.1), code="a")
+    one = files.scratch("train", settings=Settings(rate=0.1), part="a")
     assert one.is_dir() and one.parent == Path(".scratch/train")
-    assert one == files.scratch("train", code="a", settings=Settings(rate=0.1))
-    assert one != files.scratch("train", settings=Settings(rate=0.2), code="a")
-    assert one.name != files.scratch("other", settings=Settings(rate=0.2), code="a").name
+    assert one == files.scratch("train", part="a", settings=Settings(rate=0.1))
+    assert one != files.scratch("train", settings=Settings(rate=0.2), part="a")
+    assert one.name != files.scratch("other", settings=Settings(rate=0.2), part="a").name
     with pytest.raises(TypeError):
         files.scratch("train", path=tmp_path)
+
+
+def test_scratch_belongs_to_the_code_that_it_is_given_and_to_that_of_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage, checkpoints = tmp_path / "stage.py", tmp_path / "checkpoints.py"
+    monkeypatch.setattr(files, "_CHECKPOINTS", checkpoints)
+    found = []
+    for own, shared in ((1, 1), (2, 1), (2, 2), (1, 1)):
+        stage.write_text(f"x = {own}")
+        checkpoints.write_text(f"x = {shared}")
+        found.append(files.scratch("train", str(stage), part=1))
+    assert len(set(found)) == 3 and found[0] == found[3]
+
+
+def test_every_scratch_belongs_to_the_code_of_the_module_that_asks_for_it() -> None:
+    asked = []
+    for module in Path(files.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "scratch":
+                asked.append(module.stem)
+                assert any(isinstance(code, ast.Name) and code.id == "__file__" for code in node.args), module
+    assert {"train_reid", "generate", "train_generator", "scores", "foundation", "filter"} <= set(asked)
+
+
+def test_a_released_scratch_is_free_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there = get_context("fork").Pipe()
+    folder = files.scratch("train", part=1)
+    files.release(folder)
+    files.release(folder)  # no error
+    second = get_context("fork").Process(target=want_scratch, args=(there,))
+    second.start()
+    assert here.poll(10) and here.recv() == "done"
+    second.join()
+    assert Path("said").read_text() == ""
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "deleted", "seal"])
+def test_a_seal_says_whether_files_are_as_they_were_written(tmp_path: Path, damage: str) -> None:
+    done, seal = [tmp_path / name for name in ("a.csv", "b.json")], tmp_path / "seal.json"
+    assert not files.is_sealed(seal)
+    for file in done:
+        file.write_text("whole")
+    files.seal(seal, *done)
+    if damage == "none":
+        assert files.is_sealed(seal)
+        return
+    if damage == "deleted":
+        done[1].unlink()
+    else:
+        (seal if damage == "seal" else done[1]).write_text("who")
+    with pytest.warns(UserWarning, match="it is made again"):
+        assert not files.is_sealed(seal)
 
 
 def test_code_hash_follows_the_source(tmp_path: Path) -> None:
