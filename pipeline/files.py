@@ -12,6 +12,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -346,7 +347,9 @@ def stage_main(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         # By its name, because stages without tensors must not import torch.
         out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        is_defect = isinstance(error, RuntimeError) and not out_of_memory
+        out_of_memory |= "No executable batch size found" in str(error)  # accelerate's RuntimeError
+        lost_worker = isinstance(error, BrokenExecutor)
+        is_defect = isinstance(error, RuntimeError) and not out_of_memory and not lost_worker
         if is_defect or os.environ.get("PIPELINE_DEBUG") == "1":
             raise
         sentence = str(error)
@@ -354,4 +357,9 @@ def stage_main(main: Callable[[], None]) -> None:
             sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if out_of_memory:
             sentence = f"the memory is too small ({sentence.split('. ')[0]}); lower the stage's batch sizes"
+        if lost_worker:
+            sentence = (
+                "a worker process was killed, as the system does when memory runs out; free memory or give "
+                "the stage fewer cores (taskset), and run it again"
+            )
         sys.exit(f"{Path(sys.argv[0]).stem}: {sentence}")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -496,6 +497,11 @@ def test_model_hash_follows_weights_and_configuration_and_no_folder_name(tmp_pat
             type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB."),
             "the memory is too small (CUDA out of memory); lower the stage's batch sizes",
         ),
+        (
+            RuntimeError("No executable batch size found, reached zero."),
+            "the memory is too small (No executable batch size found, reached zero.); lower",
+        ),
+        (BrokenProcessPool("A process in the pool was terminated"), "a worker process was killed, as the"),
     ],
 )
 def test_too_little_memory_costs_one_sentence(error: Exception, sentence: str) -> None:
