@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import nn
+from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from tqdm import tqdm
 
@@ -62,8 +63,8 @@ def train(
         The averaged denoiser, on the accelerator's device, in evaluation mode.
 
     Raises:
-        ValueError: the batch size is not a multiple of the number of processes, or the loss or its gradient
-            is not finite; nothing of that step is in the weights or in a checkpoint.
+        ValueError: the batch size is not a multiple of the number of processes, or the loss, its gradient or
+            a weight is not finite; nothing of that step is in a checkpoint.
         torch.OutOfMemoryError: not even one joint image at a time fits into memory.
     """
     # 1. Where it runs
@@ -125,10 +126,16 @@ def train(
             update_average(average, denoiser, average_decay(step, settings.ema_decay))
 
             done = step + 1
+            saves = done % settings.checkpoint_every == 0 or done == settings.steps
+            if saves and not get_total_norm(denoiser.parameters()).isfinite():
+                raise ValueError(
+                    f"A weight is no longer finite after step {step} with learning rate {rate:.3g}; the last "
+                    f"good state is {checkpoints}."
+                )
             if accelerator.is_main_process:
                 bar.update(settings.batch_size)
                 log(done, {"loss": loss, "learning_rate": rate, "grad_norm": grad_norm})
-                if done % settings.checkpoint_every == 0 or done == settings.steps:
+                if saves:
                     checkpoints.save(done, **state)
     accelerator.wait_for_everyone()
     return average

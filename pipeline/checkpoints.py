@@ -64,7 +64,11 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def load(self, **parts: Stateful) -> int:
-        """Restore `parts` in place from the newest valid checkpoint; returns its step, or 0."""
+        """Restore `parts` in place from the newest valid checkpoint; returns its step, or 0.
+
+        Raises:
+            OSError: a checkpoint cannot be read at present, which says nothing about it; it stays.
+        """
         for folder in self._newest_first():
             try:
                 seal_line, text = (folder / "state.json").read_text().split("\n", 1)
@@ -72,7 +76,7 @@ class Checkpoints:
                 data = (folder / "tensors.safetensors").read_bytes()
                 if seal != {"tensors": _sha256(data), "state": _sha256(text.encode())}:
                     raise ValueError("its checksum is wrong")
-            except (ValueError, OSError) as error:
+            except (ValueError, FileNotFoundError) as error:
                 aside = folder.with_suffix(".corrupt")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,17 @@ class Curve:
             error.filename = str(self.file)  # "No space left on device" does not say where
             raise
         if self.live and step % self.every == 0:
-            self._show(self.live, step, values)
+            with self._display():
+                self._show(self.live, step, values)
+
+    @contextmanager
+    def _display(self) -> Iterator[None]:
+        """Go on without the display where it fails: other trainings write to its folder, too."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{LIVE}: {error}; the curve is not shown any more, the run goes on", stacklevel=4)
+            self.live = self._dvclive = None
 
     def _show(self, name: str, step: int, values: dict[str, float]) -> None:
         if self._dvclive is None:
@@ -66,16 +79,25 @@ class Curve:
     def close(self) -> None:
         """Tell DVCLive that the run is over."""
         if self._dvclive is not None:
-            self._dvclive.end()
+            with self._display():
+                self._dvclive.end()
 
     def table(self, points: int = 200) -> pd.DataFrame:
-        """At most `points` rows, each the mean of equally many steps; `step` is the last of them."""
+        """At most `points` rows, each the mean of equally many steps; `step` is the last of them.
+
+        Raises:
+            FileNotFoundError: somebody removed the file.
+        """
         steps = self._steps()
         size = -(-len(steps) // points)
         means = steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
         return means.reset_index(drop=True)
 
     def _steps(self) -> pd.DataFrame:
+        if not self.file.is_file():
+            raise FileNotFoundError(
+                f"{self.file} is missing, but the training is done; remove {self.file.parent} to train again"
+            )
         rows = []
         for line in self.file.read_text().splitlines():
             try:

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from generator.keypoints import KEYPOINT_NAMES
-from pipeline.index import COLUMNS, find_leaks, hold_out_validation, inspect_all
+from pipeline.index import COLUMNS, find_leaks, hold_out_validation, inspect_all, printable
 from pipeline.params import IndexSettings
 
 FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}  # either name will do
@@ -59,12 +59,12 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
             image = file.relative_to(root).as_posix()
             if name is None:
                 reason = "the name is not of the form fashionWOMENDressesid0000262902_3back.jpg"
-                rejected.append({"image": image, "reason": reason})
+                rejected.append({"image": printable(image), "reason": reason})
             elif isinstance(content, str):
-                rejected.append({"image": image, "reason": content})
+                rejected.append({"image": printable(image), "reason": content})
             elif content["width"] == content["height"]:
                 reason = "a square image; the keypoints refer to its middle, 176 of 256 columns: cut it out"
-                rejected.append({"image": image, "reason": reason})
+                rejected.append({"image": printable(image), "reason": reason})
             else:
                 kind, item, variant, view = name.groups()
                 pid = int(item + variant)

@@ -12,6 +12,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,18 @@ from pipeline import times
 T = TypeVar("T")
 
 SCRATCH = Path(".scratch")
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")  # whose version can change a result
+LIBRARIES = (  # whose version can change a result
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pillow",
+    "opencv-python-headless",
+)
+_CHECKPOINTS = Path(__file__).with_name("checkpoints.py")
 _KIND = {str: "text", int: "a whole number", float: "a number"}
 
 
@@ -38,7 +50,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     On an error the temporary is removed and what stood at `path` stays. A killed process leaves its
     temporary behind; the next `atomic` on that path removes it. A directory cannot be replaced in one
-    system call: a kill between the two renames leaves no directory at `path`, never half of one.
+    system call: a kill between the two renames leaves no directory at `path`, never half of one, and the
+    next `atomic` puts the old one back before it starts.
 
     Raises:
         OSError: the disk is full, lost or may not be written to; the message names `path`.
@@ -49,10 +62,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f"{prefix}{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
-            owner = int(leftover.name.removeprefix(prefix).split(".")[0])
-            if owner == os.getpid() or not _is_running(owner):
-                _remove(leftover)
+        _clean_up(path, prefix)
         yield temporary
         _sync(temporary)
         if temporary.is_dir():
@@ -82,12 +92,38 @@ def _why_not_written(error: OSError | SafetensorError, temporary: Path) -> int |
     return error.errno if ours or not names else None
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from renaming outputs in a folder, as far as its disk has locks (NFS has none)."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _clean_up(path: Path, prefix: str) -> None:
+    """Remove what killed processes of this machine left beside `path`; what they took away goes back.
+
+    Leftovers of other machines stay: nobody here can tell whether their process runs, and age does not say
+    it either, since a training makes its output in a temporary that is as old as the training.
+    """
+    with _alone_in(path.parent):
+        for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
+            owner, kind = leftover.name.removeprefix(prefix).split(".")[:2]
+            if int(owner) != os.getpid() and _is_running(int(owner)):
+                continue
+            if kind == "old" and not path.exists():
+                leftover.rename(path)
+            else:
+                _remove(leftover)
+
+
 def _replace_directory(new: Path, path: Path) -> None:
     old = new.with_name(new.name.replace(".tmp", ".old.tmp"))  # a name that the next `atomic` cleans up
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # NFS locks no folders
-            fcntl.flock(folder, fcntl.LOCK_EX)  # another process may be replacing it, too
+    with _alone_in(path.parent):
         if path.exists():
             _remove(old)
             path.rename(old)
@@ -97,8 +133,6 @@ def _replace_directory(new: Path, path: Path) -> None:
             if old.exists():
                 old.rename(path)
             raise
-    finally:
-        os.close(folder)
     _remove(old)
 
 
@@ -215,14 +249,20 @@ def model_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def scratch(stage: str, **key: Any) -> Path:
-    """Make and return the folder for a stage's checkpoints that belongs to `key` alone.
+def scratch(stage: str, *code: ModuleType | str, **key: Any) -> Path:
+    """Make and return the folder for a stage's checkpoints that belongs to `code` and `key` alone.
 
-    `key` holds everything that determines the result (settings, checksums of the inputs, `code_hash`): JSON
-    values or pydantic models; the versions of the libraries are added. The folder is no output of the stage
-    and git ignores it. It belongs to this process until it ends, however it ends: a second process that
-    wants the same folder waits, and then finds the work done. The processes of one distributed run share it.
+    The two hold everything that determines the result; the code of checkpoints and the versions of the
+    libraries are added. The folder is no output of the stage and git ignores it. It belongs to this process
+    until `release`, or until it ends, however it ends: a second process that wants the same folder waits, and
+    then finds the work done. The processes of one distributed run share it.
+
+    Args:
+        stage: its name.
+        code: the caller's own `__file__`, and the modules and packages that it computes with.
+        key: settings, checksums of the inputs: JSON values or pydantic models.
     """
+    key["code"] = code_hash(*code, _CHECKPOINTS)
     key["versions"] = {name: version(name) for name in LIBRARIES}
     text = json.dumps(key, sort_keys=True, default=_model_to_dict)
     folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
@@ -230,6 +270,12 @@ def scratch(stage: str, **key: Any) -> Path:
     if os.environ.get("RANK", "0") == "0":  # of a distributed run, as torchrun and accelerate set it
         _lock(folder)
     return folder
+
+
+def release(folder: Path) -> None:
+    """Let other processes have a scratch folder whose work is done; many locks are too many open files."""
+    if file := _locks.pop(folder.resolve() / "lock", None):
+        file.close()
 
 
 _locks: dict[Path, TextIO] = {}  # the open files hold the locks; the system lets go of them with the process
@@ -253,6 +299,26 @@ def _lock(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+
+
+def seal(path: Path, *done: Path) -> None:
+    """Write down at `path` that files in its folder are done: their names and MD5."""
+    write_json({file.name: md5(file) for file in done}, path)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether what `seal` wrote down is there, and as it was; a warning says what must be made again."""
+    if not path.is_file():
+        return False
+    try:
+        for name, checksum in json.loads(path.read_text()).items():
+            file = path.with_name(name)
+            if not file.is_file() or md5(file) != checksum:
+                raise ValueError(f"{name} is not as it was written")
+    except ValueError as error:
+        warnings.warn(f"{path.parent}: {error}; it is made again", stacklevel=2)
+        return False
+    return True
 
 
 def _model_to_dict(value: Any) -> Any:
@@ -281,7 +347,9 @@ def stage_main(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         # By its name, because stages without tensors must not import torch.
         out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        is_defect = isinstance(error, RuntimeError) and not out_of_memory
+        out_of_memory |= "No executable batch size found" in str(error)  # accelerate's RuntimeError
+        lost_worker = isinstance(error, BrokenExecutor)
+        is_defect = isinstance(error, RuntimeError) and not out_of_memory and not lost_worker
         if is_defect or os.environ.get("PIPELINE_DEBUG") == "1":
             raise
         sentence = str(error)
@@ -289,4 +357,9 @@ def stage_main(main: Callable[[], None]) -> None:
             sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if out_of_memory:
             sentence = f"the memory is too small ({sentence.split('. ')[0]}); lower the stage's batch sizes"
+        if lost_worker:
+            sentence = (
+                "a worker process was killed, as the system does when memory runs out; free memory or give "
+                "the stage fewer cores (taskset), and run it again"
+            )
         sys.exit(f"{Path(sys.argv[0]).stem}: {sentence}")

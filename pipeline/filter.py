@@ -18,11 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+import pipeline.images
 import reid
 from generator.encoders import encode_tokens, load_image_encoder, to_float
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
-from pipeline.files import atomic, code_hash, scratch, stage_main, write_csv
+from pipeline.files import atomic, md5, scratch, stage_main, write_csv
 from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -104,11 +105,14 @@ def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -
     section = params.reid
     folder = scratch(
         "filter",
+        __file__,
+        reid,
+        pipeline.images,
         settings=section.model_copy(update={"seeds": ()}),
         seed=settings.seed,
         images=real.md5.tolist(),
         pids=real.pid.tolist(),
-        code=code_hash(reid),
+        weights=md5(section.weights) if section.weights else None,
     )
     model = train(
         load_images([params.dataset.root / image for image in real.image], section.height, section.width),

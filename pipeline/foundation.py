@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ from generator.weights import load_model
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, model_hash, progress, scratch, stage_main, write_json
+from pipeline.files import atomic, model_hash, progress, scratch, stage_main, write_json
 from pipeline.memory import keep_memory
 from pipeline.params import Seed, Settings, load
 from pipeline.workers import worker_pool
@@ -98,7 +99,7 @@ def _photos(settings: FoundationSettings) -> dict[str, int | float]:
 def photograph(settings: FoundationSettings, first: int, count: int, each: int) -> People:
     """Render `each` photos of the people `first` to `first + count - 1`, once: then they are on the disk."""
     who = {"first": first, "count": count, "each": each}
-    folder = scratch("people", **who, **_photos(settings), code=code_hash(pipeline.world))
+    folder = scratch("people", __file__, pipeline.world, **who, **_photos(settings))
     if not (folder / "photos").is_dir():
         with worker_pool() as pool, atomic(folder / "photos") as temporary:
             temporary.mkdir()
@@ -424,17 +425,22 @@ def main() -> None:
         "image_encoder": ("image_encoder", "image_encoder_training"),
         "denoiser": ("vae", "image_encoder", "image_encoder_training", "unet", "denoiser", "train"),
     }
-    key = {
-        "people": {**_photos(settings), "count": settings.identities, "each": settings.images_per_identity},
-        "code": code_hash(generator, reid, pipeline.world),
-    }
+    people_key = {**_photos(settings), "count": settings.identities, "each": settings.images_per_identity}
+    key: dict[str, Any] = {"people": people_key}
     if settings.start:
         trained = ("denoiser",) if _check_start(settings) else ("vae", "denoiser")
         uses = {name: uses[name] for name in trained}
         key["start"] = model_hash(settings.start)
     folders = {
         name: scratch(
-            "foundation", part=name, settings=settings.model_dump(mode="json", include=set(used)), **key
+            "foundation",
+            __file__,
+            generator,
+            reid,
+            pipeline.world,
+            part=name,
+            settings=settings.model_dump(mode="json", include=set(used)),
+            **key,
         )
         for name, used in uses.items()
     }

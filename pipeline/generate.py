@@ -7,9 +7,7 @@ On n processes: `accelerate launch --num_processes n -m pipeline.generate all 20
 byte for byte.
 """
 
-import json
 import shutil
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +21,12 @@ from tqdm import tqdm
 import generator
 import pipeline.images
 import pipeline.marks
+import pipeline.train_generator
 import pipeline.views
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.sample import IMAGPosePipeline, JointRequest
 from pipeline.cli import command_line
-from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv, write_json
+from pipeline.files import atomic, is_sealed, md5, model_hash, scratch, seal, stage_main, write_csv
 from pipeline.index import read_index
 from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
 from pipeline.memory import keep_memory
@@ -59,29 +58,49 @@ def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
     return {name: Mark(model, *made_of) for name, *made_of in zip(*columns, strict=True)}
 
 
-def is_done(seal: Path) -> bool:
-    """Whether a batch was made before; `seal` lists its images with their MD5, and all must still be so."""
-    if not seal.is_file():
-        return False
-    try:
-        for name, checksum in json.loads(seal.read_text()).items():
-            if md5(seal.parent / name) != checksum:
-                raise ValueError(f"{name} is not as it was written")
-    except (ValueError, OSError) as error:
-        warnings.warn(f"{seal.parent}: {error}; its batch is made again", stacklevel=2)
-        return False
-    return True
+def scratch_images(
+    stage: str, plan: pd.DataFrame, checksums: pd.Series, generator_hash: str, params: Params
+) -> Path:
+    """The scratch folder for a plan's images.
+
+    Args:
+        stage: that wants them.
+        plan: as `generate` takes it.
+        checksums: MD5 of images, those of the plan's sources among them, by their name.
+        generator_hash: `model_hash` of the generator.
+        params: of the run.
+    """
+    return scratch(
+        stage,
+        __file__,
+        generator,
+        pipeline.images,
+        pipeline.marks,
+        pipeline.train_generator,
+        pipeline.views,
+        settings=params.generate,
+        encode_batch=params.generator.encode_batch,
+        border=params.dataset.border,
+        plan=plan.to_csv(),
+        sources=checksums[_sources(plan)].to_dict(),
+        poses=md5("data/poses.csv"),
+        model=generator_hash,
+    )
+
+
+def _sources(plan: pd.DataFrame) -> list[str]:
+    return sorted(set("|".join(plan.sources).split("|")))
 
 
 def write_batch(
-    images: dict[str, NDArray[np.uint8]], seal: Path, marks: dict[str, Mark], params: Params
+    images: dict[str, NDArray[np.uint8]], done: Path, marks: dict[str, Mark], params: Params
 ) -> None:
-    """Write the images of a batch beside `seal`, by their names, and last the seal.
+    """Write the images of a batch beside `done`, by their names, and last `done`, their seal.
 
     A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
     that grows with the plan. They move out of it one by one, and what a kill leaves there is made again.
     """
-    batch = seal.with_suffix("")
+    batch = done.with_suffix("")
     with atomic(batch) as folder:
         folder.mkdir()
 
@@ -93,9 +112,9 @@ def write_batch(
             for _ in pool.map(save, images):
                 pass
     for name in images:
-        (batch / name).replace(seal.parent / name)
+        (batch / name).replace(done.parent / name)
     batch.rmdir()
-    write_json({name: md5(seal.parent / name) for name in images}, seal)
+    seal(done, *(done.parent / name for name in images))
 
 
 def generate(
@@ -116,7 +135,7 @@ def generate(
     parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
-    sources = sorted(set("|".join(plan.sources).split("|")))
+    sources = _sources(plan)
     views = encode_images(
         params.dataset,
         sources,
@@ -142,11 +161,11 @@ def generate(
     ) as bar:
         for start in batches:
             wanted = [name for group in names[start : start + size] for name in group]
-            seal = folder / f"batch-{start:08d}.json"
-            if not is_done(seal):
+            done = folder / f"batch-{start:08d}.json"
+            if not is_sealed(done):
                 made = parts.generate(views, requests[start : start + size], settings)
                 images = (image for group in made for image in group)
-                write_batch(dict(zip(wanted, images, strict=True)), seal, marks, params)
+                write_batch(dict(zip(wanted, images, strict=True)), done, marks, params)
             bar.update(state.num_processes * len(wanted))
     state.wait_for_everyone()
 
@@ -165,20 +184,9 @@ def main() -> None:
     model = MODELS / train_on / ("100" if train_on == "all" else str(arguments.fraction))
     if not (model / "model_index.json").is_file():
         raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
-    md5_of = read_index().set_index("image").md5
-    used = sorted(set("|".join(plan.sources).split("|")))
     generator_hash = model_hash(model)
-    folder = scratch(
-        "generate",
-        settings=params.generate,
-        encode_batch=params.generator.encode_batch,
-        border=params.dataset.border,
-        plan=plan.to_csv(),
-        sources=md5_of[used].to_dict(),
-        poses=md5("data/poses.csv"),
-        model=generator_hash,
-        code=code_hash(generator, pipeline.images, pipeline.marks, pipeline.views),
-    )
+    checksums = read_index().set_index("image").md5
+    folder = scratch_images("generate", plan, checksums, generator_hash, params)
     state = PartialState()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if state.is_main_process:

@@ -1,5 +1,7 @@
 """The one way from an image file to pixels, which every stage takes, for real and synthetic images alike."""
 
+import errno
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from pipeline.files import progress
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = range(2, 9)  # its values that turn or mirror; all others mean nothing
 _MODES = ("1", "L", "P", "RGB", "CMYK")
+_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # errors that say something about one file
 _MOST_PIXELS = 4096 * 4096  # more is no crop of a person, and decoding it may exhaust the memory
 
 
@@ -33,7 +36,8 @@ def read_image(file: Path) -> Image.Image:
       are decoded. Links are followed wherever they lead: DVC's cache may be made of links.
 
     Raises:
-        ValueError: the file is refused, cannot be read or is missing; the message is "<file>: <reason>".
+        ValueError: the file is refused, may not be read or is missing; the message is "<file>: <reason>".
+        OSError: the disk or the system fails, which says nothing about the image.
     """
     try:
         with Image.open(file, formats=("JPEG", "PNG")) as image:
@@ -55,8 +59,12 @@ def read_image(file: Path) -> Image.Image:
         reason = "more than 4096 x 4096 pixels are no crop of a person"
     except UnidentifiedImageError:
         reason = "an empty file" if file.stat().st_size == 0 else "no JPEG or PNG image"
-    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
-        reason = f"damaged or unreadable: {getattr(error, 'strerror', None) or error}"
+    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files, without a number
+        number = getattr(error, "errno", None)
+        if number is not None and number not in _OF_THE_FILE:
+            reason = f"cannot be read at present ({os.strerror(number)}); run again when this is mended"
+            raise OSError(number, reason, str(file)) from None
+        reason = f"damaged or unreadable: {os.strerror(number) if number else error}"
     except ValueError as error:
         reason = str(error)
     raise ValueError(f"{file}: {reason}")
@@ -66,7 +74,7 @@ def load_images(files: Sequence[Path], height: int, width: int) -> NDArray[np.ui
     """Decode images at the size (pixels) at which re-ID models take them: [N, height, width, 3], RGB.
 
     Raises:
-        ValueError: as `read_image` does.
+        ValueError, OSError: as `read_image` does.
     """
     images = np.empty((len(files), height, width, 3), np.uint8)
 

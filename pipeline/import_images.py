@@ -4,7 +4,8 @@ Reads a folder of images; writes data/imported/<name>/<fraction>/ with the image
 manifest.csv, for `synthetic: data/imported/<name>` in an arm of params.yaml. Who is shown stands in the file
 names (0002_c1s1_000451_03.jpg, also with another ending or a counter _g0001), or for other names in a table
 with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are; PNGs become
-JPEGs. Images made for one subset must not teach another: import each share's own.
+JPEGs and keep their XMP, where marks of synthetic images stand. Images made for one subset must not teach
+another: import each share's own.
 """
 
 import re
@@ -25,6 +26,7 @@ IMPORTED = Path("data/imported")
 MAPPING = {"file": str, "pid": int, "camid": int}
 _NAME = re.compile(r"((\d{4})_c([1-6])s\d+_\d{6}_\d{2})(?:_g\d{4,})?", re.ASCII)
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_MOST_XMP = 65_504  # bytes in a JPEG's one segment
 _QUALITY = 95  # of JPEGs made of other formats
 
 
@@ -120,8 +122,12 @@ def _to_jpeg(file: Path, target: Path) -> None:
     with Image.open(file) as image:
         if image.format == "JPEG":
             shutil.copyfile(file, target)
-        else:
-            pixels.save(target, "JPEG", quality=_QUALITY, subsampling=0)
+            return
+        image.load()  # in a PNG, XMP may follow the pixels
+        packet = image.info.get("xmp", b"")
+    if len(packet) > _MOST_XMP:
+        raise ValueError(f"{file}: its XMP has {len(packet)} bytes, a JPEG holds {_MOST_XMP}; shorten it")
+    pixels.save(target, "JPEG", quality=_QUALITY, subsampling=0, xmp=packet)
 
 
 def main() -> None:

@@ -82,9 +82,7 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
         if isinstance(name, dict) and isinstance(content, dict):
             rows.append(image | {"split": FOLDERS[file.parent.name]} | name | content)
         else:
-            # A name may hold bytes that are no text.
-            printable = image["image"].encode("utf-8", "backslashreplace").decode()
-            rejected.append({"image": printable, "reason": content})
+            rejected.append({"image": printable(image["image"]), "reason": content})
     found = pd.DataFrame(rows, columns=[*COLUMNS, "pixels"])
     index, bad = found[list(COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
     _check_splits(root, index, bad)
@@ -107,6 +105,13 @@ def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
     )
     pairs = pd.concat(sides)[["image_x", "image_y"]].drop_duplicates()
     return pairs.set_axis(["train", "test"], axis=1).sort_values(["train", "test"], ignore_index=True)
+
+
+def printable(name: str) -> str:
+    """A file's name as a cell of a table: control characters and bytes that are no text are escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name
+    )
 
 
 def _list_folder(folder: Path) -> list[Path]:

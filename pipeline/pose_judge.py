@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
@@ -69,6 +70,9 @@ def train_pose_judge(
 
     Returns:
         The judge in evaluation mode.
+
+    Raises:
+        ValueError: the loss or a weight is not finite; no checkpoint has it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(seed, "pose judge").integers(2**63)))
@@ -114,6 +118,11 @@ def train_pose_judge(
             optimiser.step()
             bar.update()
             if (iteration + 1) % _CHECKPOINT_EVERY == 0 or iteration + 1 == ITERATIONS:
+                if not (loss + get_total_norm(judge.parameters())).isfinite():
+                    raise ValueError(
+                        f"the loss of the judge of poses is {loss.item()}, or a weight is not finite, at "
+                        f"iteration {iteration + 1}; the last good state is {checkpoints}; change scores.seed"
+                    )
                 checkpoints.save(iteration + 1, judge=judge, optimiser=optimiser)
     return judge.eval()
 

@@ -23,17 +23,15 @@ from torchvision.models.inception import Inception3
 
 import generator
 import pipeline.images
-import pipeline.marks
 import pipeline.pose_judge
-import pipeline.views
 from generator import metrics
 from generator.data import scale_keypoints
 from generator.encoders import ImageEncoder, load_image_encoder
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
-from pipeline.files import code_hash, md5, model_hash, progress, scratch, stage_main, write_json
+from pipeline.files import md5, model_hash, progress, scratch, stage_main, write_json
 from pipeline.filter import agreement, encoder_judge
-from pipeline.generate import generate, plan_marks
+from pipeline.generate import generate, plan_marks, scratch_images
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -170,12 +168,15 @@ def pose_judge(train: pd.DataFrame, params: Params) -> PoseJudge:
     train = train.iloc[:: -(-len(train) // _JUDGE_IMAGES)]
     folder = scratch(
         "pose_judge",
+        __file__,
+        generator,
+        pipeline.images,
+        pipeline.pose_judge,
         seed=settings.seed,
         size=size,
         dataset=params.dataset,
         images=train.md5.tolist(),
         poses=md5("data/poses.csv"),
-        code=code_hash(pipeline.pose_judge, pipeline.images, generator),
     )
     images = read_images([params.dataset.root / image for image in train.image], settings)
     keypoints = target_keypoints(train.image.tolist(), params)
@@ -360,19 +361,9 @@ def main() -> None:
     held_out = index[index.split.isin(_SPLITS[settings.identities]) & (index.pid > 0)]
     pairs = read_pairs(settings.pairs, held_out) if settings.pairs else draw_pairs(held_out, settings)
     plan = make_plan(pairs, held_out, settings.seed)
-    used = sorted(set("|".join(plan.sources).split("|")))
     generator_hash = model_hash(model)
-    folder = scratch(
-        "scores",
-        settings=params.generate,
-        encode_batch=params.generator.encode_batch,
-        border=params.dataset.border,
-        plan=plan.to_csv(),
-        sources=held_out.set_index("image").md5[used].to_dict(),
-        poses=md5("data/poses.csv"),
-        model=generator_hash,
-        code=code_hash(generator, pipeline.images, pipeline.marks, pipeline.views),
-    )
+    checksums = held_out.set_index("image").md5
+    folder = scratch_images("scores", plan, checksums, generator_hash, params)
     state = PartialState()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if not state.is_main_process:

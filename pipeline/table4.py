@@ -77,7 +77,8 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
     Raises:
         ValueError: there is none, a model stands there twice, or models were not trained equally long.
     """
-    files = [file for file in sorted(folder.glob("*.csv")) if not file.name.endswith(".queries.csv")]
+    # Hidden files are temporaries of a run that is at work, or was killed.
+    files = [file for file in sorted(folder.glob("[!.]*.csv")) if not file.name.endswith(".queries.csv")]
     tables = [read_csv(file, COLUMNS, "train_reid") for file in files]
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")

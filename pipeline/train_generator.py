@@ -30,7 +30,7 @@ from generator.train import train
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv
+from pipeline.files import atomic, md5, model_hash, scratch, stage_main, write_csv
 from pipeline.images import read_image
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -132,6 +132,10 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
     parts.to(accelerator.device)
     folder = scratch(
         "train_generator",
+        __file__,
+        generator,
+        pipeline.images,
+        pipeline.views,
         settings=settings.model_dump(mode="json", exclude={"train_on"}),
         size=parts.view_size,
         border=params.dataset.border,
@@ -139,7 +143,6 @@ def train_on(fraction: int, params: Params, accelerator: Accelerator) -> tuple[I
         poses=md5("data/poses.csv"),
         base=model_hash(settings.base),
         encoder=model_hash(settings.image_encoder),
-        code=code_hash(generator, pipeline.images, pipeline.views),
     )
     if accelerator.is_main_process:
         flops = training_flops(pipeline_flops(parts), settings.train)

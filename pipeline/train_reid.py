@@ -21,7 +21,17 @@ import reid
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
-from pipeline.files import atomic, code_hash, md5, scratch, stage_main, write_csv, write_json
+from pipeline.files import (
+    atomic,
+    is_sealed,
+    md5,
+    release,
+    scratch,
+    seal,
+    stage_main,
+    write_csv,
+    write_json,
+)
 from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.memory import keep_memory
@@ -83,16 +93,18 @@ def train_model(
     sets = [real, *([added] if added else [])]
     folder = scratch(
         "train_reid",
+        __file__,
+        reid,
+        pipeline.images,
         settings=settings.model_dump(mode="json", include=set(ReidSettings.model_fields)),
         seed=seed,
         arm=arm.model_dump(mode="json", exclude={"synthetic"}) if arm else None,
         images=[images.table.md5.tolist() for images in sets],
         pids=[images.table.pid.tolist() for images in sets],
         weights=md5(settings.weights) if settings.weights else None,
-        code=code_hash(reid, pipeline.images),
     )
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
+    weights, done = folder / "model.safetensors", folder / "model.json"
+    if not is_sealed(done):
         curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
         model = train(
             np.concatenate([images.pixels for images in sets]),
@@ -115,6 +127,8 @@ def train_model(
         curve.close()
         with atomic(weights) as file:
             save_model(model, file)
+        seal(done, weights)
+    release(folder)
     return weights
 
 
@@ -131,15 +145,17 @@ def evaluate_model(
     """
     folder = scratch(
         "test_reid",
+        __file__,
+        reid,
+        pipeline.images,
         weights=md5(weights),
         settings=settings.model_dump(mode="json", exclude={"seeds"}),
         images=[
             images.table[["image", "pid", "camid", "md5"]].values.tolist() for images in (query, gallery)
         ],
-        code=code_hash(reid, pipeline.images),
     )
-    result, table = folder / "result.json", folder / "queries.csv"
-    if not result.is_file():
+    result, table, done = folder / "result.json", folder / "queries.csv", folder / "done.json"
+    if not is_sealed(done):
         model = load_model(weights, settings, _device())
         wanted = features(model, query.pixels, settings.evaluation_batch)
         shown = features(model, gallery.pixels, settings.evaluation_batch)
@@ -174,6 +190,8 @@ def evaluate_model(
             queries[f"ap_c{camera}"] = 100 * precision
         write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, result)
+        seal(done, result, table)
+    release(folder)
     return json.loads(result.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
 
 

@@ -14,6 +14,7 @@ from pipeline.files import md5, progress, read_csv, stage_main
 from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, read_mark
 
 MANIFEST = "manifest.csv"
+TABLES = (MANIFEST, "scores.csv")  # that stages write beside images
 COLUMNS = {"name": str, "md5": str}
 MARKS = ("generator", "sources", "pose", "seed", "digital_source_type")
 
@@ -37,10 +38,15 @@ def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
 def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
     """Sentences, sorted, on all that differs between the files beneath a folder and the listed ones.
 
-    Tables (.csv) beside the images do not count. Where a manifest tells nothing of marks, as one of another
+    The tables of stages beside the images do not count. A linked folder counts as one file: what it shows may
+    change behind it, and no manifest lists it. Where a manifest tells nothing of marks, as one of another
     generator, checksums alone are compared.
     """
-    found = {file for file in folder.rglob("*") if not file.is_dir() and file.suffix != ".csv"}
+    found = {
+        file
+        for file in folder.rglob("*")
+        if (file.is_symlink() or not file.is_dir()) and file.name not in TABLES
+    }
     differences = [f"removed: {file.relative_to(folder)}" for file in listed.keys() - found]
     differences += [f"added: {file.relative_to(folder)}" for file in found - listed.keys()]
     present = sorted(found & listed.keys())

@@ -224,6 +224,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_ruins_the_weights
     assert not list(tmp_path.iterdir())
 
 
+def test_a_weight_that_is_not_finite_after_the_last_step_is_in_no_checkpoint(tmp_path, monkeypatch):
+    denoiser = tiny.denoiser()
+
+    def spoil(*_):
+        next(denoiser.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr("generator.train.update_average", spoil)
+    with pytest.raises(ValueError, match="A weight is no longer finite after step 0 with learning rate"):
+        run(tmp_path, denoiser, steps=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
     three = types.SimpleNamespace(process_index=0, num_processes=3)
     with pytest.raises(ValueError, match="batch_size is 4, which 3 processes cannot share evenly"):

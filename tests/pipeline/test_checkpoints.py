@@ -1,7 +1,10 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +92,20 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, 
         assert Checkpoints(tmp_path).load(model=other) == 1
     assert same(model.state_dict(), other.state_dict())
     assert (tmp_path / "step-00000002.corrupt").is_dir()
+
+
+def test_a_good_checkpoint_on_a_disk_that_fails_stays_where_it_is(tmp_path, monkeypatch):
+    model, _ = trained()
+    Checkpoints(tmp_path).save(1, model=model)
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=r"tensors\.safetensors"):
+        Checkpoints(tmp_path).load(model=model)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).load(model=trained(seed=1)[0]) == 1
 
 
 def test_a_process_killed_while_saving_leaves_a_checkpoint_that_loads(tmp_path):

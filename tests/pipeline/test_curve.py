@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from pipeline.curve import Curve
 
@@ -63,3 +65,35 @@ def test_a_curve_that_nobody_watches_writes_nothing_else(tmp_path, monkeypatch):
     curve.log(1, {"loss": 1.0})
     curve.close()
     assert [file.name for file in tmp_path.iterdir()] == ["curve.jsonl"]
+
+
+@pytest.mark.parametrize("broken_after", [0, 3])
+def test_a_display_that_fails_ends_no_training(tmp_path, monkeypatch, broken_after):
+    """Other trainings write to the folder of the display, and the disk may be full there."""
+    monkeypatch.chdir(tmp_path)
+    curve = Curve(tmp_path / "curve.jsonl", "generator/a")
+    for step in range(1, broken_after + 1):
+        curve.log(step, {"loss": 1.0})
+    shutil.rmtree("dvclive", ignore_errors=True)
+    Path("dvclive").write_text("no folder")
+    with pytest.warns(UserWarning, match="the curve is not shown any more") as warned:
+        for step in range(broken_after + 1, 7):
+            curve.log(step, {"loss": 1.0})
+        curve.close()
+    assert len(warned) == 1
+    assert curve.table().step.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_display_that_fails_at_its_end_ends_no_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    curve = Curve(tmp_path / "curve.jsonl", "generator/a")
+    curve.log(1, {"loss": 1.0})
+    shutil.rmtree("dvclive")
+    Path("dvclive").write_text("no folder")
+    with pytest.warns(UserWarning, match="the curve is not shown any more"):
+        curve.close()
+
+
+def test_a_curve_that_was_removed_is_named_with_the_mend(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"curve\.jsonl is missing, .* remove .* to train again"):
+        Curve(tmp_path / "curve.jsonl").table()

@@ -62,6 +62,13 @@ def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
         assert reason in reasons[f"train_highres/{name}"]
 
 
+def test_a_name_that_breaks_a_line_is_listed_escaped(tmp_path: Path) -> None:
+    root = deepfashion_folder(tmp_path)
+    (root / "train_highres" / "Icon\r").write_bytes(b"")
+    _, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
+    assert rejected.image.tolist() == ["train_highres/Icon\\r"]
+
+
 @pytest.mark.parametrize(
     ("copied", "sentence"),
     [

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline import export, import_images, index, subset
 from pipeline.files import md5
+from pipeline.marks import Mark, read_mark
 from tests.pipeline.market import save_image
 
 SYNTHETIC = [
@@ -175,6 +178,26 @@ def test_outside_images_become_an_arm(project: Path, monkeypatch: pytest.MonkeyP
     run(export, monkeypatch, "augmented", "50")
     train = Path("exports/augmented-50/market1501/bounding_box_train")
     assert len(list(train.glob("*_g*.jpg"))) == 2
+
+
+def test_the_mark_of_an_outside_png_stays(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = int(index.read_index().query("split == 'train'").pid.min())
+    png = save_image(Path(f"outside/{pid:04d}_c1s1_000001_01.png"), 1)
+    mark, chunks = Mark("abc", "source.jpg", "pose.jpg", 7), PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", mark.to_xmp().decode())
+    with Image.open(png) as image:
+        image.save(png, pnginfo=chunks)
+    assert read_mark(png) == mark
+    run(import_images, monkeypatch, "outside", "pidm", "--fractions", "50")
+    (made,) = Path("data/imported/pidm/50").glob("*.jpg")
+    assert read_mark(made) == mark
+
+    chunks = PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", " " * 70_000)
+    with Image.open(png) as image:
+        image.save(png, pnginfo=chunks)
+    with pytest.raises(ValueError, match="its XMP has 70000 bytes, a JPEG holds 65504"):
+        run(import_images, monkeypatch, "outside", "pidm", "--fractions", "50")
 
 
 def test_a_mapping_names_images_of_any_name(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,19 @@
 """Stages hand files over whole or not at all, and name what is wrong with one."""
 
+import ast
 import errno
 import json
 import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -105,6 +108,32 @@ def test_atomic_survives_a_kill_at_any_moment(tmp_path: Path, directory: bool) -
     assert entries(tmp_path) == ["out"]
 
 
+def test_atomic_puts_back_what_a_process_killed_between_the_renames_took_away(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def replace() -> None:
+        rename = Path.rename
+
+        def rename_and_die(self: Path, target: Path) -> None:
+            rename(self, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with pytest.MonkeyPatch.context() as patch, files.atomic(path) as temporary:
+            temporary.mkdir()
+            patch.setattr(Path, "rename", rename_and_die)
+
+    process = get_context("fork").Process(target=replace)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not path.exists()
+    with pytest.raises(RuntimeError), files.atomic(path):
+        assert entries(path) == ["old"]
+        raise RuntimeError
+    assert entries(tmp_path) == ["out", "out/old"]
+
+
 def test_csv_round_trip_keeps_types(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"image": ["a.jpg", "b.jpg"], "md5": ["00", "1e5"], "pid": [-1, 2], "x": [0.1, 1 / 3]}
@@ -159,13 +188,70 @@ def test_scratch_belongs_to_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         rate: float
 
     monkeypatch.chdir(tmp_path)
-    one = files.scratch("train", settings=Settings(rate=0.1), code="a")
+    one = files.scratch("train", settings=Settings(rate=0.1), part="a")
     assert one.is_dir() and one.parent == Path(".scratch/train")
-    assert one == files.scratch("train", code="a", settings=Settings(rate=0.1))
-    assert one != files.scratch("train", settings=Settings(rate=0.2), code="a")
-    assert one.name != files.scratch("other", settings=Settings(rate=0.2), code="a").name
+    assert one == files.scratch("train", part="a", settings=Settings(rate=0.1))
+    assert one != files.scratch("train", settings=Settings(rate=0.2), part="a")
+    assert one.name != files.scratch("other", settings=Settings(rate=0.2), part="a").name
     with pytest.raises(TypeError):
         files.scratch("train", path=tmp_path)
+
+
+def test_scratch_belongs_to_the_code_that_it_is_given_and_to_that_of_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage, checkpoints = tmp_path / "stage.py", tmp_path / "checkpoints.py"
+    monkeypatch.setattr(files, "_CHECKPOINTS", checkpoints)
+    found = []
+    for own, shared in ((1, 1), (2, 1), (2, 2), (1, 1)):
+        stage.write_text(f"x = {own}")
+        checkpoints.write_text(f"x = {shared}")
+        found.append(files.scratch("train", str(stage), part=1))
+    assert len(set(found)) == 3 and found[0] == found[3]
+
+
+def test_every_scratch_belongs_to_the_code_of_the_module_that_asks_for_it() -> None:
+    asked = []
+    for module in Path(files.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "scratch":
+                asked.append(module.stem)
+                assert any(isinstance(code, ast.Name) and code.id == "__file__" for code in node.args), module
+    assert {"train_reid", "generate", "train_generator", "scores", "foundation", "filter"} <= set(asked)
+
+
+def test_a_released_scratch_is_free_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there = get_context("fork").Pipe()
+    folder = files.scratch("train", part=1)
+    files.release(folder)
+    files.release(folder)  # no error
+    second = get_context("fork").Process(target=want_scratch, args=(there,))
+    second.start()
+    assert here.poll(10) and here.recv() == "done"
+    second.join()
+    assert Path("said").read_text() == ""
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "deleted", "seal"])
+def test_a_seal_says_whether_files_are_as_they_were_written(tmp_path: Path, damage: str) -> None:
+    done, seal = [tmp_path / name for name in ("a.csv", "b.json")], tmp_path / "seal.json"
+    assert not files.is_sealed(seal)
+    for file in done:
+        file.write_text("whole")
+    files.seal(seal, *done)
+    if damage == "none":
+        assert files.is_sealed(seal)
+        return
+    if damage == "deleted":
+        done[1].unlink()
+    else:
+        (seal if damage == "seal" else done[1]).write_text("who")
+    with pytest.warns(UserWarning, match="it is made again"):
+        assert not files.is_sealed(seal)
 
 
 def test_code_hash_follows_the_source(tmp_path: Path) -> None:
@@ -411,6 +497,11 @@ def test_model_hash_follows_weights_and_configuration_and_no_folder_name(tmp_pat
             type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB."),
             "the memory is too small (CUDA out of memory); lower the stage's batch sizes",
         ),
+        (
+            RuntimeError("No executable batch size found, reached zero."),
+            "the memory is too small (No executable batch size found, reached zero.); lower",
+        ),
+        (BrokenProcessPool("A process in the pool was terminated"), "a worker process was killed, as the"),
     ],
 )
 def test_too_little_memory_costs_one_sentence(error: Exception, sentence: str) -> None:

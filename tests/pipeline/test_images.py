@@ -1,10 +1,12 @@
 """Images are read as public loaders read them, or refused by name (all kinds: test_bad_data.py)."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline.images import load_images, read_image
 
@@ -56,3 +58,30 @@ def test_an_image_that_cannot_be_read_is_named(damage: str, reason: str, tmp_pat
     with pytest.raises(ValueError) as caught:
         load_images([file], 64, 32)
     assert str(caught.value).startswith(f"{file}: {reason}")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("moment", ["open", "load"])
+def test_a_disk_that_fails_says_nothing_about_the_image(
+    number: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error has no name of a file, as that of a read; the stage must end and not list a bad image."""
+    file = tmp_path / "0001_c1s1_000001_00.jpg"
+    noise((64, 32)).save(file)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((Image, "open") if moment == "open" else (ImageFile.ImageFile, "load")), fail)
+    with pytest.raises(OSError, match="cannot be read at present") as caught:
+        read_image(file)
+    assert (caught.value.errno, caught.value.filename) == (number, str(file))
+
+
+def test_an_image_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ValueError, match=r"a\.jpg: damaged or unreadable: Permission denied"):
+        read_image(tmp_path / "a.jpg")

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from pipeline import index as stage
+from pipeline.files import write_csv
 from pipeline.params import IndexSettings
 
 NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
@@ -71,3 +73,14 @@ def test_summary_counts_what_is_there(market: Path) -> None:
         "rejected_files": 1,
     }
     assert json.loads(json.dumps(summary)) == summary
+
+
+@pytest.mark.parametrize(
+    "name", ["Icon\r", "a\nb.jpg", "caf\udce9.jpg", 'a,"b.jpg', "tab\t\x00", "café 0.jpg"]
+)
+def test_every_name_is_one_cell_of_one_line(name: str, tmp_path: Path) -> None:
+    shown = stage.printable(name)
+    write_csv(pd.DataFrame({"image": [shown], "reason": ["x"]}), tmp_path / "t.csv")
+    assert len((tmp_path / "t.csv").read_bytes().splitlines()) == 2
+    assert pd.read_csv(tmp_path / "t.csv").image.tolist() == [shown]
+    assert (shown == name) == name.isprintable()

@@ -67,3 +67,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     again = train_pose_judge(images, keypoints, 3, Checkpoints(tmp_path / "killed"))
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path) -> None:
+    images, keypoints = dots(20, 0)
+    keypoints[:, 0, :2] = np.nan
+    with pytest.raises(ValueError, match=r"the loss of the judge of poses is nan, .* at iteration 20; "):
+        train_pose_judge(images, keypoints, 3, Checkpoints(tmp_path))
+    assert not list(tmp_path.iterdir())

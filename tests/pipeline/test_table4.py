@@ -202,6 +202,7 @@ def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None
     older = models("augmented", "all", 35, [1.0])
     extra = models("augmented", "subset", 20, [55.0], rank5=88.0)
     save(pd.concat([ROWS, stale, gone, older, extra]), tmp_path)
+    (tmp_path / ".augmented.host@1.tmp.csv").write_text("arm,fra")  # of a run that is at work
     rows = stage.collect(tmp_path, PARAMS)
     assert rows[["arm", "train_on", "fraction", "seed"]].values.tolist() == [
         *(["standard", "none", 20, seed] for seed in range(3)),

@@ -106,3 +106,14 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, monkeypatch: pyt
         run(monkeypatch, tmp_path)
     with pytest.raises(FileNotFoundError, match="is no folder"):
         run(monkeypatch, tmp_path / "none")
+
+
+def test_linked_folders_and_tables_of_nobody_are_additions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "20" / "more").symlink_to(tmp_path / "elsewhere")
+    (folder / "20" / "image.csv").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folder)
+    assert capsys.readouterr().out.splitlines() == ["added: 20/image.csv", "added: 20/more"]
