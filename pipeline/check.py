@@ -20,6 +20,7 @@ from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, stage_main
 from pipeline.index import FOLDERS
 from pipeline.params import FILTERED, SYNTHETIC, Params, load_params
+from pipeline.synthetic import list_synthetic
 
 CHECKED = Path("data/checked.txt")
 WORLD = Path("data/world")  # what the stage `world` renders
@@ -194,7 +195,7 @@ def check_resnet(params: Params) -> None:
 
 
 def check_arms(params: Params) -> None:
-    """Folders of images that other generators made are there, for every fraction."""
+    """Images that other generators made are there, for every fraction, and it is known whom they show."""
     for name, arm in params.arms.items():
         folder = arm.synthetic
         if folder.parent in _MADE_HERE:
@@ -204,13 +205,11 @@ def check_arms(params: Params) -> None:
                 f"arms.{name}.synthetic is {folder}; there is no such folder, expected images or a folder of "
                 "images per fraction"
             )
-        if any(child.is_dir() and child.name.isdecimal() for child in folder.iterdir()):
-            for fraction in params.subset.fractions:
-                if not (folder / str(fraction)).is_dir():
-                    raise ValueError(
-                        f"{folder / str(fraction)} is missing; expected a folder for every fraction of "
-                        f"subset.fractions, since arms.{name}.synthetic is {folder}"
-                    )
+        for fraction in params.subset.fractions:
+            try:
+                list_synthetic(folder, fraction)
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"arms.{name}.synthetic is {folder}: {error}") from None
 
 
 def check_disk(params: Params) -> None:

@@ -27,7 +27,7 @@ from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
-from pipeline.synthetic import read_arm
+from pipeline.synthetic import read_arm, say_unused
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import load_model, save_model
 from reid.rerank import rerank
@@ -200,12 +200,21 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
     every = index.loc[read_subset(100)]
     everyone = ImageSet.read(every, [root / image for image in every.image], settings)
 
+    def read(fraction: int) -> tuple[ImageSet, ImageSet | None]:
+        """The real images of a subset, and what the arm adds to them."""
+        chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
+        real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
+        return real, read_added(arm, fraction, real, settings) if arm else None
+
+    if arm:
+        say_unused(arm.synthetic, fractions)
+        for fraction in fractions:  # before the first training; kept, they might not fit into memory
+            read(fraction)
+
     rows, rankings, models = [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
         for fraction in fractions:
-            chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
-            real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
-            added = read_added(arm, fraction, real, settings) if arm else None
+            real, added = read(fraction)
             n_added = len(added.table) if added else 0
             repeated = n_added if arm and arm.repeat_real else 0
             for seed in settings.seeds:

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -15,8 +16,10 @@ from diffusers import PNDMScheduler
 from safetensors.torch import save_file
 
 from pipeline import check
+from pipeline.files import write_csv
 from pipeline.params import Params, load_params
 from tests.generator import tiny
+from tests.pipeline.market import save_image
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = load_params(REPOSITORY / "params.yaml")
@@ -247,9 +250,22 @@ def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     assert "arms.other.synthetic is" in found(folder)[0]
     for fraction in (20, 40, 60):
-        (folder / str(fraction)).mkdir(parents=True)
-    assert f"{folder / '80'} is missing; expected a folder for every fraction" in found(folder)[0]
-    (folder / "80").mkdir()
+        save_image(folder / str(fraction) / "0002_c1_fake.jpg")
+    told = f"arms.other.synthetic is {folder}: "
+    assert found(folder) == [
+        f"{told}{folder / '80'} is missing; {folder} has folders of other fractions only"
+    ]
+    save_image(folder / "80" / "fake.jpg")
+    assert found(folder) == [
+        f"{told}{folder / '80/fake.jpg'}: the name does not begin as in Market-1501 (0002_c1...); rename it, "
+        f"or write {folder / '80/manifest.csv'} with the columns name and pid"
+    ]
+    write_csv(pd.DataFrame({"name": ["fake.jpg", "gone.jpg"], "pid": [2, 2]}), folder / "80/manifest.csv")
+    assert found(folder) == [
+        f"{told}{folder / '80/gone.jpg'} is listed in {folder / '80/manifest.csv'}; there is no such file in "
+        f"{folder / '80'}"
+    ]
+    save_image(folder / "80" / "gone.jpg")
     assert found(folder) == []
 
 
