@@ -46,6 +46,7 @@ def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> 
         ValueError: a file is missing or damaged, a tensor is missing, has another shape than the model's,
             holds NaN or infinity or is of no floating type, or there are others than the model's.
     """
+    read_json(folder / "config.json")  # for its own sentences
     is_transformers = model_class.__module__.startswith("transformers.")
     stem = "model" if is_transformers else "diffusion_pytorch_model"
     source, shards = weight_files(folder, stem)

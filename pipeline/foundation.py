@@ -33,7 +33,7 @@ from generator.data import encode_views
 from generator.encoders import load_image_encoder, load_vae
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.pose import draw_skeleton
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
 from generator.vae import latent_map, psnr, reconstruct, train_vae
@@ -340,7 +340,7 @@ def measure(
     Returns:
         The scores, and a contact sheet: three sources, target pose, from one source, from three, photo.
     """
-    parts = IMAGPosePipeline.from_pretrained(weights, local_files_only=True)
+    parts = load_pipeline(weights)
     parts.denoiser.suit_device(parts.device)
     each, size = settings.images_per_identity, (settings.height, settings.width)
     # A person's photos are in the order of their cameras: each half sees all of them.

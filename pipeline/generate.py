@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
-from diffusers.utils import logging
 from tqdm import tqdm
 
 import generator
@@ -23,7 +22,7 @@ import pipeline.images
 import pipeline.marks
 import pipeline.views
 from generator.cost import in_words, pipeline_flops, sampling_flops
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import JointRequest, load_pipeline
 from pipeline.cli import command_line
 from pipeline.files import atomic, code_hash, md5, model_hash, scratch, stage_main, write_csv, write_json
 from pipeline.index import read_index
@@ -85,8 +84,7 @@ def generate(
     nor a restart changes what is in a batch, and with it the last bit of an image.
     """
     settings = params.generate.sample
-    logging.disable_progress_bar()  # of loading; the images have their own
-    parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
+    parts = load_pipeline(model)
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
     names = sorted(set("|".join(plan.sources).split("|")))
