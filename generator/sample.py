@@ -18,11 +18,12 @@ from generator.data import Conditions, EncodedViews, encode_views, make_conditio
 from generator.encoders import ImageEncoder, decode_latents, load_image_encoder, load_vae, to_bytes
 from generator.grid import VIEWS, join, split
 from generator.model import IMAGPoseDenoiser
+from generator.model_files import read_json
 from generator.pose import draw_skeleton
 from generator.scheduler import load_scheduler
 from generator.seeding import rng
 from generator.settings import Condition, SampleSettings, SchedulerSettings
-from generator.weights import load_model, read_json
+from generator.weights import load_model
 
 Fill = Literal["target", "source"]
 _SIZES = ("view_height", "view_width", "token_height", "token_width")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from diffusers import DDIMScheduler
 
+from generator.model_files import read_json
 from generator.settings import SchedulerSettings
-from generator.weights import read_json
 
 
 def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
