@@ -63,13 +63,13 @@ class FoundationSettings(Settings):
         strict=False,
         description="earlier result: its image encoder and a VAE of equal settings stay, the rest goes on",
     )
-    identities: int = Field(ge=2, description="people to train on")
-    held_out_identities: int = Field(ge=2, description="people to measure on")
-    images_per_identity: int = Field(ge=7, description="photos of each")
-    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    identities: int = Field(ge=2, le=1_000_000, description="people to train on")
+    held_out_identities: int = Field(ge=2, le=1_000_000, description="people to measure on")
+    images_per_identity: int = Field(ge=7, le=1000, description="photos of each")
+    cameras: int = Field(ge=1, le=1000, description="cameras, none of them one of the data set's")
     camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
-    height: int = Field(ge=32, description="pixels")
-    width: int = Field(ge=32, description="pixels")
+    height: int = Field(ge=32, le=1024, description="pixels")
+    width: int = Field(ge=32, le=1024, description="pixels")
     vae: VaeSettings
     image_encoder: ImageEncoderSettings
     image_encoder_training: ReidSettings
