@@ -8,6 +8,8 @@ weights as models/reid/<arm>/<fraction>-<seed>.safetensors.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,24 +96,25 @@ def train_model(
     weights = folder / "model.safetensors"
     if not weights.is_file():
         curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
-        model = train(
-            np.concatenate([images.pixels for images in sets]),
-            np.concatenate([images.table.pid for images in sets]),
-            np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
-            settings,
-            seed,
-            synthetic_share=arm.synthetic_share if arm else None,
-            synthetic_rate=arm.synthetic_rate if arm else 1.0,
-            synthetic_weight=arm.synthetic_weight if arm else 1.0,
-            synthetic_smoothing=arm.synthetic_smoothing if arm else None,
-            real_first=arm.real_first if arm else 0.0,
-            real_last=arm.real_last if arm else 0.0,
-            device=_device(),
-            checkpoints=Checkpoints(folder),
-            checkpoint_every=settings.checkpoint_every,
-            title=title,
-            log=curve.log,
-        )
+        with _out_of_memory("training", settings, "identities_per_batch", "images_per_identity"):
+            model = train(
+                np.concatenate([images.pixels for images in sets]),
+                np.concatenate([images.table.pid for images in sets]),
+                np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
+                settings,
+                seed,
+                synthetic_share=arm.synthetic_share if arm else None,
+                synthetic_rate=arm.synthetic_rate if arm else 1.0,
+                synthetic_weight=arm.synthetic_weight if arm else 1.0,
+                synthetic_smoothing=arm.synthetic_smoothing if arm else None,
+                real_first=arm.real_first if arm else 0.0,
+                real_last=arm.real_last if arm else 0.0,
+                device=_device(),
+                checkpoints=Checkpoints(folder),
+                checkpoint_every=settings.checkpoint_every,
+                title=title,
+                log=curve.log,
+            )
         curve.close()
         with atomic(weights) as file:
             save_model(model, file)
@@ -141,8 +144,9 @@ def evaluate_model(
     result, table = folder / "result.json", folder / "queries.csv"
     if not result.is_file():
         model = load_model(weights, settings, _device())
-        wanted = features(model, query.pixels, settings.evaluation_batch)
-        shown = features(model, gallery.pixels, settings.evaluation_batch)
+        with _out_of_memory("testing", settings, "evaluation_batch"):
+            wanted = features(model, query.pixels, settings.evaluation_batch)
+            shown = features(model, gallery.pixels, settings.evaluation_batch)
         found = evaluate(distances(wanted, shown), *query.labels(), *gallery.labels(), top=TOP)
         values = {
             "rank1": found.rank(1),
@@ -175,6 +179,21 @@ def evaluate_model(
         write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, result)
     return json.loads(result.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
+
+
+@contextmanager
+def _out_of_memory(what: str, settings: ReidSection, *keys: str) -> Iterator[None]:
+    """Name the keys that decide how much memory is needed.
+
+    A batch of a training is not taken in parts as the generator's is: batch normalisation and the hardest
+    triplets would change with them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        named = " and ".join(f"reid.{key} ({getattr(settings, key)})" for key in keys)
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{what} does not fit into the memory ({reason}); lower {named}") from None
 
 
 def _device() -> str:

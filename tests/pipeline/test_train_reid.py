@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline import subset, train_reid
 from pipeline.files import write_csv
@@ -59,3 +60,22 @@ def test_files_that_no_list_names_are_counted(
     assert len(rows) == 2
     said = capsys.readouterr().out
     assert f"{GENERATED}: 2 files are not used, the first is {GENERATED / '75/left.jpg'}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("train", "training {}; lower reid.identities_per_batch (2) and reid.images_per_identity (2)"),
+        ("features", "testing {}; lower reid.evaluation_batch (256)"),
+    ],
+)
+def test_too_little_memory_names_the_keys_to_lower(
+    part: str, sentence: str, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+
+    monkeypatch.setattr(train_reid, part, fail)
+    with pytest.raises(ValueError) as caught:
+        train_reid.run_arm("standard", params)
+    assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
