@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import CLIPVisionModel, Dinov2Model
 
-from generator.weights import load_model, read_json
+from generator.model_files import read_json
+from generator.weights import load_model
 
 ImageEncoder: TypeAlias = Dinov2Model | CLIPVisionModel
 

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from generator.grid import VIEWS, join, split
+from generator.model_files import read_json
 from generator.seeding import rng
 from generator.settings import DenoiserSettings
-from generator.weights import load_model, read_json
+from generator.weights import load_model
 
 # CUDA's grid dimensions bound the batch of scaled_dot_product_attention.
 _MAX_ATTENTION_BATCH = 65_535

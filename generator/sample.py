@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,15 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 from generator.data import Conditions, EncodedViews, encode_views, make_conditions
-from generator.encoders import ImageEncoder, decode_latents, to_bytes
+from generator.encoders import ImageEncoder, decode_latents, load_image_encoder, load_vae, to_bytes
 from generator.grid import VIEWS, join, split
 from generator.micro_batches import halve
 from generator.model import IMAGPoseDenoiser
+from generator.model_files import read_json
 from generator.pose import draw_skeleton
+from generator.scheduler import load_scheduler
 from generator.seeding import rng
-from generator.settings import Condition, SampleSettings
+from generator.settings import Condition, SampleSettings, SchedulerSettings
+from generator.weights import load_model
 
 Fill = Literal["target", "source"]
+_SIZES = ("view_height", "view_width", "token_height", "token_width")
 
 
 @dataclass(frozen=True)
@@ -343,3 +348,30 @@ class IMAGPosePipeline(DiffusionPipeline):
                 predicted = settings.guidance_scale * conditional + (1 - settings.guidance_scale) * null
             latents = self.scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
         return latents
+
+
+def load_pipeline(folder: Path) -> IMAGPosePipeline:
+    """The pipeline that `save_pretrained` wrote to a folder, each part as strictly as it is loaded alone.
+
+    Raises:
+        ValueError: the folder holds another pipeline or none, or a part is refused (`load_vae`,
+            `load_image_encoder`, `load_model`, `load_scheduler`).
+    """
+    file = folder / "model_index.json"
+    config = read_json(file)
+    if config.get("_class_name") != IMAGPosePipeline.__name__:
+        raise ValueError(
+            f"{folder} holds a {config.get('_class_name')}, where an IMAGPosePipeline is needed."
+        )
+    sizes = {name: config.get(name) for name in _SIZES}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{file} has {name} {size!r}, where a number of pixels is needed.")
+    as_saved = SchedulerSettings(prediction_type=None, beta_schedule=None, zero_terminal_snr=None)
+    return IMAGPosePipeline(
+        load_vae(folder / "vae"),
+        load_image_encoder(folder / "image_encoder"),
+        load_model(IMAGPoseDenoiser, folder / "denoiser"),
+        load_scheduler(folder / "scheduler", as_saved),
+        **cast(dict[str, int], sizes),
+    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from diffusers import DDIMScheduler
 
+from generator.model_files import read_json
 from generator.settings import SchedulerSettings
 
 
@@ -19,14 +20,10 @@ def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
         settings: what to change.
 
     Raises:
-        ValueError: there is no such file, or zero terminal SNR is asked of a model that predicts epsilon,
-            which pure noise does not determine.
+        ValueError: `read_json` refuses the file, or zero terminal SNR is asked of a model that predicts
+            epsilon, which pure noise does not determine.
     """
-    if not (folder / "scheduler_config.json").is_file():
-        raise ValueError(
-            f"{folder / 'scheduler_config.json'} does not exist: {folder} holds no saved scheduler."
-        )
-    config, _ = DDIMScheduler.load_config(folder, local_files_only=True, return_unused_kwargs=True)
+    config = read_json(folder / "scheduler_config.json")
     changes = {
         "prediction_type": settings.prediction_type,
         "beta_schedule": settings.beta_schedule,

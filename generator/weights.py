@@ -1,6 +1,5 @@
 """Saved models: a folder is read whole and right, or refused by the name of the file that is wrong."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +7,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from generator.model_files import read_json, weight_files
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = ("position_ids", "num_batches_tracked")  # the ends of names of tensors that hold whole numbers
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of settings.
-
-    Raises:
-        ValueError: there is no such file, or it holds something else.
-    """
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(
-            f"{file} does not exist: {file.parent} is not the folder of a saved model."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON file ({error}).") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no settings of a model.")
-    return content
 
 
 def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
@@ -46,6 +28,7 @@ def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> 
         ValueError: a file is missing or damaged, a tensor is missing, has another shape than the model's,
             holds NaN or infinity or is of no floating type, or there are others than the model's.
     """
+    read_json(folder / "config.json")  # for its own sentences
     is_transformers = model_class.__module__.startswith("transformers.")
     stem = "model" if is_transformers else "diffusion_pytorch_model"
     source, shards = weight_files(folder, stem)
@@ -71,35 +54,6 @@ def load_model(model_class: Any, folder: Path, unused: tuple[str, ...] = ()) -> 
     if not is_transformers:  # diffusers saves the path with the model, where it differs from user to user
         model.register_to_config(_name_or_path=folder.name)
     return model
-
-
-def weight_files(folder: Path, stem: str) -> tuple[Path, list[Path]]:
-    """The file that says where a model's weights are, and the safetensors files that hold them.
-
-    Args:
-        folder: of a saved model.
-        stem: name of the weights without suffix: diffusion_pytorch_model or model.
-
-    Raises:
-        ValueError: there is none, or one of them is missing.
-    """
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        names = read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise ValueError(f"{index} has no weight_map, which names the files of the weights.")
-        shards = [folder / str(name) for name in sorted(set(map(str, names.values())))]
-        for shard in shards:
-            if shard.parent != folder or not shard.is_file():
-                raise ValueError(f"{shard} is missing: {index} names it.")
-        return index, [*shards, single] if single.is_file() else shards
-    if single.is_file():
-        return single, [single]
-    others = sorted(file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin", ".pt"))
-    found = f" It holds {others[0]}." if others else ""
-    raise ValueError(
-        f"{single} does not exist: pickled weights are not read, nor safetensors of another name.{found}"
-    )
 
 
 def check_safetensors(file: Path) -> None:

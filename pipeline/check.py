@@ -6,21 +6,23 @@ at every run, so that a new look reruns nothing.
 """
 
 import csv
-import json
 import math
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
+from generator.model_files import read_json, weight_files
 from generator.settings import DenoiserSettings
 from pipeline import deepfashion, index
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, stage_main
 from pipeline.params import FILTERED, SYNTHETIC, Params, load_params
+from pipeline.synthetic import list_synthetic
 
 CHECKED = Path("data/checked.txt")
 WORLD = Path("data/world")  # what the stage `world` renders
@@ -41,8 +43,6 @@ _ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
     "clip": ("vision_config", 768, 32, "embeddings.class_embedding"),
     "clip_vision_model": (None, 768, 32, "embeddings.class_embedding"),
 }
-_UNET_KEYS = ("in_channels", "out_channels", "block_out_channels", "down_block_types")
-_VAE_KEYS = ("in_channels", "latent_channels", "block_out_channels")
 # Network of a score -> whose file it is, and a tensor that no other network of torchvision has in this shape.
 _NETWORKS = {
     "alex": ("torchvision's alexnet", "features.10.weight", (256, 256, 3, 3)),
@@ -55,6 +55,46 @@ _NETWORKS = {
 }
 _CVA_SHARE = 273 / 859.5  # parameters of CVA per parameter of Stable Diffusion's UNet
 _STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes each
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Config(BaseModel):
+    """What the checks read of a model's config.json."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Unet(_Config):
+    in_channels: Count
+    out_channels: Count
+    block_out_channels: Annotated[list[Count], Field(min_length=1)]
+    down_block_types: list[str]
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Self:
+        if len(self.down_block_types) != len(self.block_out_channels):
+            raise ValueError("block_out_channels and down_block_types of other lengths")
+        return self
+
+
+class _Denoiser(_Config):
+    unet_config: _Unet
+
+
+class _Vae(_Config):
+    in_channels: Annotated[int, Field(ge=3)]
+    latent_channels: Count
+    block_out_channels: Annotated[list[Count], Field(min_length=1)]
+
+
+class _Vision(_Config):
+    hidden_size: Count
+    patch_size: Count
+
+
+T = TypeVar("T", bound=_Config)
 
 
 def problems(params: Params) -> list[str]:
@@ -81,7 +121,7 @@ def _run(checks: tuple[Callable[[Params], None], ...], params: Params) -> list[s
         except ValueError as error:
             found.append(str(error))
         except OSError as error:
-            found.append(f"{error.filename}: {error.strerror}")
+            found.append(f"{error.filename}: {error.strerror}" if error.strerror else str(error))
     return list(dict.fromkeys(found))  # two checks may miss the same file
 
 
@@ -132,7 +172,7 @@ def check_openpose(params: Params) -> None:
         )
     shapes = _pth_shapes("poses.openpose_model", file, "OpenPose's body_pose_model.pth")
     for layer, outputs in (("Mconv7_stage6_L1.weight", 38), ("Mconv7_stage6_L2.weight", 19)):
-        if shapes.get(layer, (0,))[0] != outputs:
+        if shapes.get(layer, ())[:1] != (outputs,):
             raise ValueError(
                 f"poses.openpose_model is {file}, where {layer} with {outputs} outputs is missing; expected "
                 "body_pose_model.pth of the 18 keypoints"
@@ -149,16 +189,16 @@ def check_base(params: Params) -> None:
         )
     unet = _unet_config(params)
     denoiser = params.generator.denoiser_folder
-    vae = _read_config(base / "vae", "AutoencoderKL", _VAE_KEYS)
-    if unet["in_channels"] != unet["out_channels"] or unet["in_channels"] != vae["latent_channels"]:
+    vae = _read_config(base / "vae", "AutoencoderKL", _Vae)
+    if unet.in_channels != unet.out_channels or unet.in_channels != vae.latent_channels:
         raise ValueError(
-            f"{denoiser} has {unet['in_channels']} input and {unet['out_channels']} output channels; "
-            f"expected {vae['latent_channels']} of both, as the latents of {base / 'vae'} have"
+            f"{denoiser} has {unet.in_channels} input and {unet.out_channels} output channels; "
+            f"expected {vae.latent_channels} of both, as the latents of {base / 'vae'} have"
         )
     prefix = "unet.conv_in.conv" if denoiser.name == "denoiser" else "conv_in"
-    _expect_tensor(denoiser, "diffusion_pytorch_model", f"{prefix}.weight", 0, unet["block_out_channels"][0])
-    _expect_tensor(base / "vae", "diffusion_pytorch_model", "encoder.conv_in.weight", 1, vae["in_channels"])
-    scheduler, settings = _read_json(base / "scheduler" / "scheduler_config.json"), params.generator.scheduler
+    _expect_tensor(denoiser, "diffusion_pytorch_model", f"{prefix}.weight", 0, unet.block_out_channels[0])
+    _expect_tensor(base / "vae", "diffusion_pytorch_model", "encoder.conv_in.weight", 1, vae.in_channels)
+    scheduler, settings = read_json(base / "scheduler" / "scheduler_config.json"), params.generator.scheduler
     kind = settings.prediction_type or scheduler.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(
@@ -189,9 +229,9 @@ def check_image_encoder(params: Params) -> None:
 def check_sizes(params: Params) -> None:
     """Views, latents and the parts of the denoiser fit together, so that the joint image can be split."""
     unet, settings = _unet_config(params), params.generator.denoiser
-    vae = _read_config(params.generator.base / "vae", "AutoencoderKL", _VAE_KEYS)
-    factor = math.isqrt(vae["in_channels"] // 3) * 2 ** (len(vae["block_out_channels"]) - 1)
-    multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    vae = _read_config(params.generator.base / "vae", "AutoencoderKL", _Vae)
+    factor = math.isqrt(vae.in_channels // 3) * 2 ** (len(vae.block_out_channels) - 1)
+    multiple = factor * 2 ** (len(unet.block_out_channels) - 1)
     height, width = params.dataset.height, params.dataset.width
     if height % multiple or width % multiple:
         raise ValueError(
@@ -210,9 +250,9 @@ def check_sizes(params: Params) -> None:
             f"generator.denoiser.pose_channels has {len(settings.pose_channels)} entries; expected {levels}, "
             f"which reach 1/{factor} of the image's size as the latents do"
         )
-    kinds = unet["down_block_types"]
-    attending = [c for c, kind in zip(unet["block_out_channels"], kinds, strict=True) if "CrossAttn" in kind]
-    for channels in [*attending, unet["block_out_channels"][-1]] if settings.cva else []:
+    levels_and_kinds = zip(unet.block_out_channels, unet.down_block_types, strict=True)
+    attending = [channels for channels, kind in levels_and_kinds if "CrossAttn" in kind]
+    for channels in [*attending, unet.block_out_channels[-1]] if settings.cva else []:
         if channels % settings.cva_heads:
             raise ValueError(
                 f"generator.denoiser.cva_heads is {settings.cva_heads}; expected a divisor of the UNet's "
@@ -262,7 +302,7 @@ def check_resnet(params: Params) -> None:
 
 
 def check_arms(params: Params) -> None:
-    """Folders of images that other generators made are there, for every fraction."""
+    """Images that other generators made are there, for every fraction, and it is known whom they show."""
     for name, arm in params.arms.items():
         folder = arm.synthetic
         if folder.parent in _MADE_HERE:
@@ -272,13 +312,11 @@ def check_arms(params: Params) -> None:
                 f"arms.{name}.synthetic is {folder}; there is no such folder, expected images or a folder of "
                 "images per fraction"
             )
-        if any(child.is_dir() and child.name.isdecimal() for child in folder.iterdir()):
-            for fraction in params.subset.fractions:
-                if not (folder / str(fraction)).is_dir():
-                    raise ValueError(
-                        f"{folder / str(fraction)} is missing; expected a folder for every fraction of "
-                        f"subset.fractions, since arms.{name}.synthetic is {folder}"
-                    )
+        for fraction in params.subset.fractions:
+            try:
+                list_synthetic(folder, fraction)
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"arms.{name}.synthetic is {folder}: {error}") from None
 
 
 def check_disk(params: Params) -> None:
@@ -304,15 +342,16 @@ def check_disk(params: Params) -> None:
         )
 
 
-def _unet_config(params: Params) -> dict[str, Any]:
+def _unet_config(params: Params) -> _Unet:
     """The stock UNet's configuration; a saved denoiser must also be one that the settings can be made of."""
     folder = params.generator.denoiser_folder
     if folder.name == "unet":
-        return _read_config(folder, "UNet2DConditionModel", _UNET_KEYS)
-    config = _read_config(folder, "IMAGPoseDenoiser", ("unet_config",))
+        return _read_config(folder, "UNet2DConditionModel", _Unet)
+    config = _read_config(folder, "IMAGPoseDenoiser", _Denoiser)
     settings: DenoiserSettings = params.generator.denoiser
-    settings.check_saved(folder, config, _encoder(params.generator.image_encoder)[1])
-    return config["unet_config"]
+    saved = read_json(folder / "config.json")
+    settings.check_saved(folder, saved, _encoder(params.generator.image_encoder)[1])
+    return config.unet_config
 
 
 def _encoder(folder: Path) -> tuple[str, int, int]:
@@ -322,55 +361,37 @@ def _encoder(folder: Path) -> tuple[str, int, int]:
             f"generator.image_encoder is {folder}; there is no such folder, expected a DINOv2 or CLIP in "
             "transformers' layout"
         )
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in _ENCODERS:
         raise ValueError(f"{folder} holds a model of type {kind!r}; expected one of {', '.join(_ENCODERS)}")
     section, width, patch, _ = _ENCODERS[kind]
     vision = config.get(section, {}) if section else config
-    return kind, vision.get("hidden_size", width), vision.get("patch_size", patch)
+    if not isinstance(vision, dict):
+        raise ValueError(f"{folder / 'config.json'} has {section} {vision!r}; expected a section of settings")
+    described = _parse(folder, {"hidden_size": width, "patch_size": patch} | vision, _Vision)
+    return kind, described.hidden_size, described.patch_size
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing; expected the folder of a model as its library saves it")
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no settings of a model")
-    return content
-
-
-def _read_config(folder: Path, model: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+def _read_config(folder: Path, model: str, schema: type[T]) -> T:
+    config = read_json(folder / "config.json")
     if config.get("_class_name") != model:
         raise ValueError(f"{folder} holds a {config.get('_class_name')}; expected a diffusers {model}")
-    for key in keys:
-        if key not in config:
-            raise ValueError(
-                f"{folder / 'config.json'} has no {key}; expected the file as diffusers saves it"
-            )
-    return config
+    return _parse(folder, config, schema)
 
 
-def _weight_files(folder: Path, stem: str) -> list[Path]:
-    """The safetensors files of a saved model: one, or those that its index names."""
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if index.is_file() and not single.is_file():
-        shards = [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-        for shard in shards:
-            if not shard.is_file():
-                raise ValueError(f"{shard} is missing; expected all files that {index} names")
-        return shards
-    if not single.is_file():
-        others = sorted(
-            file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin", ".ckpt")
+def _parse(folder: Path, config: dict[str, Any], schema: type[T]) -> T:
+    try:
+        return schema.model_validate(config)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        key = ".".join(map(str, mistake["loc"]))
+        found = {"missing": f"no {key}", "value_error": str(mistake.get("ctx", {}).get("error"))}.get(
+            mistake["type"], f"{key} {mistake['input']!r}"
         )
-        found = f" (found {', '.join(others)})" if others else ""
-        raise ValueError(f"{single} is missing{found}; expected safetensors weights of that name")
-    return [single]
+        raise ValueError(
+            f"{folder / 'config.json'} has {found}; expected the file as its library saves it"
+        ) from None
 
 
 def _shapes(files: list[Path]) -> Shapes:
@@ -402,9 +423,9 @@ def _pth_shapes(key: str, file: Path, expected: str) -> Shapes:
 
 
 def _expect_tensor(folder: Path, stem: str, name: str, axis: int, size: int) -> None:
-    files = _weight_files(folder, stem)
+    files = weight_files(folder, stem)[1]
     for found, shape in _shapes(files).items():
-        if found.endswith(name) and shape[axis] == size:
+        if found.endswith(name) and shape[axis:][:1] == (size,):
             return
     raise ValueError(
         f"{files[0]} has no tensor {name} with {size} entries along axis {axis}; expected the weights of the "
@@ -413,7 +434,7 @@ def _expect_tensor(folder: Path, stem: str, name: str, axis: int, size: int) -> 
 
 
 def _parameters(folder: Path, stem: str) -> float:
-    return sum(math.prod(shape) for shape in _shapes(_weight_files(folder, stem)).values())
+    return sum(math.prod(shape) for shape in _shapes(weight_files(folder, stem)[1]).values())
 
 
 def main() -> None:

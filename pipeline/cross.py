@@ -1,9 +1,11 @@
 """Stage `cross`: test every trained re-ID model on the people of another data set.
 
 Reads models/reid/<arm>/*.safetensors and a folder in Market-1501 format, an entry of cross_datasets in
-params.yaml; writes data/reid/cross/<its name>.csv, one row per model. `table4` shows them as further columns.
+params.yaml; writes data/reid/cross/<its name>.csv, one row per model, which `table4` shows as further
+columns, and data/reid/cross/<its name>.rejected.csv, the files of the folder that are not used, and why.
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -19,18 +21,20 @@ RESULTS = Path("data/reid/cross")
 MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
 
 
-def evaluate_all(name: str, params: Params) -> pd.DataFrame:
+def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test the models of all arms, fractions and seeds.
 
     Returns:
-        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind.
+        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; and the
+        rejected files (image, reason).
 
     Raises:
         FileNotFoundError: a model is missing.
         ValueError: the folder of the data set cannot be used.
     """
     root = params.cross_datasets[name]
-    index, *_ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
+    # Nobody trains on this data set, so that its own copies in training and test leak nothing.
+    index, rejected, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
     tested = [index[index.split == split] for split in ("query", "gallery")]
     models = [
         (arm, fraction, seed)
@@ -54,7 +58,7 @@ def evaluate_all(name: str, params: Params) -> pd.DataFrame:
         values, _ = evaluate_model(weights, query, gallery, params.reid)
         measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
         rows.append({"arm": arm, "fraction": fraction, "seed": seed, **measures})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), rejected
 
 
 def main() -> None:
@@ -66,7 +70,13 @@ def main() -> None:
     if name not in params.cross_datasets:
         known = ", ".join(params.cross_datasets) or "none"
         raise ValueError(f"the data set is {name}; params.yaml has under cross_datasets: {known}")
-    write_csv(evaluate_all(name, params), RESULTS / f"{name}.csv")
+    rows, rejected = evaluate_all(name, params)
+    if len(rejected):
+        print(
+            f"cross: {len(rejected)} files are not used, see {RESULTS / name}.rejected.csv", file=sys.stderr
+        )
+    write_csv(rejected, RESULTS / f"{name}.rejected.csv")
+    write_csv(rows, RESULTS / f"{name}.csv")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from generator.keypoints import KEYPOINT_NAMES
-from pipeline.index import COLUMNS, find_leaks, hold_out_validation, inspect_all, printable
+from pipeline.index import COLUMNS, find_leaks, hold_out_validation, inspect_all, not_a_file, printable
 from pipeline.params import IndexSettings
 
 FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}  # either name will do
@@ -52,7 +52,14 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
         folder = next((root / name for name in choices if (root / name).is_dir()), None)
         if folder is None:
             raise ValueError(f"{root / choices[0]} is missing; a DeepFashion folder has it, or {choices[1]}/")
-        files = sorted(file for file in folder.iterdir() if file.is_file())
+        files = []
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                files.append(path)
+            else:
+                rejected.append(
+                    {"image": printable(path.relative_to(root).as_posix()), "reason": not_a_file(path)}
+                )
         print(f"{folder.name}: {len(files)} files to decode", flush=True)
         for file, content in zip(files, inspect_all(files), strict=True):
             name = _NAME.fullmatch(file.name)
@@ -84,7 +91,8 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     for held_out, prefix in ((test, ""), (index.split.isin(["val_query", "val_gallery"]), "val_")):
         repeated = index.pid[held_out].duplicated()
         index.loc[held_out, "split"] = prefix + np.where(repeated, "gallery", "query").astype(object)
-    return index, pd.DataFrame(rejected, columns=["image", "reason"]), find_leaks(found)
+    leaked = find_leaks(index.assign(pixels=found.pixels))
+    return index, pd.DataFrame(rejected, columns=["image", "reason"]), leaked
 
 
 def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.integer]) -> NDArray[np.float32]:

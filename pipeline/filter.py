@@ -29,7 +29,7 @@ from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import FILTERED, FilterSettings, Params, load_params
 from pipeline.subset import read_subset
-from pipeline.synthetic import read_synthetic
+from pipeline.synthetic import read_synthetic, say_unused
 from reid.evaluate import features
 from reid.train import train
 
@@ -262,6 +262,7 @@ def main() -> None:
     if name not in params.filters:
         raise ValueError(f"the filter is {name}; expected one of {', '.join(params.filters) or 'none'}")
     keep_memory()
+    say_unused(params.filters[name].synthetic, params.subset.fractions)
     scores = {}
     with atomic(FILTERED / name) as folder:
         for fraction in tqdm(params.subset.fractions, desc="filtering", unit="subset", delay=2):

@@ -34,7 +34,7 @@ from generator.data import encode_views
 from generator.encoders import load_image_encoder, load_vae
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.pose import draw_skeleton
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
 from generator.train import train
 from generator.vae import latent_map, psnr, reconstruct, train_vae
@@ -64,13 +64,13 @@ class FoundationSettings(Settings):
         strict=False,
         description="earlier result: its image encoder and a VAE of equal settings stay, the rest goes on",
     )
-    identities: int = Field(ge=2, description="people to train on")
-    held_out_identities: int = Field(ge=2, description="people to measure on")
-    images_per_identity: int = Field(ge=7, description="photos of each")
-    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    identities: int = Field(ge=2, le=1_000_000, description="people to train on")
+    held_out_identities: int = Field(ge=2, le=1_000_000, description="people to measure on")
+    images_per_identity: int = Field(ge=7, le=1000, description="photos of each")
+    cameras: int = Field(ge=1, le=1000, description="cameras, none of them one of the data set's")
     camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
-    height: int = Field(ge=32, description="pixels")
-    width: int = Field(ge=32, description="pixels")
+    height: int = Field(ge=32, le=1024, description="pixels")
+    width: int = Field(ge=32, le=1024, description="pixels")
     vae: VaeSettings
     image_encoder: ImageEncoderSettings
     image_encoder_training: ReidSettings
@@ -341,7 +341,7 @@ def measure(
     Returns:
         The scores, and a contact sheet: three sources, target pose, from one source, from three, photo.
     """
-    parts = IMAGPosePipeline.from_pretrained(weights, local_files_only=True)
+    parts = load_pipeline(weights)
     parts.denoiser.suit_device(parts.device)
     each, size = settings.images_per_identity, (settings.height, settings.width)
     # A person's photos are in the order of their cameras: each half sees all of them.

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
-from diffusers.utils import logging
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ import pipeline.marks
 import pipeline.train_generator
 import pipeline.views
 from generator.cost import in_words, pipeline_flops, sampling_flops
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import JointRequest, load_pipeline
 from pipeline.cli import command_line
 from pipeline.files import atomic, is_sealed, md5, model_hash, scratch, seal, stage_main, write_csv
 from pipeline.index import read_index
@@ -131,8 +130,7 @@ def generate(
     nor a restart changes what is in a batch, and with it the last bit of an image.
     """
     settings = params.generate.sample
-    logging.disable_progress_bar()  # of loading; the images have their own
-    parts = IMAGPosePipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
+    parts = load_pipeline(model)
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
     sources = _sources(plan)

@@ -1,7 +1,8 @@
 """Stage `index`: list the images of a Market-1501-format folder, and why any other file is not used.
 
 Reads the folder `dataset.root`; writes data/index.csv, data/rejected.csv (what is not used, and why),
-data/leaked.csv (training images that stand in the test set too) and the counts in reports/data.json.
+data/leaked.csv (training images that stand in the test set too), data/leaked_validation.csv (those that stand
+in the validation set) and the counts in reports/data.json.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from pipeline.params import IndexSettings, load_params
 INDEX = Path("data/index.csv")
 REJECTED = Path("data/rejected.csv")
 LEAKED = Path("data/leaked.csv")
+LEAKED_VALIDATION = Path("data/leaked_validation.csv")
 SUMMARY = Path("reports/data.json")
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
@@ -56,8 +58,8 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     identity and camera, the rest gallery.
 
     Returns:
-        The images (`COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of a
-        training and a test image with the same pixels (train, test).
+        The images (`COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of
+        `find_leaks` (train, test).
 
     Raises:
         ValueError: a folder is missing or has no image, the path of `root` would mislead public loaders, an
@@ -86,25 +88,41 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     found = pd.DataFrame(rows, columns=[*COLUMNS, "pixels"])
     index, bad = found[list(COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
     _check_splits(root, index, bad)
-    return hold_out_validation(index, settings), bad, find_leaks(found)
+    index = hold_out_validation(index, settings)
+    return index, bad, find_leaks(index.assign(pixels=found.pixels))
 
 
 def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
-    """Pair training with test images (query or gallery) of the same pixels: columns train, test.
+    """Pair images of the same pixels that must not know each other: columns train, test.
 
-    Every such image stands in at least one pair. Copies that were compressed anew are not found.
+    One stands in training (validation included) and one in query or gallery, or one in training and one in
+    validation. Every such image stands in at least one pair. Copies that were compressed anew are not found.
 
     Args:
-        images: columns image, split (train, query or gallery) and pixels, a checksum of what is seen.
+        images: columns image, split and pixels, a checksum of what is seen.
     """
-    first = images.drop_duplicates(["pixels", "split"])
-    train = images.split == "train"
+    test, validation = images.split.isin(["query", "gallery"]), _is_validation(images)
+    pairs = pd.concat(
+        [
+            _same_pixels(images[images.split.eq("train") | validation], images[test]),
+            _same_pixels(images[images.split == "train"], images[validation]),
+        ]
+    )
+    return pairs.sort_values(["train", "test"], ignore_index=True)
+
+
+def _same_pixels(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of each image with the first of its pixels on the other side."""
     sides = (
-        images[train].merge(first[first.split != "train"].drop_duplicates("pixels"), on="pixels"),
-        first[first.split == "train"].merge(images[~train], on="pixels"),
+        train.merge(test.drop_duplicates("pixels"), on="pixels"),
+        train.drop_duplicates("pixels").merge(test, on="pixels"),
     )
     pairs = pd.concat(sides)[["image_x", "image_y"]].drop_duplicates()
-    return pairs.set_axis(["train", "test"], axis=1).sort_values(["train", "test"], ignore_index=True)
+    return pairs.set_axis(["train", "test"], axis=1)
+
+
+def _is_validation(images: pd.DataFrame) -> pd.Series:
+    return images.split.isin(["val_query", "val_gallery"])
 
 
 def printable(name: str) -> str:
@@ -124,9 +142,7 @@ def _list_folder(folder: Path) -> list[Path]:
 def _parse_name(file: Path) -> dict[str, int] | str:
     """Return what a file's name says, or why it is not indexed."""
     if not file.is_file():
-        if file.is_dir():
-            return "a folder, into which public loaders do not look"
-        return "a link that leads nowhere" if file.is_symlink() else "no regular file"
+        return not_a_file(file)
     if file.suffix != ".jpg":
         return "public loaders read only *.jpg"
     match = _NAME.fullmatch(file.name)
@@ -138,6 +154,13 @@ def _parse_name(file: Path) -> dict[str, int] | str:
     if pid < 1 and file.parent.name != "bounding_box_test":
         return "distractors (0000) and junk (-1) belong in bounding_box_test"
     return {"pid": pid, "camid": camid, "sequence": sequence, "frame": frame, "box": box}
+
+
+def not_a_file(path: Path) -> str:
+    """Why what stands in a folder of images is no file."""
+    if path.is_dir():
+        return "a folder, into which public loaders do not look"
+    return "a link that leads nowhere" if path.is_symlink() else "no regular file"
 
 
 def inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:
@@ -198,15 +221,23 @@ def summarise(index: pd.DataFrame, rejected: pd.DataFrame, leaked: pd.DataFrame)
     """Count images, identities (without distractors and junk) and cameras per split, and what was left out.
 
     `train_images_in_test` counts training images (those for validation included) whose pixels stand in query
-    or gallery too: leakage.
+    or gallery too, `train_images_in_validation` those of the rest that stand in validation: leakage.
     """
     summary: dict[str, Any] = {}
     for split, rows in index.groupby("split", sort=False):
         identities = rows.pid[rows.pid > 0].nunique()
         summary[str(split)] = {"images": len(rows), "identities": identities, "cameras": rows.camid.nunique()}
-    summary["train_images_in_test"] = leaked.train.nunique()
+    tested, validated = split_leaks(index, leaked)
+    summary["train_images_in_test"] = tested.train.nunique()
+    summary["train_images_in_validation"] = validated.train.nunique()
     summary["rejected_files"] = len(rejected)
     return summary
+
+
+def split_leaks(index: pd.DataFrame, leaked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The pairs of `find_leaks` with a test image, and those with a validation image."""
+    validated = leaked.test.isin(index.image[_is_validation(index)])
+    return leaked[~validated], leaked[validated]
 
 
 def read_index() -> pd.DataFrame:
@@ -223,11 +254,14 @@ def main() -> None:
     index, rejected, leaked = read(params.dataset.root, params.index)
     write_csv(index, INDEX)
     write_csv(rejected, REJECTED)
-    write_csv(leaked, LEAKED)
+    tested, validated = split_leaks(index, leaked)
+    write_csv(tested, LEAKED)
+    write_csv(validated, LEAKED_VALIDATION)
     write_json(summarise(index, rejected, leaked), SUMMARY)
     for table, file, what in (
         (rejected, REJECTED, "files are not used"),
-        (leaked, LEAKED, "pairs of a training and a test image are the same image"),
+        (tested, LEAKED, "pairs of a training and a test image are the same image"),
+        (validated, LEAKED_VALIDATION, "pairs of a training and a validation image are the same image"),
     ):
         if len(table):
             print(f"index: {len(table)} {what}, see {file}", file=sys.stderr)

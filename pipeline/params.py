@@ -283,11 +283,6 @@ class ArmSettings(Settings):
 
     @model_validator(mode="after")
     def _recipe_is_consistent(self) -> Self:
-        if self.real_first + self.real_last >= 1:
-            raise ValueError(
-                f"real_first {self.real_first} and real_last {self.real_last} leave no iteration to "
-                "synthetic images; their sum must be less than 1"
-            )
         if self.synthetic_rate != 1 and self.synthetic_share is not None:
             raise ValueError(
                 f"synthetic_rate {self.synthetic_rate} and synthetic_share {self.synthetic_share} both say "
@@ -374,6 +369,17 @@ class Params(Settings):
             )
         if "standard" in self.arms:
             raise ValueError("arms.standard: the arm of that name has real images only; choose another name")
+        for name, arm in self.arms.items():
+            try:
+                self.reid.joint_iterations(arm.real_first, arm.real_last)
+            except ValueError as error:
+                raise ValueError(f"arms.{name}.{error}") from None
+        for name in self.cross_datasets:
+            if name.startswith(("rerank", "trapezoid")):
+                raise ValueError(
+                    f"cross_datasets.{name}: mAP_{name} may be a column of another measure; choose a name "
+                    "that does not begin with rerank or trapezoid"
+                )
         self._check_folders()
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")

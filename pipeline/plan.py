@@ -65,8 +65,13 @@ def make_plan(
         `COLUMNS`, ordered by identity.
 
     Raises:
-        ValueError: too few images show enough keypoints.
+        ValueError: `count` is below 1, or too few images show enough keypoints.
     """
+    if count < 1:
+        raise ValueError(
+            f"plan.fill_percent is {settings.fill_percent}; expected more, for the {fraction} % subset is no "
+            f"image short of that with its {len(subset)}"
+        )
     usable = visible >= settings.min_keypoints
     if cell is not None:
         usable &= cell >= 0

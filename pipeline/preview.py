@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from diffusers.utils import logging
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
 from generator.grid import VIEWS
 from generator.pose import draw_skeleton
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.seeding import rng
 from generator.settings import SampleSettings
 from pipeline.cli import command_line
@@ -121,7 +120,7 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
     """Load a generator and name it: the one asked for, else the trained one, else the base weights.
 
     Raises:
-        ValueError: the folder that was asked for holds no generator.
+        ValueError: the folder that was asked for holds no generator, or a damaged one.
     """
     if model is None:
         model = MODELS / "all" / "100"
@@ -129,8 +128,7 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
             return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
     if not (model / "model_index.json").is_file():
         raise ValueError(f"{model} holds no generator; expected a folder such as {MODELS / 'all' / '100'}")
-    logging.disable_progress_bar()  # of loading, which takes a second
-    return IMAGPosePipeline.from_pretrained(model, local_files_only=True), str(model)
+    return load_pipeline(model), str(model)
 
 
 def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Image:

@@ -80,6 +80,21 @@ def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: Re
         )
 
 
+def check_validation(index: pd.DataFrame) -> None:
+    """See that models can be scored on the validation identities: a query has a match in another camera.
+
+    Raises:
+        ValueError: none has.
+    """
+    queries, gallery = (index[index.split == split] for split in ("val_query", "val_gallery"))
+    ranked = queries.merge(gallery, on="pid")
+    if not (ranked.camid_x != ranked.camid_y).any():
+        raise ValueError(
+            f"index.validation_identities is {queries.pid.nunique()}; expected more, since reid.evaluate_on "
+            "is validation and no query of theirs has an image of its identity from another camera"
+        )
+
+
 def read_subset(fraction: int) -> list[str]:
     """Read the images of a share, in the order of their names."""
     return read_csv(SUBSETS / f"{fraction}.csv", {"image": str}, "subset").image.tolist()
@@ -91,6 +106,8 @@ def main() -> None:
     train, params = index[index.split == "train"], load_params()
     subsets = draw_subsets(train, params.subset)
     check_batch(train, subsets, params.reid)
+    if params.reid.evaluate_on == "validation":
+        check_validation(index)
     with atomic(SUBSETS) as folder:
         folder.mkdir()
         for fraction, images in subsets.items():

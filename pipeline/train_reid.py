@@ -8,6 +8,8 @@ weights as models/reid/<arm>/<fraction>-<seed>.safetensors.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from pipeline.index import read_index
 from pipeline.memory import keep_memory
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
-from pipeline.synthetic import read_arm
+from pipeline.synthetic import read_arm, say_unused
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import load_model, save_model
 from reid.rerank import rerank
@@ -106,24 +108,25 @@ def train_model(
     weights, done = folder / "model.safetensors", folder / "model.json"
     if not is_sealed(done):
         curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
-        model = train(
-            np.concatenate([images.pixels for images in sets]),
-            np.concatenate([images.table.pid for images in sets]),
-            np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
-            settings,
-            seed,
-            synthetic_share=arm.synthetic_share if arm else None,
-            synthetic_rate=arm.synthetic_rate if arm else 1.0,
-            synthetic_weight=arm.synthetic_weight if arm else 1.0,
-            synthetic_smoothing=arm.synthetic_smoothing if arm else None,
-            real_first=arm.real_first if arm else 0.0,
-            real_last=arm.real_last if arm else 0.0,
-            device=_device(),
-            checkpoints=Checkpoints(folder),
-            checkpoint_every=settings.checkpoint_every,
-            title=title,
-            log=curve.log,
-        )
+        with _out_of_memory("training", settings, "identities_per_batch", "images_per_identity"):
+            model = train(
+                np.concatenate([images.pixels for images in sets]),
+                np.concatenate([images.table.pid for images in sets]),
+                np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
+                settings,
+                seed,
+                synthetic_share=arm.synthetic_share if arm else None,
+                synthetic_rate=arm.synthetic_rate if arm else 1.0,
+                synthetic_weight=arm.synthetic_weight if arm else 1.0,
+                synthetic_smoothing=arm.synthetic_smoothing if arm else None,
+                real_first=arm.real_first if arm else 0.0,
+                real_last=arm.real_last if arm else 0.0,
+                device=_device(),
+                checkpoints=Checkpoints(folder),
+                checkpoint_every=settings.checkpoint_every,
+                title=title,
+                log=curve.log,
+            )
         curve.close()
         with atomic(weights) as file:
             save_model(model, file)
@@ -157,8 +160,9 @@ def evaluate_model(
     result, table, done = folder / "result.json", folder / "queries.csv", folder / "done.json"
     if not is_sealed(done):
         model = load_model(weights, settings, _device())
-        wanted = features(model, query.pixels, settings.evaluation_batch)
-        shown = features(model, gallery.pixels, settings.evaluation_batch)
+        with _out_of_memory("testing", settings, "evaluation_batch"):
+            wanted = features(model, query.pixels, settings.evaluation_batch)
+            shown = features(model, gallery.pixels, settings.evaluation_batch)
         found = evaluate(distances(wanted, shown), *query.labels(), *gallery.labels(), top=TOP)
         values = {
             "rank1": found.rank(1),
@@ -195,6 +199,21 @@ def evaluate_model(
     return json.loads(result.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
 
 
+@contextmanager
+def _out_of_memory(what: str, settings: ReidSection, *keys: str) -> Iterator[None]:
+    """Name the keys that decide how much memory is needed.
+
+    A batch of a training is not taken in parts as the generator's is: batch normalisation and the hardest
+    triplets would change with them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        named = " and ".join(f"reid.{key} ({getattr(settings, key)})" for key in keys)
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{what} does not fit into the memory ({reason}); lower {named}") from None
+
+
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -218,12 +237,21 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
     every = index.loc[read_subset(100)]
     everyone = ImageSet.read(every, [root / image for image in every.image], settings)
 
+    def read(fraction: int) -> tuple[ImageSet, ImageSet | None]:
+        """The real images of a subset, and what the arm adds to them."""
+        chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
+        real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
+        return real, read_added(arm, fraction, real, settings) if arm else None
+
+    if arm:
+        say_unused(arm.synthetic, fractions)
+        for fraction in fractions:  # before the first training; kept, they might not fit into memory
+            read(fraction)
+
     rows, rankings, models = [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
         for fraction in fractions:
-            chosen = everyone.table.image.isin(read_subset(fraction)).to_numpy()
-            real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
-            added = read_added(arm, fraction, real, settings) if arm else None
+            real, added = read(fraction)
             n_added = len(added.table) if added else 0
             repeated = n_added if arm and arm.repeat_real else 0
             for seed in settings.seeds:

@@ -106,3 +106,19 @@ class ReidSettings(BaseModel):
                 f"weights is {self.weights}, but resnet10 is trained from scratch; set weights to null"
             )
         return self
+
+    def joint_iterations(self, real_first: float, real_last: float) -> range:
+        """The iterations whose batches hold synthetic images, without those shares at the ends.
+
+        Raises:
+            ValueError: there is none.
+        """
+        joint = range(
+            round(real_first * self.iterations), self.iterations - round(real_last * self.iterations)
+        )
+        if not joint:
+            raise ValueError(
+                f"real_first {real_first} and real_last {real_last} leave none of {self.iterations} "
+                "iterations to synthetic images; lower them"
+            )
+        return joint

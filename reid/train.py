@@ -109,9 +109,7 @@ def train(
     p, k = settings.identities_per_batch, settings.images_per_identity
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share, synthetic_rate)
     real = np.flatnonzero(~is_synthetic)
-    joint = range(
-        round(real_first * settings.iterations), settings.iterations - round(real_last * settings.iterations)
-    )
+    joint = settings.joint_iterations(real_first, real_last)
     alone = real_first > 0 or real_last > 0
     real_sampler = IdentitySampler(labels[real], is_synthetic[real], p, k, seed) if alone else None
     with torch.random.fork_rng(devices=[]):

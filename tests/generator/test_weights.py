@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from generator.encoders import load_image_encoder, load_vae
 from generator.model import load_denoiser
+from generator.sample import IMAGPosePipeline, load_pipeline
 from tests.generator import tiny
 
 LOADERS: dict[str, Callable[[Path], Any]] = {
@@ -232,6 +233,84 @@ def test_a_unet_that_asks_for_more_than_tokens_is_refused(saved: Path, tmp_path:
     )
 
 
+def pipeline() -> IMAGPosePipeline:
+    size = dict(
+        zip(("view_height", "view_width", "token_height", "token_width"), (32, 16, 16, 8), strict=True)
+    )
+    return IMAGPosePipeline(
+        tiny.vae(), tiny.image_encoder(), tiny.denoiser(trained=True), tiny.scheduler(), **size
+    )
+
+
+def test_a_saved_pipeline_is_the_one_that_was_saved(tmp_path: Path) -> None:
+    made = pipeline()
+    made.save_pretrained(tmp_path)
+    found = load_pipeline(tmp_path)
+    for part in ("vae", "image_encoder", "denoiser"):
+        one, other = (getattr(each, part) for each in (made, found))
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+        assert not other.training
+    assert found.scheduler.config.items() <= made.scheduler.config.items()
+    assert (found.view_size, found.token_size) == (made.view_size, made.token_size)
+
+
+SPOILED_PIPELINES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    **{
+        f"{case} in {part}": (part, *SPOILED[case])
+        for part in ("vae", "image_encoder", "denoiser")
+        for case in ("NaN", "pickled weights", "no configuration", "a missing tensor")
+    },
+    "a missing scheduler": (
+        "scheduler",
+        shutil.rmtree,
+        "{folder}/scheduler_config.json does not exist: {folder} is not the folder of a saved model.",
+    ),
+    "no pipeline": (
+        ".",
+        lambda folder: (folder / "model_index.json").unlink(),
+        "{folder}/model_index.json does not exist: {folder} is not the folder of a saved model.",
+    ),
+    "another pipeline": (
+        ".",
+        lambda folder: edit_json(folder / "model_index.json", _class_name="DDIMPipeline"),
+        "{folder} holds a DDIMPipeline, where an IMAGPosePipeline is needed.",
+    ),
+    "no size": (
+        ".",
+        lambda folder: edit_json(folder / "model_index.json", view_width="16"),
+        "{folder}/model_index.json has view_width '16', where a number of pixels is needed.",
+    ),
+}
+
+
+def edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("case", SPOILED_PIPELINES)
+def test_a_bad_pipeline_is_refused_by_its_file(case: str, tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path)
+    part, spoil, sentence = SPOILED_PIPELINES[case]
+    folder, names = tmp_path / part, {}
+    if part in DESCRIBED:
+        file = weights(folder)
+        names = {"stem": file.stem, "first": min(read(file)), "described": DESCRIBED[part]}
+    spoil(folder)
+    with pytest.raises(ValueError) as caught:
+        load_pipeline(tmp_path)
+    assert str(caught.value) == sentence.format(folder=folder, **names)
+
+
+def test_a_pipeline_in_shards_names_the_one_that_is_missing(tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path, max_shard_size="2KB")
+    assert load_pipeline(tmp_path).view_size == tiny.VIEW_SIZE
+    shard = max((tmp_path / "denoiser").glob("*.safetensors"))
+    shard.unlink()
+    with pytest.raises(ValueError) as caught:
+        load_pipeline(tmp_path)
+    assert str(caught.value) == f"{shard} is missing: {weights(tmp_path / 'denoiser')} names it."
+
+
 class _Harmful:
     """An object whose unpickling does harm: it makes a file."""
 
@@ -259,6 +338,12 @@ def test_no_file_of_a_folder_is_unpickled(kind: str, saved: Path, tmp_path: Path
 def test_where_a_model_was_loaded_from_is_not_saved_with_it(kind: str, saved: Path, tmp_path: Path) -> None:
     LOADERS[kind](saved / kind).save_pretrained(tmp_path)
     assert str(saved) not in (tmp_path / "config.json").read_text()
+
+
+def test_no_stage_loads_a_pipeline_without_these_checks() -> None:
+    for file in (Path(__file__).parents[2] / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.Attribute) and node.attr == "from_pretrained"), file
 
 
 def test_no_code_unpickles_or_trusts_remote_code() -> None:

@@ -1,7 +1,6 @@
 """Every way in which a data set can be bad, with the sentence that it gives; and what is not bad at all."""
 
 import os
-import re
 import shutil
 import struct
 import zlib
@@ -87,6 +86,20 @@ def bomb(root: Path) -> None:
     content[16:24] = struct.pack(">II", 20_000, 20_000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (root / NEW).write_bytes(content)
+
+
+def deep(root: Path) -> None:
+    """A PNG of 8 x 16 pixels with 16 bits per channel, of which every decoder keeps the upper 8."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 8, 16, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x4d\x80" * 24) * 16)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (root / NEW).write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
 def oriented(orientation: int) -> Spoil:
@@ -238,19 +251,13 @@ def test_what_is_not_used_is_listed_with_the_reason(case: str, root: Path) -> No
     assert sorted(images.image) == sorted(IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("share", "reason"),
-    [
-        (0.1, "Truncated File Read"),
-        (0.5, r"image file is truncated \(\d+ bytes not processed\)"),
-        (0.95, r"image file is truncated \(\d+ bytes not processed\)"),
-    ],
-)
-def test_a_truncated_image_is_listed(share: float, reason: str, root: Path) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_truncated_image_is_listed(share: float, root: Path) -> None:
     cut(share)(root)
+    with pytest.raises(OSError) as caught:
+        Image.open(root / NEW).load()  # how many bytes are left over is the decoder's to say
     _, rejected, _ = index(root)
-    assert rejected.image.tolist() == [NEW]
-    assert re.fullmatch(f"damaged or unreadable: {reason}", rejected.reason[0])
+    assert rejected.to_numpy().tolist() == [[NEW, f"damaged or unreadable: {caught.value}"]]
 
 
 def test_the_tables_and_the_summary_agree_on_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,6 +425,7 @@ VALID: dict[str, Spoil] = {
     "progressive": picture("RGB", "JPEG", progressive=True),
     "PNG named .jpg": picture("RGB"),
     "palette": picture("P"),
+    "16-bit colour": deep,
     "black and white": picture("1"),
     "one pixel": picture("RGB", "JPEG", size=(1, 1)),
     "large": picture("RGB", "JPEG", size=(512, 1024)),

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -15,9 +16,10 @@ from diffusers import PNDMScheduler
 from safetensors.torch import save_file
 
 from pipeline import check
+from pipeline.files import write_csv
 from pipeline.params import Params, load_params
 from tests.generator import tiny
-from tests.pipeline.market import deepfashion_folder
+from tests.pipeline.market import deepfashion_folder, save_image
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = load_params(REPOSITORY / "params.yaml")
@@ -79,18 +81,18 @@ def test_the_shipped_parameters_have_no_problem_and_torch_is_not_imported() -> N
         ),
         ("market/keypoints.csv", "keypoints.csv is missing; expected the keypoints of every image"),
         ("models/base", "generator.base is .*base; there is no such folder, expected Stable Diffusion"),
-        ("models/base/unet/config.json", "unet/config.json is missing"),
-        ("models/base/vae", "vae/config.json is missing"),
-        ("models/base/scheduler", "scheduler_config.json is missing"),
+        ("models/base/unet/config.json", "unet/config.json does not exist"),
+        ("models/base/vae", "vae/config.json does not exist"),
+        ("models/base/scheduler", "scheduler_config.json does not exist"),
         (
             "models/base/unet/diffusion_pytorch_model.safetensors",
-            "unet/diffusion_pytorch_model.safetensors is missing",
+            "unet/diffusion_pytorch_model.safetensors does not exist",
         ),
         (
             "models/encoder",
             "generator.image_encoder is .*encoder; there is no such folder, expected a DINOv2",
         ),
-        ("models/encoder/model.safetensors", "encoder/model.safetensors is missing"),
+        ("models/encoder/model.safetensors", "encoder/model.safetensors does not exist"),
     ],
 )
 def test_what_is_missing_is_named_once(params: Params, tmp_path: Path, missing: str, named: str) -> None:
@@ -136,7 +138,7 @@ def test_wrong_configurations_are_named(params: Params, tmp_path: Path) -> None:
         (
             base / "vae/config.json",
             None,
-            "vae/config.json has no in_channels; expected the file as diffusers",
+            "vae/config.json has no in_channels; expected the file as its",
         ),
         (encoder / "config.json", {"model_type": "siglip"}, "'siglip'; expected one of dinov2, clip"),
         (encoder / "config.json", {"hidden_size": 24}, "no tensor embeddings.cls_token with 24 entries"),
@@ -147,6 +149,70 @@ def test_wrong_configurations_are_named(params: Params, tmp_path: Path) -> None:
         found = check.problems(params)
         assert found and re.search(named, found[0]), (changes, found)
         file.write_text(before)
+
+
+SAVED = "; expected the file as its library saves it"
+UNET, VAE, ENCODER = "base/unet/config.json", "base/vae/config.json", "encoder/config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sentence"),
+    [
+        (UNET, {"block_out_channels": 8}, "has block_out_channels 8" + SAVED),
+        (UNET, {"block_out_channels": []}, "has block_out_channels []" + SAVED),
+        (UNET, {"block_out_channels": [8, "16"]}, "has block_out_channels.1 '16'" + SAVED),
+        (UNET, {"in_channels": None}, "has in_channels None" + SAVED),
+        (
+            UNET,
+            {"down_block_types": ["DownBlock2D"]},
+            "has block_out_channels and down_block_types of other lengths" + SAVED,
+        ),
+        (VAE, {"in_channels": 1}, "has in_channels 1" + SAVED),
+        (ENCODER, {"patch_size": 0}, "has patch_size 0" + SAVED),
+        (ENCODER, {"hidden_size": "wide"}, "has hidden_size 'wide'" + SAVED),
+        (
+            ENCODER,
+            {"model_type": "clip", "vision_config": [1]},
+            "has vision_config [1]; expected a section of settings",
+        ),
+    ],
+)
+def test_malformed_configurations_are_named(
+    params: Params, tmp_path: Path, file: str, changes: dict, sentence: str
+) -> None:
+    path = tmp_path / "models" / file
+    edit(path, **changes)
+    assert check.problems(params) == [f"{path} {sentence}"]
+
+
+def test_a_malformed_saved_denoiser_is_named(params: Params, tmp_path: Path) -> None:
+    path = tmp_path / "models/base/denoiser/config.json"
+    tiny.denoiser().save_pretrained(path.parent)
+    unet = json.loads(path.read_text())["unet_config"]
+    del unet["in_channels"]
+    edit(path, unet_config=unet)
+    assert check.problems(params) == [f"{path} has no unet_config.in_channels{SAVED}"]
+
+
+def test_malformed_weights_are_named(params: Params, tmp_path: Path) -> None:
+    folder = tmp_path / "models/base/unet"
+    file = folder / "diffusion_pytorch_model.safetensors"
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": [1]}')  # it goes before a single file, as where weights are loaded
+    assert check.problems(params) == [f"{index} has no weight_map, which names the files of the weights."]
+    index.unlink()
+    save_file({"conv_in.weight": torch.zeros(8), "conv_in.bias": torch.zeros(())}, file)
+    assert check.problems(params) == []
+    save_file({"conv_in.weight": torch.zeros(())}, file)
+    assert check.problems(params) == [
+        f"{file} has no tensor conv_in.weight with 8 entries along axis 0; expected the weights of the model "
+        f"that {folder / 'config.json'} describes"
+    ]
+    save_file({"conv_in.weight": torch.zeros(8)}, file)
+    vae = tmp_path / "models/base/vae/diffusion_pytorch_model.safetensors"
+    save_file({"encoder.conv_in.weight": torch.zeros(3)}, vae)
+    (found,) = check.problems(params)
+    assert found.startswith(f"{vae} has no tensor encoder.conv_in.weight with 3 entries along axis 1;")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +263,7 @@ def test_weights_under_another_name_are_shown(params: Params, tmp_path: Path) ->
     name = "diffusion_pytorch_model.fp16.safetensors"
     (folder / "diffusion_pytorch_model.safetensors").rename(folder / name)
     (found,) = check.problems(params)
-    assert name in found and "expected safetensors weights of that name" in found
+    assert found.endswith(f"nor safetensors of another name. It holds {name}.")
 
 
 def test_resnet_file(params: Params, tmp_path: Path) -> None:
@@ -311,9 +377,22 @@ def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     assert "arms.other.synthetic is" in found(folder)[0]
     for fraction in (20, 40, 60):
-        (folder / str(fraction)).mkdir(parents=True)
-    assert f"{folder / '80'} is missing; expected a folder for every fraction" in found(folder)[0]
-    (folder / "80").mkdir()
+        save_image(folder / str(fraction) / "0002_c1_fake.jpg")
+    told = f"arms.other.synthetic is {folder}: "
+    assert found(folder) == [
+        f"{told}{folder / '80'} is missing; {folder} has folders of other fractions only"
+    ]
+    save_image(folder / "80" / "fake.jpg")
+    assert found(folder) == [
+        f"{told}{folder / '80/fake.jpg'}: the name does not begin as in Market-1501 (0002_c1...); rename it, "
+        f"or write {folder / '80/manifest.csv'} with the columns name and pid"
+    ]
+    write_csv(pd.DataFrame({"name": ["fake.jpg", "gone.jpg"], "pid": [2, 2]}), folder / "80/manifest.csv")
+    assert found(folder) == [
+        f"{told}{folder / '80/gone.jpg'} is listed in {folder / '80/manifest.csv'}; there is no such file in "
+        f"{folder / '80'}"
+    ]
+    save_image(folder / "80" / "gone.jpg")
     assert found(folder) == []
 
 

@@ -45,7 +45,7 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
 def test_every_model_is_tested_and_the_table_shows_it(
     params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = stage.evaluate_all("other", params)
+    found = stage.evaluate_all("other", params)[0]
     assert "other: 3 models to test, 6 queries against 14 images each\n" in capsys.readouterr().out
     assert found[["arm", "fraction", "seed"]].values.tolist() == [
         ["standard", 20, 0],
@@ -80,15 +80,27 @@ def test_every_model_is_tested_and_the_table_shows_it(
 def test_a_known_result_is_read_again_and_belongs_to_its_weights(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = stage.evaluate_all("other", params)
+    before = stage.evaluate_all("other", params)[0]
     with monkeypatch.context() as patch:
         patch.setattr(train_reid, "load_model", None)  # nothing is computed
-        pd.testing.assert_frame_equal(stage.evaluate_all("other", params), before)
+        pd.testing.assert_frame_equal(stage.evaluate_all("other", params)[0], before)
     save_model(BoT(params.reid, 5), stage.MODELS / "augmented/20-0.safetensors")
-    after = stage.evaluate_all("other", params)
+    after = stage.evaluate_all("other", params)[0]
     assert (after.mAP_other != before.mAP_other).tolist() == [False, False, True]
     plain = params.model_copy(update={"reid": params.reid.model_copy(update={"rerank": False})})
-    assert "mAP_rerank_other" not in stage.evaluate_all("other", plain)
+    assert "mAP_rerank_other" not in stage.evaluate_all("other", plain)[0]
+
+
+def test_files_that_are_not_used_are_listed(
+    params: Params, market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (market / "query/notes.txt").touch()
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr("sys.argv", ["cross", "other"])
+    stage.main()
+    file = stage.RESULTS / "other.rejected.csv"
+    assert pd.read_csv(file).values.tolist() == [["query/notes.txt", "public loaders read only *.jpg"]]
+    assert f"cross: 1 files are not used, see {file}\n" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_named(params: Params) -> None:

@@ -54,6 +54,10 @@ def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     for name in names:
         save_image(root / "train_highres" / name, size=(64, 64))
     (root / "train_highres" / list(names)[-1]).write_bytes(b"")
+    names["more"] = "a folder, into which public loaders do not look"
+    (root / "train_highres" / "more").mkdir()
+    names["gone.jpg"] = "a link that leads nowhere"
+    (root / "train_highres" / "gone.jpg").symlink_to("nowhere")
     index, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
     assert len(index) == 15
     reasons = dict(zip(rejected.image, rejected.reason, strict=True))

@@ -70,6 +70,7 @@ def test_summary_counts_what_is_there(market: Path) -> None:
         "query": {"images": 7, "identities": 3, "cameras": 3},
         "gallery": {"images": 14, "identities": 3, "cameras": 3},
         "train_images_in_test": 1,
+        "train_images_in_validation": 0,
         "rejected_files": 1,
     }
     assert json.loads(json.dumps(summary)) == summary
@@ -84,3 +85,18 @@ def test_every_name_is_one_cell_of_one_line(name: str, tmp_path: Path) -> None:
     assert len((tmp_path / "t.csv").read_bytes().splitlines()) == 2
     assert pd.read_csv(tmp_path / "t.csv").image.tolist() == [shown]
     assert (shown == name) == name.isprintable()
+
+
+def test_a_training_image_that_stands_in_validation_is_listed_by_itself(market: Path) -> None:
+    held = IndexSettings(validation_identities=1, seed=0)
+    index, *_ = stage.index_dataset(market, held)
+    first = index[index.split == "train"].image.iloc[0]
+    validation = index[index.split == "val_gallery"].image.iloc[0]
+    copy = f"bounding_box_train/{Path(validation).name[:4]}_c1s1_000009_01.jpg"
+    shutil.copy(market / first, market / copy)  # the same picture under an identity that is held out
+    index, rejected, leaked = stage.index_dataset(market, held)
+    assert leaked.to_numpy().tolist() == [[first, copy]]
+    summary = stage.summarise(index, rejected, leaked)
+    assert (summary["train_images_in_test"], summary["train_images_in_validation"]) == (0, 1)
+    tested, validated = stage.split_leaks(index, leaked)
+    assert tested.empty and len(validated) == 1

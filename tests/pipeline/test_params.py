@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import ArmSettings, Params, ParamsError, load_params
+from pipeline.foundation import FoundationSettings
+from pipeline.params import ArmSettings, Params, ParamsError, load, load_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
@@ -231,7 +232,17 @@ def test_every_setting_is_described() -> None:
             "arms.augmented",
             {"synthetic": "data/synthetic/all", "synthetic_share": 0.4, "synthetic_weight": 1.0}
             | {"real_first": 0.5, "real_last": 0.5},
-            "arms.augmented.real_first 0.5 and real_last 0.5 leave no iteration to synthetic images",
+            "arms.augmented.real_first 0.5 and real_last 0.5 leave none of 300 iterations to synthetic",
+        ),
+        (
+            "arms.augmented",
+            {"synthetic": "data/synthetic/all", "synthetic_share": 0.4, "synthetic_weight": 1.0}
+            | {"real_first": 0.9995},
+            "arms.augmented.real_first 0.9995 and real_last 0.0 leave none of 300 iterations to synthetic",
+        ),
+        *(
+            (f"cross_datasets.{name}", "elsewhere", f"cross_datasets.{name}: mAP_{name} may be a column of")
+            for name in ("rerank", "rerank_msmt17", "trapezoid")
         ),
         (
             "arms.augmented",
@@ -394,6 +405,40 @@ def numbers(values: Any) -> Iterator[float]:
         yield values
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("unet.heads", [1, 0, 4], "unet.heads[1] is 0; expected a whole number at least 1 and at most 64"),
+        ("unet.heads", [1, 4, 3], "unet.heads has 3; expected a divisor of that level's 128 channels"),
+        ("unet.heads", [1, 4], "unet.heads has 2 entries; expected 3, as channels has"),
+        ("unet.blocks", ["conv"], "unet.blocks has 1 entries; expected 3, as channels has"),
+        ("unet.norm_groups", 24, "unet.norm_groups is 24; expected a divisor of 64, one of channels"),
+        (
+            "unet.prediction_type",
+            "epsilon",
+            "unet.zero_terminal_snr is true; expected false with prediction_type epsilon",
+        ),
+        ("vae.norm_groups", 64, "vae.norm_groups is 64; expected a divisor of 96, one of channels"),
+        (
+            "vae.learning_rate",
+            10.0,
+            "vae.learning_rate is 10.0; expected a number greater than 0 and at most 1",
+        ),
+        ("image_encoder.heads", 5, "image_encoder.heads is 5; expected a divisor of hidden_size, 192"),
+        ("identities", 10**9, "identities is 1000000000; expected a whole number at least 2 and at most"),
+    ],
+)
+def test_a_bad_key_of_the_foundation_is_named(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    values = YAML(typ="safe", pure=True).load(SHIPPED.with_name("params.foundation.yaml"))
+    *sections, name = key.split(".")
+    section = values[sections[0]] if sections else values
+    section[name] = value
+    path = dump(values, tmp_path / "params.foundation.yaml")
+    with pytest.raises(ParamsError) as caught:
+        load(path, FoundationSettings)
+    assert str(caught.value).startswith(f"{path}: {sentence}")
+
+
 def test_every_number_is_bounded_on_both_sides() -> None:
     def unbounded(node: Any, where: str) -> Iterator[str]:
         if isinstance(node, dict):
@@ -407,7 +452,8 @@ def test_every_number_is_bounded_on_both_sides() -> None:
             for value in node:
                 yield from unbounded(value, where)
 
-    assert list(unbounded(Params.model_json_schema(), "")) == []
+    for schema in (Params, FoundationSettings):
+        assert list(unbounded(schema.model_json_schema(), "")) == []
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -100,6 +100,15 @@ def test_a_joint_image_that_is_left_with_one_pose_is_t1() -> None:
     assert plan.scenario.tolist() == ["multi", "multi", "multi", "T1"]
 
 
+def test_a_subset_that_needs_no_image_is_named() -> None:
+    with pytest.raises(ValueError) as caught:
+        plan_of([5, 5], 0)
+    assert str(caught.value) == (
+        f"plan.fill_percent is {SETTINGS.fill_percent}; expected more, for the 20 % subset is no image short "
+        "of that with its 10"
+    )
+
+
 def test_poses_show_enough_keypoints() -> None:
     subset = subset_of([5, 5])
     visible = np.array([18, 7, 8, 0, 8] * 2)

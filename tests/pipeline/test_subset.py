@@ -126,3 +126,16 @@ def test_a_batch_larger_than_the_smallest_subset_is_refused() -> None:
         "reid.images_per_identity is 6; expected at most 5, for a batch of 2 x 6 images is larger than the "
         "25 % subset, which has 10"
     )
+
+
+def test_validation_queries_need_a_match_in_another_camera() -> None:
+    rows = [(1, 1, "val_query"), (1, 1, "val_gallery"), (2, 3, "val_query"), (9, 2, "val_gallery")]
+    index = pd.DataFrame(rows, columns=["pid", "camid", "split"])
+    with pytest.raises(ValueError) as caught:
+        stage.check_validation(index)
+    assert str(caught.value) == (
+        "index.validation_identities is 2; expected more, since reid.evaluate_on is validation and no query "
+        "of theirs has an image of its identity from another camera"
+    )
+    index.loc[3, "pid"] = 2
+    stage.check_validation(index)

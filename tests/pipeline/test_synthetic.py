@@ -6,10 +6,14 @@ import pandas as pd
 import pytest
 
 from pipeline.files import md5, write_csv
-from pipeline.synthetic import read_synthetic
+from pipeline.params import ArmSettings
+from pipeline.synthetic import read_arm, read_synthetic, unused_files
 from tests.pipeline.market import save_image
 
 IDS = {2, 7}
+STRANGER = " shows identity 3, which is not among the training identities"
+LISTED = " is listed in {images}/manifest.csv; there is no such file in {images}"
+AGAIN = "; run the stage 'generate' again, which writes it"
 
 
 def test_names_as_in_market1501_need_no_table(tmp_path: Path) -> None:
@@ -51,31 +55,64 @@ def test_a_checksum_is_that_of_the_file_and_not_of_the_table(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "table", "sentence"),
     [
-        ([], None, "holds no synthetic image"),
-        (["0002_c1.jpg", "fake.jpg"], None, "fake.jpg: the name does not begin as in Market-1501"),
-        (["0003_c1.jpg"], None, "0003_c1.jpg shows identity 3, which is not among the training identities"),
-        (["a.jpg"], {"name": ["a.jpg"], "pid": [3]}, "a.jpg shows identity 3, which is not among"),
+        ([], None, "{images} holds no synthetic image; expected *.jpg or *.png, or a manifest.csv"),
+        (
+            ["0002_c1.jpg", "fake.jpg"],
+            None,
+            "{images}/fake.jpg: the name does not begin as in Market-1501 (0002_c1...); rename it, or write "
+            "{images}/manifest.csv with the columns name and pid",
+        ),
+        (["0003_c1.jpg"], None, "{images}/0003_c1.jpg" + STRANGER),
+        (["a.jpg"], {"name": ["a.jpg"], "pid": [3]}, "{images}/a.jpg" + STRANGER),
+        (["a.jpg"], {"name": ["a.jpg", "b.jpg"], "pid": [2, 2]}, "{images}/b.jpg" + LISTED),
+        (["a.jpg"], {"name": ["../20/a.jpg"], "pid": [2]}, "{images}/../20/a.jpg" + LISTED),
+        (["a.jpg"], {"name": ["/etc/hostname"], "pid": [2]}, "/etc/hostname" + LISTED),
         (
             ["a.jpg"],
-            {"name": ["a.jpg", "b.jpg"], "pid": [2, 2]},
-            "b.jpg is listed in .*; there is no such file",
+            {"name": ["a.jpg", "a.jpg"], "pid": [2, 7]},
+            "{images}/manifest.csv: a.jpg has two rows; leave one",
         ),
-        (["a.jpg"], {"name": ["../20/a.jpg"], "pid": [2]}, "there is no such file in"),
-        (["a.jpg"], {"name": ["a.jpg", "a.jpg"], "pid": [2, 7]}, "a.jpg has two rows"),
-        (["a.jpg"], {"name": ["a.jpg"], "pid": ["two"]}, "manifest.csv: line 2, column 'pid' is 'two'"),
-        (["a.jpg"], {"image": ["a.jpg"]}, "manifest.csv"),
+        (
+            ["a.jpg"],
+            {"name": ["a.jpg"], "pid": ["two"]},
+            "{images}/manifest.csv: line 2, column 'pid' is 'two', expected a whole number" + AGAIN,
+        ),
+        (["a.jpg"], {"image": ["a.jpg"]}, "{images}/manifest.csv: it has no column 'name'" + AGAIN),
     ],
 )
 def test_what_cannot_be_used_is_named(
     names: list[str], table: dict[str, list[object]] | None, sentence: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "20").mkdir()
+    images = tmp_path / "20"
+    images.mkdir()
     for name in names:
-        save_image(tmp_path / "20" / name)
+        save_image(images / name)
     if table:
-        write_csv(pd.DataFrame(table), tmp_path / "20" / "manifest.csv")
-    with pytest.raises((ValueError, OSError), match=sentence):
+        write_csv(pd.DataFrame(table), images / "manifest.csv")
+    with pytest.raises((ValueError, OSError)) as caught:
         read_synthetic(tmp_path, 20, IDS)
+    assert str(caught.value) == sentence.format(images=images)
+
+
+def test_what_no_list_names_is_found(tmp_path: Path) -> None:
+    for name in ("20/a.jpg", "20/more/b.jpg", "40/0002_c1.jpg", "60/0002_c1.jpg"):
+        save_image(tmp_path / name)
+    write_csv(pd.DataFrame({"name": ["a.jpg"], "pid": [2]}), tmp_path / "20" / "manifest.csv")
+    (tmp_path / "40" / "notes.txt").touch()
+    (tmp_path / ".gitignore").touch()
+    unused = [file.relative_to(tmp_path).as_posix() for file in unused_files(tmp_path, (20, 40))]
+    assert unused == ["20/more/b.jpg", "40/notes.txt", "60/0002_c1.jpg"]
+
+
+def test_a_ratio_that_leaves_no_image_is_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "0002_c1.jpg")
+    arm = ArmSettings(synthetic=tmp_path, synthetic_share=0.5, synthetic_weight=1.0, synthetic_ratio=0.04)
+    assert len(read_arm(arm, 20, IDS, 13)[1]) == 1
+    with pytest.raises(ValueError) as caught:
+        read_arm(arm, 20, IDS, 12)
+    assert str(caught.value) == (
+        f"synthetic_ratio is 0.04, which is no image of {tmp_path} beside 12 real ones; raise it"
+    )
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

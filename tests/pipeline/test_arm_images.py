@@ -1,0 +1,81 @@
+"""What ends a stage of trainings comes before the first of them, in one sentence."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import subset, train_reid
+from pipeline.files import write_csv
+from pipeline.params import SYNTHETIC, Params
+
+GENERATED = SYNTHETIC / "all"
+
+
+@pytest.fixture
+def params(workspace: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Of a run with two subsets, whose generated images are there."""
+    subsets = workspace.subset.model_copy(update={"fractions": (50, 75)})
+    small = {"channels": 8, "height": 64, "width": 32, "padding": 1, "iterations": 1, "seeds": (0,)}
+    small |= {"identities_per_batch": 2, "images_per_identity": 2, "rerank": False}
+    params = workspace.model_copy(update={"subset": subsets, "reid": workspace.reid.model_copy(update=small)})
+    monkeypatch.setattr(subset, "load_params", lambda: params)
+    subset.main()
+    shutil.copytree(GENERATED / "50", GENERATED / "75")
+    return params
+
+
+def spoil_image(folder: Path) -> str:
+    file = min(folder.glob("*.jpg"))
+    file.write_bytes(b"")
+    return f"{file}: an empty file"
+
+
+def spoil_identity(folder: Path) -> str:
+    table = pd.read_csv(folder / "manifest.csv")
+    table.loc[0, "pid"] = 1400
+    write_csv(table, folder / "manifest.csv")
+    return f"{folder / table.name[0]} shows identity 1400, which is not among the training identities"
+
+
+@pytest.mark.parametrize("spoil", [spoil_image, spoil_identity])
+def test_bad_images_of_the_last_subset_end_the_stage_before_the_first_training(
+    spoil, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_reid, "train_model", None)
+    sentence = spoil(GENERATED / "75")
+    with pytest.raises(ValueError) as caught:
+        train_reid.run_arm("augmented", params)
+    assert str(caught.value) == sentence
+
+
+def test_files_that_no_list_names_are_counted(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("left.jpg", "notes.txt"):
+        (GENERATED / "75" / name).touch()
+    rows, *_ = train_reid.run_arm("augmented", params)
+    assert len(rows) == 2
+    said = capsys.readouterr().out
+    assert f"{GENERATED}: 2 files are not used, the first is {GENERATED / '75/left.jpg'}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("train", "training {}; lower reid.identities_per_batch (2) and reid.images_per_identity (2)"),
+        ("features", "testing {}; lower reid.evaluation_batch (256)"),
+    ],
+)
+def test_too_little_memory_names_the_keys_to_lower(
+    part: str, sentence: str, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+
+    monkeypatch.setattr(train_reid, part, fail)
+    with pytest.raises(ValueError) as caught:
+        train_reid.run_arm("standard", params)
+    assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
