@@ -1,5 +1,6 @@
 """The whole pipeline on a tiny world, as a user runs it."""
 
+import json
 import os
 import re
 import shutil
@@ -224,6 +225,19 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         ("filter@sure", "augmented@filtered"),
     ):
         assert edge in asked, edge
+
+
+def test_the_columns_of_experiments_are_the_few_numbers_of_the_summary(tmp_path):
+    """`dvc exp show` has a column for each number of each metrics file; Table 4 has hundreds."""
+    for name in ("dvc.yaml", "params.yaml", "params.foundation.yaml", "experiments/scores/dvc.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "reports").mkdir()
+    for name in ("summary", "table4", "scores"):
+        (tmp_path / "reports" / f"{name}.json").write_text(f'{{"{name}": {{"gain_20": 1.5}}}}')
+    run(tmp_path, "dvc", "init", "-q", "--no-scm")
+    (shown,) = json.loads(run(tmp_path, "dvc", "metrics", "show", "--json")).values()
+    assert shown["data"] == {"reports/summary.json": {"data": {"summary": {"gain_20": 1.5}}}}
 
 
 @pytest.mark.slow
