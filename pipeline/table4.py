@@ -71,7 +71,8 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
     Raises:
         ValueError: there is none, a model stands there twice, or models were not trained equally long.
     """
-    files = [file for file in sorted(folder.glob("*.csv")) if not file.name.endswith(".queries.csv")]
+    # <arm>.csv alone, not <arm>.queries.csv and <arm>.curves.csv: an arm's name has no dot.
+    files = [file for file in sorted(folder.glob("*.csv")) if "." not in file.stem]
     tables = [read_csv(file, COLUMNS, "train_reid") for file in files]
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")
