@@ -17,6 +17,7 @@ T = TypeVar("T", bound=BaseModel)
 
 SYNTHETIC = Path("data/synthetic")  # what the stage `generate` writes
 FILTERED = Path("data/filtered")  # what the stage `filter` writes
+IDENTITY = Path("data/identity")  # what the stage `identity` writes
 PLANNED = "-planned"  # ends the name of a folder in SYNTHETIC whose images have planned poses
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]

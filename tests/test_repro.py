@@ -172,6 +172,7 @@ def test_a_new_arm_runs_alone_on_the_images_of_another_generator(project):
         "augmented@pidm",
         "check",
         "gains",
+        "identity@pidm",
         "report",
         "table4",
     ]
@@ -215,6 +216,9 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         "augmented@leak_free",
         "augmented@planned",
         "augmented@filtered",
+        "identity@leak_free",
+        "identity@planned",
+        "identity@filtered",
     }
     for edge in (
         ("generate@subset-50", "augmented@leak_free"),
@@ -223,6 +227,8 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         ("generate_planned@all-50", "augmented@planned"),
         ("generate@all-50", "filter@sure"),
         ("filter@sure", "augmented@filtered"),
+        ("filter@sure", "identity@filtered"),
+        ("identity@filtered", "report"),
     ):
         assert edge in asked, edge
 
