@@ -11,13 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from generator.sample import IMAGPosePipeline
 from pipeline.files import md5
 
 REPOSITORY = Path(__file__).parents[1]
@@ -380,12 +378,11 @@ def test_a_launcher_in_the_environment_starts_the_generators_stages(project):
 
 
 @pytest.mark.slow
-def test_a_generated_folder_loads_as_a_pipeline_in_five_lines(project):
-    pipeline = IMAGPosePipeline.from_pretrained(project / "models/generator/all/100")
-    source = Image.open(next((project / "data/world/query").glob("*.jpg")))
-    pose = np.ones((18, 3), np.float32)
-    images = pipeline([source], [pose], [pose, pose], seeds=[1, 2], num_inference_steps=1).images
-    assert [image.size for image in images] == [(64, 128)] * 2
+def test_the_lines_of_the_readme_generate_images(project):
+    section = (REPOSITORY / "README.md").read_text().split("## Using the generator")[1]
+    lines = section.split("```python\n")[1].split("```")[0]
+    check = "\nassert [image.size for image in images] == [(64, 128)] * 3\n"
+    run(project, "python", "-c", lines + check)
 
 
 @pytest.mark.slow
