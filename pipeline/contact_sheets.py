@@ -28,6 +28,7 @@ TILES = ("source", "target pose", "generated", "real")
 _TILE_HEIGHT = 256  # pixels on the sheet, and the shape of the data set's images
 _PER_LINE = 3  # generated images side by side, so that a sheet fits on a screen
 _GAP, _GROUP_GAP, _LABEL = 4, 28, 30  # pixels between tiles, between groups, and for a line of text
+_SCENARIOS = {"multi": "several poses at once"}  # those whose name in the plan says nothing to a reader
 _INK, _PAPER, _NOTHING = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 
 
@@ -89,7 +90,8 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
         ]
         left = _GROUP_GAP + i % _PER_LINE * group_width
         top = _LABEL + i // _PER_LINE * (_LABEL + tile[1] + _GAP)
-        pen.text((left, top + 4), f"identity {row['pid']:04d}, {row['scenario']}", _INK, font)
+        scenario = _SCENARIOS.get(row["scenario"], row["scenario"])
+        pen.text((left, top + 4), f"identity {row['pid']:04d}, {scenario}", _INK, font)
         for name, picture in zip(TILES, pictures, strict=True):
             if i < _PER_LINE:
                 pen.text((left, 4), name, _INK, font)

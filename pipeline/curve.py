@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 LIVE = Path("dvclive")  # git ignores it; dvc.yaml lists what is plotted
@@ -82,15 +83,20 @@ class Curve:
             with self._display():
                 self._dvclive.end()
 
-    def table(self, points: int = 200) -> pd.DataFrame:
+    def table(self, points: int = 200, every: int = 1) -> pd.DataFrame:
         """At most `points` rows, each the mean of equally many steps; `step` is the last of them.
+
+        Of steps that `every` does not divide, the last alone counts.
 
         Raises:
             FileNotFoundError: somebody removed the file.
         """
         steps = self._steps()
+        steps = steps[(steps.step % every == 0) | (steps.step == steps.step.max())]
         size = -(-len(steps) // points)
-        means = steps.groupby((steps.step - 1) // size).agg({**dict.fromkeys(steps, "mean"), "step": "max"})
+        means = steps.groupby(np.arange(len(steps)) // size).agg(
+            {**dict.fromkeys(steps, "mean"), "step": "max"}
+        )
         return means.reset_index(drop=True)
 
     def _steps(self) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Make a copy of a trained generator to give away, whose model card tells the scores of the last run.
 
 `train_generator` writes a card (README.md) beside each generator: what it was trained on and how. Scores are
-known only later, and a stage's output must not change after it, so they go into the copy. It loads as any
-diffusers pipeline and can be uploaded to the Hugging Face Hub as it is.
+known only later, and a stage's output must not change after it, so they go into the copy: those of its images
+from reports/scores.json, where that file was measured with this very generator, and what they brought in
+Table 4. The copy loads as any diffusers pipeline and can be uploaded to the Hugging Face Hub as it is.
 """
 
 import io
@@ -14,13 +15,15 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.cli import command_line
-from pipeline.files import atomic, stage_main
+from pipeline.files import atomic, model_hash, stage_main
 from pipeline.params import SYNTHETIC, Params, load_params
 
 CARD = "README.md"
 MODELS = Path("models/generator")
 TABLE = Path("reports/table4.json")
+SCORES = Path("reports/scores.json")
 
+_MEASURE = "`dvc repro experiments/scores/dvc.yaml` measures models/generator/all/100"
 _PIECES = ("base", "image_encoder", "token_height", "token_width", "denoiser", "scheduler", "train", "seed")
 
 
@@ -124,6 +127,42 @@ def _quality(file: Path) -> str:
     )
 
 
+def image_scores(model: Path, file: Path) -> str:
+    """What was measured of a generator's images, as a section of its card; empty if it was another's."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if found.get("generator") != model_hash(model):
+        return ""
+    scenarios = {
+        name: scores for name, scores in found.items() if isinstance(scores, dict) and name != "missing"
+    }
+    metrics = list(
+        dict.fromkeys(name for scores in scenarios.values() for name, value in scores.items() if value)
+    )
+    rows = [
+        f"| {name} | " + " | ".join(_number(scores.get(metric)) for metric in metrics) + " |"
+        for name, scores in scenarios.items()
+    ]
+    return "\n".join(
+        [
+            "## Measured on generated images",
+            "",
+            f"{found['pairs']} pairs of a source and a target photograph of {found['people']} people of "
+            f"{found['data_set']} ({found['identities']}) whom the generator never saw. Identity top1 is in "
+            "percent, the pose error in percent of the image's height; photographs are the targets.",
+            "",
+            f"| Scenario | {' | '.join(metric.replace('_', ' ') for metric in metrics)} |",
+            f"| --- |{' ---: |' * len(metrics)}",
+            *rows,
+            "",
+            "",
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
 def table4_scores(which: str, fraction: int, table: Path, params: Params) -> str:
     """What images of this generator brought in Table 4, as a section of its card.
 
@@ -176,12 +215,15 @@ def main() -> None:
         )
     if arguments.to.exists():
         raise ValueError(f"{arguments.to} exists; name a new folder")
-    scores = table4_scores(arguments.train_on, arguments.fraction, TABLE, params)
+    measured = image_scores(model, SCORES)
+    scores = measured + table4_scores(arguments.train_on, arguments.fraction, TABLE, params)
     with atomic(arguments.to) as folder:
         shutil.copytree(model, folder)
         before, after = (model / CARD).read_text(encoding="utf-8").split("## Intended use", 1)
         (folder / CARD).write_text(f"{before}{scores}\n## Intended use{after}", encoding="utf-8")
     print(f"{arguments.to}: the generator and its card, {arguments.to / CARD}")
+    if not measured:
+        print(f"{SCORES} is of no run of this generator and not on the card: {_MEASURE}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ T = TypeVar("T", bound=BaseModel)
 
 SYNTHETIC = Path("data/synthetic")  # what the stage `generate` writes
 FILTERED = Path("data/filtered")  # what the stage `filter` writes
+IDENTITY = Path("data/identity")  # what the stage `identity` writes
 PLANNED = "-planned"  # ends the name of a folder in SYNTHETIC whose images have planned poses
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
+Folder = Annotated[Path, Field(strict=False, description="folder of a data set in Market-1501 format")]
 
 
 _KINDS = {  # JSON schema's types in words
@@ -331,7 +333,9 @@ class Params(Settings):
     reid: ReidSection
     filters: dict[Name, FilterSettings]
     arms: dict[Name, ArmSettings] = Field(min_length=1)
-    cross_datasets: dict[Name, Annotated[Path, Field(strict=False)]]
+    cross_datasets: dict[Name, Folder] = Field(
+        description="Other data sets, whose people every model is tested on too: further columns of Table 4."
+    )
     contact_sheets: ContactSheetsSettings
     report: ReportSettings
     study: StudySettings

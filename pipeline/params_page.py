@@ -34,8 +34,7 @@ def page(embedded: dict[str, Any], paper: dict[str, Any]) -> str:
     parts = [_HEAD]
     for section, settings in groupby(describe(schema), key=lambda setting: setting[0].split(".")[0]):
         parts.append(f"\n## {section}\n")
-        meaning = _meaning(schema, section)
-        parts.append(f"\n{meaning}\n\n" if meaning else "\n")
+        parts.append(f"\n{_meaning(schema, section)}\n\n")
         parts.append("| Setting | Allowed | Embedded | Paper scale | Meaning |\n")
         parts.append("| --- | --- | --- | --- | --- |\n")
         for key, allowed, what in settings:
@@ -46,11 +45,11 @@ def page(embedded: dict[str, Any], paper: dict[str, Any]) -> str:
 
 
 def _meaning(schema: dict[str, Any], section: str) -> str:
-    """The docstring of a section's model, or of the model of its entries."""
+    """The docstring of a section's model, or of the model of its entries, or what its field says."""
     field = schema["properties"][section]
-    field = next(iter(field.get("patternProperties", {}).values()), field)
-    model = schema["$defs"][field["$ref"].rsplit("/", 1)[1]] if "$ref" in field else {}
-    return model.get("description", field.get("description", ""))
+    entry = next(iter(field.get("patternProperties", {}).values()), field)
+    model = schema["$defs"][entry["$ref"].rsplit("/", 1)[1]] if "$ref" in entry else field
+    return model["description"]
 
 
 def _value(values: Any, key: str) -> str:

@@ -27,7 +27,7 @@ from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
 from pipeline.index import LEAKED, REJECTED, read_index
 from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
-from pipeline.params import Params, load_params
+from pipeline.params import IDENTITY, Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
 from pipeline.synthetic import read_synthetic
@@ -35,6 +35,7 @@ from pipeline.synthetic import read_synthetic
 REPORT = Path("reports/report.html")
 PROFILES = ("params.embedded.yaml", "params.market1501.yaml")  # the defaults that are shipped
 CURVES = Path("reports/generator")
+FILTERS = Path("reports/filters")
 
 QUERIES = {  # data/reid/<arm>.queries.csv, one row per model and query
     "fraction": int,
@@ -44,8 +45,8 @@ QUERIES = {  # data/reid/<arm>.queries.csv, one row per model and query
     "top": str,  # the best gallery images, best first, separated by spaces
 }
 _MODEL_QUERY = ["fraction", "seed", "query"]
-SCORES = {"name": str, "agreement": float}  # scores.csv beside generated images
-_SMOOTH = 9  # points of a learning curve in its running mean
+SCORES = {"fraction": int, "name": str, "agreement": float}  # data/identity/<arm>.csv, one row per image
+_SMOOTH = 20  # a running mean takes in one of so many parts of its curve
 
 
 def table4_section(summary: table4.Summary, dataset: str) -> dict[str, Any]:
@@ -178,24 +179,27 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
 
 
 def curves_section(params: Params) -> list[tuple[str, Any]]:
-    """The generators' learning curves."""
+    """The learning curves of the generators, and of the re-ID models in the mean over seeds."""
+    columns = {"step": int, "loss": float, "fraction": int}
     tables = {
-        name: read_csv(
-            CURVES / f"{name}.csv", {"step": int, "loss": float, "fraction": int}, "train_generator"
-        )
+        f"Generator trained on: {name}": read_csv(CURVES / f"{name}.csv", columns, "train_generator")
         for name in params.generator.train_on
     }
+    for arm in ("standard", *params.arms):
+        models = read_csv(table4.RESULTS / f"{arm}.curves.csv", columns, "train_reid")
+        means = models.groupby(["fraction", "step"])[["loss"]].mean().reset_index()
+        tables[f"Re-ID models of the arm {arm}, mean over seeds"] = means
     return [
-        (
-            f"Generator trained on: {name}",
-            figure(
-                partial(_draw_curves, table),
-                f"Loss of the generator trained on {name} over its training steps, from "
-                f"{table.loss.iloc[0]:.3f} to {table.loss.iloc[-1]:.3f}",
-            ),
-        )
-        for name, table in tables.items()
+        (title, figure(partial(_draw_curves, table), f"{title}: loss over the steps; {_ends(table)}"))
+        for title, table in tables.items()
     ]
+
+
+def _ends(table: pd.DataFrame) -> str:
+    losses = table.groupby("fraction").loss.agg(["first", "last"])
+    return ", ".join(
+        f"at {row.Index} % from {row.first:.3f} to {row.last:.3f}" for row in losses.itertuples()
+    )
 
 
 def _draw_curves(table: pd.DataFrame) -> Figure:
@@ -204,7 +208,7 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
     for i, (fraction, rows) in enumerate(table.groupby("fraction")):
         colour = COLOURS[(i + 1) % len(COLOURS)]
         axis.plot(rows.step, rows.loss, color=colour, lw=0.8, alpha=0.35)
-        smooth = rows.loss.rolling(_SMOOTH, min_periods=1, center=True).mean()
+        smooth = rows.loss.rolling(max(1, len(rows) // _SMOOTH), min_periods=1, center=True).mean()
         axis.plot(rows.step, smooth, color=colour, lw=1.8, label=f"{fraction} % of the images")
     axis.set(xlabel="step", ylabel="loss, and its running mean")
     axis.grid(axis="y", alpha=0.3)
@@ -219,22 +223,23 @@ def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any
         {
             "folder": folder,
             "fraction": fraction,
-            "identities": _gallery(folder, fraction, index, params),
+            "identities": _gallery(arm, fraction, index, params),
         }
-        for folder in _synthetic_folders(params)
+        for folder, arm in _synthetic_folders(params)
         for fraction in progress(
             params.subset.fractions, len(params.subset.fractions), f"gallery of {folder}"
         )
     ]
 
 
-def _synthetic_folders(params: Params) -> list[Path]:
-    return sorted({arm.synthetic for arm in params.arms.values()})
+def _synthetic_folders(params: Params) -> list[tuple[Path, str]]:
+    """Every folder of synthetic images, with an arm that uses it."""
+    return sorted({arm.synthetic: name for name, arm in params.arms.items()}.items())
 
 
-def _gallery(folder: Path, fraction: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def _gallery(arm: str, fraction: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     settings, root = params.report, params.dataset.root
-    images, manifest = read_generated(folder, fraction, index)
+    images, manifest = read_generated(arm, fraction, index, params)
     subset = index[index.image.isin(read_subset(fraction))]
     # The same people at every fraction, as far as they are there, so that galleries can be compared.
     people = sorted(index.pid[index.split == "train"].unique())
@@ -247,7 +252,7 @@ def _gallery(folder: Path, fraction: int, index: pd.DataFrame, params: Params) -
         identities.append(
             {
                 "pid": pid,
-                "score": made.agreement.mean() if "agreement" in made else None,
+                "score": made.agreement.mean(),
                 "real": [
                     photograph(root / str(row.image), f"Real image, camera {row.camid}")
                     for row in _some(real, settings.images_per_identity, order).itertuples()
@@ -267,14 +272,16 @@ def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.Data
     return rows.iloc[sorted(order.permutation(len(rows))[:count])]
 
 
-def read_generated(folder: Path, fraction: int, index: pd.DataFrame) -> tuple[Path, pd.DataFrame]:
-    """Where the synthetic images of a subset lie, and which they are, with a filter's scores if any."""
+def read_generated(arm: str, fraction: int, index: pd.DataFrame, params: Params) -> tuple[Path, pd.DataFrame]:
+    """Where an arm's synthetic images for a subset lie, and which they are, with their identity scores."""
     pids = set(index.pid[index.image.isin(read_subset(fraction))])
-    images, table = read_synthetic(folder, fraction, pids)
-    if (images / "scores.csv").is_file():
-        scores = read_csv(images / "scores.csv", SCORES, "filter")
-        table = table.merge(scores[list(SCORES)], on="name", how="left")
-    return images, table
+    images, table = read_synthetic(params.arms[arm].synthetic, fraction, pids)
+    file = IDENTITY / f"{arm}.csv"
+    scores = read_csv(file, SCORES, "identity")
+    scored = table.merge(scores[scores.fraction == fraction], on="name", validate="one_to_one")
+    if len(scored) < len(table):
+        raise ValueError(f"{file}: images of {images} are missing; run the stage 'identity' again")
+    return images, scored
 
 
 def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[str, Any]:
@@ -283,14 +290,25 @@ def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[st
     planned = {"sources", "pose"} <= set(row)  # by this pipeline; others need not say it
     pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if planned else None
     sources = row["sources"].split("|") if planned else []
-    score = row.get("agreement", float("nan"))
     return {
         "pid": row["pid"],
         "sources": [photograph(root / source, f"Source {source}") for source in sources],
         "pose": None if pose is None else graphic(Image.fromarray(pose), f"Target pose of {row['pose']}"),
         "image": photograph(folder / row["name"], f"Generated image of identity {row['pid']}"),
-        "score": None if np.isnan(score) else f"{score:.2f}",
+        "score": row["agreement"],
     }
+
+
+def filters_section(params: Params) -> list[tuple[str, Picture]]:
+    """Each filter's picture: how its scores are distributed, and examples that it kept and rejected."""
+    pictures = []
+    for name in params.filters:
+        file = FILTERS / f"{name}.png"
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; run the stage 'filter', which writes it")
+        alt = f"Scores of the filter {name} in each subset, with examples of what it kept and rejected"
+        pictures.append((name, graphic(Image.open(file), alt)))
+    return pictures
 
 
 def compare_queries(standard: pd.DataFrame, arm: pd.DataFrame) -> pd.DataFrame:
@@ -364,15 +382,12 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 
 
 def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
-    """The generated images with the lowest identity scores, over all folders that have scores."""
+    """The generated images with the lowest identity scores, over all folders."""
     found = []
-    for folder in _synthetic_folders(params):
+    for _, arm in _synthetic_folders(params):
         for fraction in params.subset.fractions:
-            images, table = read_generated(folder, fraction, index)
-            if "agreement" in table:
-                found.append(table.assign(folder=str(images)))
-    if not found:
-        return []
+            images, table = read_generated(arm, fraction, index, params)
+            found.append(table.assign(folder=str(images)))
     worst = pd.concat(found).sort_values("agreement").head(2 * params.report.queries)
     return [show_generated(row, Path(row["folder"]), params) for row in worst.to_dict("records")]
 
@@ -385,7 +400,7 @@ def stages_section() -> list[dict[str, Any]]:
     took = times.read(SCRATCH)
     stages = []
     for name, stage in lock.get("stages", {}).items():
-        run = took.get(str(stage["cmd"]).removeprefix("python -m "))
+        run = took.get(str(stage["cmd"]).partition(" -m ")[2])  # behind python, or another launcher
         stages.append(
             {
                 "name": name,
@@ -439,6 +454,7 @@ def make_report(params: Params) -> str:
         data=data_section(index, params),
         curves=curves_section(params),
         galleries=galleries_section(index, params),
+        filters=filters_section(params),
         rankings=rankings_section(index, params),
         worst=worst_generated(index, params),
         stages=stages_section(),

@@ -370,6 +370,7 @@ def main() -> None:
         return
     train = index[index.split == "train"]
     about = {
+        "generator": generator_hash,  # whose scores these are: `pipeline.model_card` asks
         "data_set": params.dataset.name,
         "identities": settings.identities,
         "people": int(pairs.pid.nunique()),

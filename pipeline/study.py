@@ -198,12 +198,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    maker = commands.add_parser("make", help="write questionnaire.html and key.json")
+    what = "draw the images and write questionnaire.html, to send to people, and key.json, to keep"
+    maker = commands.add_parser("make", help=what, description=f"Make: {what}.")
     maker.add_argument(
         "folders", nargs="+", type=Path, help="a method's images, such as data/synthetic/all/20"
     )
     maker.add_argument("--output", type=Path, default=Path("study"), help="folder (default: %(default)s)")
-    reader = commands.add_parser("rates", help="compute R2G, G2R and Jab")
+    what = "read the key and the answers that were sent back, print R2G, G2R and Jab, and write rates.json"
+    reader = commands.add_parser("rates", help=what, description=f"Rates: {what}.")
     reader.add_argument("key", type=Path, help="key.json")
     reader.add_argument("answers", nargs="+", type=Path, help="files that the questionnaire downloaded")
     arguments = parser.parse_args()

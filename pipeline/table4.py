@@ -77,8 +77,9 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
     Raises:
         ValueError: there is none, a model stands there twice, or models were not trained equally long.
     """
-    # Hidden files are temporaries of a run that is at work, or was killed.
-    files = [file for file in sorted(folder.glob("[!.]*.csv")) if not file.name.endswith(".queries.csv")]
+    # <arm>.csv alone, not <arm>.queries.csv and <arm>.curves.csv: an arm's name has no dot. Hidden files are
+    # temporaries of a run that is at work, or was killed.
+    files = [file for file in sorted(folder.glob("[!.]*.csv")) if "." not in file.stem]
     tables = [read_csv(file, COLUMNS, "train_reid") for file in files]
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")

@@ -2,8 +2,9 @@
 
 `standard` has real images only, at every fraction and at 100 %; every other arm is a recipe of
 params.yaml that adds synthetic images. All train for the same number of iterations. Writes
-data/reid/<arm>.csv, one row per model, data/reid/<arm>.queries.csv, one row per model and query, and the
-weights as models/reid/<arm>/<fraction>-<seed>.safetensors.
+data/reid/<arm>.csv, one row per model, data/reid/<arm>.queries.csv, one row per model and query,
+data/reid/<arm>.curves.csv, the learning curve of each model, and the weights as
+models/reid/<arm>/<fraction>-<seed>.safetensors.
 """
 
 import json
@@ -44,10 +45,11 @@ from reid.evaluate import average_precision_by_camera, distances, evaluate, feat
 from reid.model import load_model, save_model
 from reid.rerank import rerank
 from reid.settings import ReidSettings
-from reid.train import train
+from reid.train import REPORT_EVERY, train
 
 RESULTS = Path("data/reid")
 MODELS = Path("models/reid")
+CURVE = "curve.jsonl"  # beside the weights in scratch
 TOP = 10  # best gallery images of each query that are written down
 
 
@@ -107,7 +109,7 @@ def train_model(
     )
     weights, done = folder / "model.safetensors", folder / "model.json"
     if not is_sealed(done):
-        curve = Curve(folder / "curve.jsonl", f"reid/{title.split()[0]}")  # of the model that is in training
+        curve = Curve(folder / CURVE, f"reid/{title.split()[0]}")  # of the model that is in training
         with _out_of_memory("training", settings, "identities_per_batch", "images_per_identity"):
             model = train(
                 np.concatenate([images.pixels for images in sets]),
@@ -130,7 +132,7 @@ def train_model(
         curve.close()
         with atomic(weights) as file:
             save_model(model, file)
-        seal(done, weights)
+        seal(done, weights, curve.file)
     release(folder)
     return weights
 
@@ -218,8 +220,12 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Path]]:
-    """Train and test all models of one arm: a row per model, a row per model and query, their weights."""
+def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Path]]:
+    """Train and test all models of one arm.
+
+    Returns:
+        A row per model, a row per model and query, their learning curves, and their weights.
+    """
     settings, arm = params.reid, params.arms.get(name)
     index, root = read_index().set_index("image", drop=False), params.dataset.root
     prefix = "val_" if settings.evaluate_on == "validation" else ""
@@ -248,7 +254,7 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
         for fraction in fractions:  # before the first training; kept, they might not fit into memory
             read(fraction)
 
-    rows, rankings, models = [], [], {}
+    rows, rankings, curves, models = [], [], [], {}
     with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
         for fraction in fractions:
             real, added = read(fraction)
@@ -258,6 +264,9 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
                 title = f"{name} {fraction} % seed {seed}"
                 model = train_model(real, added, arm, seed, settings, title)
                 models[f"{fraction}-{seed}.safetensors"] = model
+                # Without the looks at checkpoints: how often a model's state was kept must not show.
+                curve = Curve(model.with_name(CURVE)).table(every=REPORT_EVERY)
+                curves.append(curve.assign(fraction=fraction, seed=seed))
                 values, queries = evaluate_model(model, query, gallery, settings)
                 rankings.append(queries.assign(fraction=fraction, seed=seed))
                 rows.append(
@@ -273,8 +282,10 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, dict
                     }
                 )
                 bar.update()
-    queries = pd.concat(rankings)
-    return pd.DataFrame(rows), queries[["fraction", "seed", *queries.columns[:-2]]], models
+    by_query, by_step = (
+        table[["fraction", "seed", *table.columns[:-2]]] for table in (pd.concat(rankings), pd.concat(curves))
+    )
+    return pd.DataFrame(rows), by_query, by_step, models
 
 
 def main() -> None:
@@ -285,12 +296,13 @@ def main() -> None:
     name, params = parser.parse_args().arm, load_params()
     if name != "standard" and name not in params.arms:
         raise ValueError(f"the arm is {name}; expected standard or one of {', '.join(params.arms)}")
-    rows, queries, models = run_arm(name, params)
+    rows, queries, curves, models = run_arm(name, params)
     with atomic(MODELS / name) as folder:
         folder.mkdir()
         for file, weights in models.items():
             shutil.copy(weights, folder / file)
     write_csv(queries, RESULTS / f"{name}.queries.csv")
+    write_csv(curves, RESULTS / f"{name}.curves.csv")
     write_csv(rows, RESULTS / f"{name}.csv")
 
 

@@ -1,5 +1,6 @@
 """The whole pipeline on a tiny world, as a user runs it."""
 
+import json
 import os
 import re
 import shutil
@@ -10,13 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from generator.sample import IMAGPosePipeline
 from pipeline.files import md5
 from tests.stages import TWO_PROCESSES
 
@@ -195,6 +194,7 @@ def test_a_new_arm_runs_alone_on_the_images_of_another_generator(project):
         "augmented@pidm",
         "check",
         "gains",
+        "identity@pidm",
         "report",
         "table4",
     ]
@@ -238,6 +238,9 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         "augmented@leak_free",
         "augmented@planned",
         "augmented@filtered",
+        "identity@leak_free",
+        "identity@planned",
+        "identity@filtered",
     }
     for edge in (
         ("generate@subset-50", "augmented@leak_free"),
@@ -246,6 +249,8 @@ def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an
         ("generate_planned@all-50", "augmented@planned"),
         ("generate@all-50", "filter@sure"),
         ("filter@sure", "augmented@filtered"),
+        ("filter@sure", "identity@filtered"),
+        ("identity@filtered", "report"),
     ):
         assert edge in asked, edge
 
@@ -287,6 +292,19 @@ def test_machines_that_share_a_remote_find_what_others_made(tmp_path):
     assert stages_run(run(third, "dvc", "repro", "--pull")) == ["table"]
     assert (third / "standard").read_bytes() == (first / "standard").read_bytes()
     assert (third / "augmented").read_bytes() == (second / "augmented").read_bytes()
+
+
+def test_the_columns_of_experiments_are_the_few_numbers_of_the_summary(tmp_path):
+    """`dvc exp show` has a column for each number of each metrics file; Table 4 has hundreds."""
+    for name in ("dvc.yaml", "params.yaml", "params.foundation.yaml", "experiments/scores/dvc.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "reports").mkdir()
+    for name in ("summary", "table4", "scores"):
+        (tmp_path / "reports" / f"{name}.json").write_text(f'{{"{name}": {{"gain_20": 1.5}}}}')
+    run(tmp_path, "dvc", "init", "-q", "--no-scm")
+    (shown,) = json.loads(run(tmp_path, "dvc", "metrics", "show", "--json")).values()
+    assert shown["data"] == {"reports/summary.json": {"data": {"summary": {"gain_20": 1.5}}}}
 
 
 @pytest.mark.slow
@@ -423,12 +441,11 @@ def test_a_launcher_in_the_environment_starts_the_generators_stages(project):
 
 
 @pytest.mark.slow
-def test_a_generated_folder_loads_as_a_pipeline_in_five_lines(project):
-    pipeline = IMAGPosePipeline.from_pretrained(project / "models/generator/all/100")
-    source = Image.open(next((project / "data/world/query").glob("*.jpg")))
-    pose = np.ones((18, 3), np.float32)
-    images = pipeline([source], [pose], [pose, pose], seeds=[1, 2], num_inference_steps=1).images
-    assert [image.size for image in images] == [(64, 128)] * 2
+def test_the_lines_of_the_readme_generate_images(project):
+    section = (REPOSITORY / "README.md").read_text().split("## Using the generator")[1]
+    lines = section.split("```python\n")[1].split("```")[0]
+    check = "\nassert [image.size for image in images] == [(64, 128)] * 3\n"
+    run(project, "python", "-c", lines + check)
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.root != ROOT and arguments.root.exists():
         raise ValueError(f"{arguments.root} exists; give the path of a new folder, or remove it first")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"--seed is {arguments.seed}; expected at least 0 and less than 2**32")
     params = load_params()
     values = params.world.model_dump() | {"height": params.dataset.height, "width": params.dataset.width}
     if arguments.seed is not None:

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class WorldSection(BaseModel):
-    """The section ``world`` of params.yaml."""
+    """The rendered world that stands in for Market-1501; of no effect on another data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

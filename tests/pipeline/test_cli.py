@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import study
+
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = sorted(
     file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
@@ -31,6 +33,18 @@ def test_help_explains_the_command_and_starts_nothing(
     assert printed.startswith(f"usage: python -m {command} ")
     assert len(printed.split("\n\n")[1]) > 40, "a description follows the usage"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["make", "rates"])
+def test_help_explains_the_commands_of_the_study(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study", command, "--help"])
+    with pytest.raises(SystemExit):
+        study.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: python -m pipeline.study {command} ")
+    assert "write" in printed.split("\n\n")[1] and ".json" in printed.split("\n\n")[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")

@@ -26,6 +26,14 @@ def test_a_long_curve_is_averaged(tmp_path):
     assert table.loss.tolist() == [1.5, 3.5, 5.5, 7.5, 9.5]
 
 
+def test_a_curve_can_leave_out_what_was_logged_in_between(tmp_path):
+    curve = Curve(tmp_path / "curve.jsonl")
+    for step in (4, 5, 8, 10, 12, 13):
+        curve.log(step, {"loss": float(step)})
+    assert curve.table(every=4).step.tolist() == [4, 8, 12, 13]
+    assert curve.table(points=2, every=4).loss.tolist() == [6.0, 12.5]
+
+
 def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
     curve = Curve(tmp_path / "curve.jsonl")
     curve.log(1, {"loss": 1.0})

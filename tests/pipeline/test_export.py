@@ -83,14 +83,21 @@ def test_the_rule_of_fast_reid_and_reid_strong_baseline_reads_an_export(
     root: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(export, monkeypatch, "augmented", "50")
-    for folder, splits in {"bounding_box_train": ["train"], "query": ["query"]}.items():
-        files = (Path("exports/augmented-50").absolute() / root / folder).glob("*.jpg")
+    folders = {"bounding_box_train": ["train"], "query": ["query"], "bounding_box_test": ["gallery"]}
+    for folder, splits in folders.items():
         found = Counter()
-        for file in files:
+        for file in (Path("exports/augmented-50").absolute() / root / folder).glob("*.jpg"):
             match = re.search(r"([-\d]+)_c(\d)", str(file))  # on the whole path, as they do
             assert match
-            found[int(match[1]), int(match[2]) - 1] += 1
-        assert found == expected(splits)
+            pid, camid = int(match[1]), int(match[2])
+            if pid == -1:  # junk, which they skip
+                continue
+            assert 0 <= pid <= 1501 and 1 <= camid <= 6  # they assert it, too
+            found[pid, camid - 1] += 1
+        wanted = Counter({key: n for key, n in expected(splits).items() if key[0] != -1})
+        assert found == wanted and found.total() > 0
+    gallery = list(Path("exports/augmented-50", root, "bounding_box_test").glob("*.jpg"))
+    assert len(gallery) == expected(["gallery"]).total() > found.total(), "junk lies there, as in Market-1501"
 
 
 def test_images_are_the_same_bytes_and_hard_links(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

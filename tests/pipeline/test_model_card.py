@@ -12,6 +12,7 @@ from PIL import Image
 
 from generator.sample import IMAGPosePipeline
 from pipeline import model_card as command
+from pipeline.files import model_hash
 from pipeline.params import Params, load_params
 from tests.generator import tiny
 
@@ -89,6 +90,32 @@ def test_a_copy_to_give_away_tells_the_scores_and_the_generator_stays(
     assert before == {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
     with pytest.raises(ValueError, match="given exists; name a new folder"):
         command.main()
+
+
+def test_the_copy_tells_the_scores_of_its_images_and_of_no_other_generator(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = command.MODELS / "all" / "100"
+    about = {"data_set": "embedded world", "identities": "validation", "people": 20, "pairs": 180}
+    scores = {
+        "T1": {"ssim": 0.4182, "fid": None},
+        "photographs": {"pose_error": 2.5},
+        "missing": {"fid": "no"},
+    }
+    command.TABLE.parent.mkdir()
+    command.TABLE.write_text(json.dumps(SUMMARY))
+    for number, owner in enumerate((model_hash(model), "another")):
+        command.SCORES.write_text(json.dumps({"generator": owner, **about, **scores, "fid_network": None}))
+        monkeypatch.setattr(sys, "argv", ["model_card", "all", "100", "--to", f"given{number}"])
+        command.main()
+        card, said = Path(f"given{number}/README.md").read_text(), capsys.readouterr().out
+        measured = "180 pairs of a source and a target photograph of 20 people of embedded world (validation)"
+        rows = (
+            "| Scenario | ssim | pose error |\n| --- | ---: | ---: |\n| T1 | 0.4182 |  |\n"
+            "| photographs |  | 2.5 |\n\n## Measured in re-id"
+        )
+        assert (measured in card) == (rows in card) == ("not on the card" not in said) == (number == 0)
+        assert "## Measured in re-id" in card
 
 
 def test_without_scores_there_is_no_copy(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline import report, table4
 from pipeline.files import write_csv, write_json
-from pipeline.params import Params, load_params
+from pipeline.params import IDENTITY, SYNTHETIC, FilterSettings, Params, load_params
 from tests.pipeline.test_table4 import models
 
 ROWS = pd.concat(
@@ -46,15 +47,21 @@ def run(workspace: Params) -> Params:
             for seed in (0, 1)
         ]
         write_csv(pd.DataFrame(rows), table4.RESULTS / f"{arm}.queries.csv")
+        curves = [
+            {"fraction": 50, "seed": seed, "step": step, "loss": 4 / step + seed, "accuracy": 0.5}
+            for seed in (0, 1)
+            for step in (20, 40, 60)
+        ]
+        write_csv(pd.DataFrame(curves), table4.RESULTS / f"{arm}.curves.csv")
     curve = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(1, 0.3, 40), "fraction": 100})
     write_csv(curve, report.CURVES / "all.csv")
     manifest = pd.read_csv("data/synthetic/all/50/manifest.csv")
-    scores = manifest[["name"]].assign(agreement=np.linspace(0.1, 0.9, len(manifest)), kept=True)
-    write_csv(scores, "data/synthetic/all/50/scores.csv")
+    scores = manifest[["name"]].assign(fraction=50, agreement=np.linspace(0.1, 0.9, len(manifest)))
+    write_csv(scores, IDENTITY / "augmented.csv")
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  plan:\n    cmd: python -m pipeline.plan\n"
         "    outs:\n    - path: data/plans\n      md5: 0123456789abcdef.dir\n"
-        "  generate@all-50:\n    cmd: python -m pipeline.generate all 50\n"
+        "  generate@all-50:\n    cmd: ${LAUNCH:-python} -m pipeline.generate all 50\n"
     )
     Path(".scratch").mkdir()
     Path(".scratch/times.jsonl").write_text(
@@ -153,6 +160,47 @@ def test_the_page_says_what_the_run_did(run: Params) -> None:
     assert "mean identity score 0." in text and "Queries that augmented won" in text
     assert "its numbers say nothing of Market-1501" not in text  # the data set is not the rendered one
     assert re.search(r"torch \d+\.\d+", text)
+
+
+def test_learning_curves_are_those_of_the_generator_and_of_every_arm(run: Params) -> None:
+    curves = dict(report.curves_section(run))
+    assert list(curves) == [
+        "Generator trained on: all",
+        "Re-ID models of the arm standard, mean over seeds",
+        "Re-ID models of the arm augmented, mean over seeds",
+    ]
+    # Means over the seeds: 4 / 20 + 0.5 and 4 / 60 + 0.5.
+    said = "mean over seeds: loss over the steps; at 50 % from 0.700 to 0.567"
+    assert all(said in curve for title, curve in curves.items() if "Re-ID" in title)
+
+
+def test_every_generated_image_has_its_identity_score(run: Params) -> None:
+    page = report.make_report(run)
+    shown = re.findall(r"<figcaption>identity \d+, score (\d\.\d\d)</figcaption>", page)
+    assert len(shown) == page.count('<figure class="made">') > 10
+    worst = page.split("Generated images least like their person")[1]
+    scores = pd.read_csv(IDENTITY / "augmented.csv")
+    lowest = [f"{score:.2f}" for score in sorted(scores.agreement)[: 2 * run.report.queries]]
+    assert re.findall(r"score (\d\.\d\d)</figcaption>", worst) == lowest
+    write_csv(scores.iloc[1:], IDENTITY / "augmented.csv")
+    with pytest.raises(ValueError, match=r"augmented.csv: images of .*/50 are missing; run the stage 'iden"):
+        report.make_report(run)
+
+
+def test_filters_show_their_pictures(run: Params) -> None:
+    assert report.filters_section(run) == []
+    recipe = FilterSettings(
+        synthetic=SYNTHETIC / "all", judge="subset", min_agreement=0.9, min_diversity=0.0, seed=0
+    )
+    filtered = run.model_copy(update={"filters": {"sure": recipe}})
+    with pytest.raises(FileNotFoundError, match=r"filters/sure.png is missing; run the stage 'filter'"):
+        report.make_report(filtered)
+    report.FILTERS.mkdir()
+    Image.new("RGB", (1210, 605), "orange").save(report.FILTERS / "sure.png")
+    page = report.make_report(filtered)
+    assert "Filter <code>sure</code>" in page
+    (picture,) = [image for image in Tags(page).of("img") if "filter sure" in str(image["alt"])]
+    assert (picture["width"], picture["height"]) == ("1210", "605"), "as large as it was drawn"
 
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from generator.keypoints import KEYPOINT_NAMES, LIMBS, flip_keypoints
+from pipeline.world import __main__ as command
 from pipeline.world.body import BONES, PARENTS, bone_transforms, pose_surface, rest_joints
 from pipeline.world.camera import sample_camera, sample_view
 from pipeline.world.dataset import GALLERY, QUERY, TRAIN, build, photos, stray_shot
@@ -313,6 +314,13 @@ def test_another_seed_is_another_world():
     one, two = (dict(photos(SETTINGS.model_copy(update={"seed": s}), ("train", 0))) for s in (3, 4))
     images = [np.stack([shot.image for shot in world.values()]) for world in (one, two)]
     assert np.abs(images[0].astype(float) - images[1]).mean() > 10
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_is_none_is_refused(seed, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["world", "elsewhere", "--seed", seed])
+    with pytest.raises(ValueError, match=rf"^--seed is {seed}; expected at least 0 and less than 2\*\*32$"):
+        command.main()
 
 
 def test_junk_misses_its_person_and_distractors_are_strangers():
