@@ -383,13 +383,14 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 
 def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """The generated images with the lowest identity scores, over all folders."""
-    found = []
+    found: list[tuple[dict[Any, Any], Path]] = []
     for _, arm in _synthetic_folders(params):
         for fraction in params.subset.fractions:
             images, table = read_generated(arm, fraction, index, params)
-            found.append(table.assign(folder=str(images)))
-    worst = pd.concat(found).sort_values("agreement").head(2 * params.report.queries)
-    return [show_generated(row, Path(row["folder"]), params) for row in worst.to_dict("records")]
+            # Rows and no table: manifests of different folders have different columns.
+            found += [(row, images) for row in table.to_dict("records")]
+    worst = sorted(found, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
+    return [show_generated(row, images, params) for row, images in worst]
 
 
 def stages_section() -> list[dict[str, Any]]:

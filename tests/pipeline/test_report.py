@@ -187,6 +187,20 @@ def test_every_generated_image_has_its_identity_score(run: Params) -> None:
         report.make_report(run)
 
 
+def test_the_worst_images_may_come_from_outside_too(run: Params) -> None:
+    """Their folder has no manifest that says sources and pose."""
+    outside = Path("elsewhere")
+    outside.mkdir()
+    for file in sorted((SYNTHETIC / "all" / "50").glob("*.jpg"))[:2]:
+        (outside / file.name).write_bytes(file.read_bytes())
+    names = sorted(file.name for file in outside.iterdir())
+    write_csv(pd.DataFrame({"fraction": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
+    arms = run.arms | {"pidm": run.arms["augmented"].model_copy(update={"synthetic": outside})}
+    worst = report.worst_generated(pd.read_csv("data/index.csv"), run.model_copy(update={"arms": arms}))
+    assert worst[0]["score"] == 0 and worst[0]["pose"] is None and worst[0]["sources"] == []
+    assert sum(image["pose"] is not None for image in worst) == len(worst) - 2 > 0
+
+
 def test_filters_show_their_pictures(run: Params) -> None:
     assert report.filters_section(run) == []
     recipe = FilterSettings(
