@@ -35,7 +35,7 @@ def test_a_batch_leaves_its_images_and_a_seal_that_lists_them(tmp_path: Path) ->
     seal = write(tmp_path)
     assert json.loads(seal.read_text()) == {name: md5(tmp_path / name) for name in IMAGES}
     assert set(contents(tmp_path)) == {*IMAGES, seal.name}
-    assert stage.is_done(seal)
+    assert stage.is_sealed(seal)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 25, 40])
@@ -58,6 +58,6 @@ def test_a_kill_leaves_whole_images_and_no_seal_and_the_batch_is_made_again(
     whole = contents(tmp_path / "whole")
     images = {file.name: file.read_bytes() for file in (tmp_path / "killed").glob("*.jpg")}
     assert len(images) == calls and images.items() <= whole.items()
-    assert not stage.is_done(tmp_path / "killed" / "batch-00000000.json")
+    assert not stage.is_sealed(tmp_path / "killed" / "batch-00000000.json")
     write(tmp_path / "killed")
     assert contents(tmp_path / "killed") == whole

@@ -37,7 +37,7 @@ def plan_of(counts: list[int], count: int, **changes: int) -> pd.DataFrame:
 @settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 6), min_size=4, max_size=8),
-    count=st.integers(0, 60),
+    count=st.integers(1, 60),
     layout=st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1)]),
     seed=st.integers(0, 9),
 )

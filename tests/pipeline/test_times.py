@@ -22,7 +22,8 @@ def test_a_finished_stage_is_logged_with_time_and_memory(tmp_path: Path) -> None
     found = times.read(tmp_path / ".scratch")
     assert list(found) == ["stage well"]  # and nothing of the run that failed
     assert 0.05 < found["stage well"].seconds < 600
-    assert 64 < found["stage well"].peak_mib < 2000
+    # In MiB and not in KiB. The system counts the size of the process that forked this one too: these tests'.
+    assert 64 < found["stage well"].peak_mib < 30_000
 
 
 def test_the_last_whole_line_of_a_command_counts(tmp_path: Path) -> None:
