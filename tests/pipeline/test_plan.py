@@ -186,7 +186,7 @@ def planned_and_random(
 @settings(deadline=None)
 @given(
     cell=st.lists(st.integers(-1, 5), min_size=12, max_size=12).filter(lambda c: sum(x >= 0 for x in c) >= 4),
-    count=st.integers(0, 40),
+    count=st.integers(1, 40),
     layout=st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 1)]),
 )
 def test_a_planned_plan_keeps_everything_but_the_poses(
