@@ -152,10 +152,7 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
         vae: is changed.
         images: uint8 [N, H, W, 3], of which about 512 are looked at.
     """
-    parts = [encode_latents(vae, part) for part in _sample(images).split(64)]
-    means, deviations = (
-        torch.cat(kind).double().transpose(0, 1).flatten(1) for kind in zip(*parts, strict=True)
-    )
+    means, deviations = _latents(vae, images)
     mean, (values, vectors) = means.mean(1), torch.linalg.eigh(means.cov())
     values = values.clamp(min=deviations.square().mean())  # what is smaller than the posterior says nothing
     forth = vectors @ torch.diag(values.rsqrt()) @ vectors.T
@@ -188,21 +185,20 @@ def latent_map(source: AutoencoderKL, target: AutoencoderKL, images: np.ndarray)
     Returns:
         Matrix [C_target, C_source] and vector [C_target]: target's latent is matrix z + vector (both scaled).
     """
-    values = [
-        torch.cat([encode_latents(vae, part)[0] for part in _sample(images).split(64)])
-        .double()
-        .transpose(0, 1)
-        .flatten(1)
-        for vae in (source, target)
-    ]
+    values = [_latents(vae, images)[0].cpu() for vae in (source, target)]
     given = torch.cat([values[0], torch.ones_like(values[0][:1])])
     solution = torch.linalg.lstsq(given.T, values[1].T).solution.T.float()
     return solution[:, :-1], solution[:, -1]
 
 
-def _sample(images: np.ndarray) -> Tensor:
-    """About 512 of the images, float32 [N, 3, H, W] in [-1, 1]."""
-    return to_float(torch.from_numpy(images[:: max(1, len(images) // 512)]))
+def _latents(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the scaled latents of about 512 images, float64 [C, places], on its device."""
+    sample = torch.from_numpy(images[:: max(1, len(images) // 512)])
+    parts = [encode_latents(vae, to_float(part)) for part in sample.split(64)]
+    means, deviations = (
+        torch.cat(kind).double().transpose(0, 1).flatten(1) for kind in zip(*parts, strict=True)
+    )
+    return means, deviations
 
 
 @torch.no_grad()

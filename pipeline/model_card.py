@@ -136,7 +136,9 @@ def image_scores(model: Path, file: Path) -> str:
         name: scores for name, scores in found.items() if isinstance(scores, dict) and name != "missing"
     }
     metrics = list(
-        dict.fromkeys(name for scores in scenarios.values() for name, value in scores.items() if value)
+        dict.fromkeys(
+            name for scores in scenarios.values() for name, value in scores.items() if value is not None
+        )
     )
     rows = [
         f"| {name} | " + " | ".join(_number(scores.get(metric)) for metric in metrics) + " |"
