@@ -27,6 +27,7 @@ from generator.sample import JointRequest, load_pipeline
 from pipeline.cli import command_line
 from pipeline.files import atomic, is_sealed, md5, model_hash, scratch, seal, stage_main, write_csv
 from pipeline.index import read_index
+from pipeline.launch import launched_processes
 from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
 from pipeline.memory import keep_memory
 from pipeline.params import PLANNED, SYNTHETIC, Params, load_params
@@ -185,7 +186,7 @@ def main() -> None:
     generator_hash = model_hash(model)
     checksums = read_index().set_index("image").md5
     folder = scratch_images("generate", plan, checksums, generator_hash, params)
-    state = PartialState()
+    state = launched_processes()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if state.is_main_process:
         manifest = plan.assign(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch import nn
@@ -34,6 +33,7 @@ from pipeline.filter import agreement, encoder_judge
 from pipeline.generate import generate, plan_marks, scratch_images
 from pipeline.images import read_image
 from pipeline.index import read_index
+from pipeline.launch import launched_processes
 from pipeline.memory import keep_memory
 from pipeline.params import Params, ScoresSettings, load_params
 from pipeline.pose_judge import PoseJudge, pose_errors, train_pose_judge
@@ -180,7 +180,9 @@ def pose_judge(train: pd.DataFrame, params: Params) -> PoseJudge:
     )
     images = read_images([params.dataset.root / image for image in train.image], settings)
     keypoints = target_keypoints(train.image.tolist(), params)
-    return train_pose_judge(images, keypoints, settings.seed, Checkpoints(folder), PartialState().device)
+    return train_pose_judge(
+        images, keypoints, settings.seed, Checkpoints(folder), launched_processes().device
+    )
 
 
 def target_keypoints(images: list[str], params: Params) -> NDArray[np.float32]:
@@ -274,7 +276,7 @@ def measure(
         For each scenario, and for the photographs, the value of every metric, None where it is missing;
         `missing` says why, and `fid_network` whose Inception was used.
     """
-    settings, root, state = params.scores, params.dataset.root, PartialState()
+    settings, root, state = params.scores, params.dataset.root, launched_processes()
     targets = plan.pose[plan.score == SCENARIOS[0]].tolist()
     print(
         f"{len(plan)} generated images, {len(targets)} photographs and {len(train)} training images to "
@@ -364,7 +366,7 @@ def main() -> None:
     generator_hash = model_hash(model)
     checksums = held_out.set_index("image").md5
     folder = scratch_images("scores", plan, checksums, generator_hash, params)
-    state = PartialState()
+    state = launched_processes()
     generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
     if not state.is_main_process:
         return

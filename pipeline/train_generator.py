@@ -33,6 +33,7 @@ from pipeline.curve import Curve
 from pipeline.files import atomic, md5, model_hash, scratch, stage_main, write_csv
 from pipeline.images import read_image
 from pipeline.index import read_index
+from pipeline.launch import launched_processes
 from pipeline.memory import keep_memory
 from pipeline.model_card import CARD, MODELS, model_card
 from pipeline.params import DatasetSettings, Params, load_params
@@ -182,6 +183,7 @@ def main() -> None:
     keep_memory()
     params = load_params()
     index = read_index().set_index("image")
+    launched_processes()
     accelerator = Accelerator(mixed_precision=params.generator.train.mixed_precision)
     curves = []
     with atomic(MODELS / which) if accelerator.is_main_process else nullcontext() as folder:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -42,6 +41,7 @@ TINY = {
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "OMP_NUM_THREADS": "2",
+    "CUDA_VISIBLE_DEVICES": "",  # two processes need two GPUs, and the bytes of one are another's
 }
 
 
@@ -414,16 +414,19 @@ def test_two_processes_generate_the_same_bytes_as_one(project):
     folder = project / "data/synthetic/all/50"
     before = checksums(folder)
     shutil.rmtree(project / ".scratch")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, "-m", "pipeline.generate", "all", "50"]
-    processes = [
-        subprocess.Popen(command, cwd=project, env=ENVIRONMENT | world | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
+    command = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "pipeline.generate", "all", "50"]
+
+    def launch(**variables):
+        return subprocess.run(
+            command, cwd=project, env=ENVIRONMENT | variables, capture_output=True, text=True
+        )
+
+    strangers = launch()
+    assert strangers.returncode != 0
+    assert "set ACCELERATE_USE_CPU=1 to run them on the CPU" in strangers.stderr
+    pair = launch(ACCELERATE_USE_CPU="1")
+    assert pair.returncode == 0, pair.stdout + pair.stderr
+    assert pair.stdout.count("images to generate") == 1, "the main process alone speaks"
     assert checksums(folder) == before
 
 
