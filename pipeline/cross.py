@@ -2,7 +2,8 @@
 
 Reads models/reid/<arm>/*.safetensors and a folder in Market-1501 format, an entry of cross_datasets in
 params.yaml; writes data/reid/cross/<its name>.csv, one row per model, which `table4` shows as further
-columns, and data/reid/cross/<its name>.rejected.csv, the files of the folder that are not used, and why.
+columns, and beside it <its name>.rejected.csv, the files of the folder that are not used, and why, and
+<its name>.leaked.csv, the training images that it tests with.
 """
 
 import sys
@@ -12,7 +13,7 @@ import pandas as pd
 
 from pipeline.cli import command_line
 from pipeline.files import progress, stage_main, write_csv
-from pipeline.index import index_dataset
+from pipeline.index import index_dataset, read_index
 from pipeline.memory import keep_memory
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.train_reid import MODELS, ImageSet, evaluate_model
@@ -21,12 +22,12 @@ RESULTS = Path("data/reid/cross")
 MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
 
 
-def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Test the models of all arms, fractions and seeds.
 
     Returns:
-        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; and the
-        rejected files (image, reason).
+        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; the rejected
+        files (image, reason); and the training images with the test images that are the same file (train, test).
 
     Raises:
         FileNotFoundError: a model is missing.
@@ -36,6 +37,9 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]
     # Nobody trains on this data set, so that its own copies in training and test leak nothing.
     index, rejected, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
     tested = [index[index.split == split] for split in ("query", "gallery")]
+    own = read_index()
+    trained = own.loc[own.split == "train", ["image", "md5"]].rename(columns={"image": "train"})
+    leaked = trained.merge(pd.concat(tested).rename(columns={"image": "test"}), on="md5")[["train", "test"]]
     models = [
         (arm, fraction, seed)
         for arm in ("standard", *params.arms)
@@ -58,7 +62,7 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]
         values, _ = evaluate_model(weights, query, gallery, params.reid)
         measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
         rows.append({"arm": arm, "fraction": fraction, "seed": seed, **measures})
-    return pd.DataFrame(rows), rejected
+    return pd.DataFrame(rows), rejected, leaked
 
 
 def main() -> None:
@@ -70,12 +74,17 @@ def main() -> None:
     if name not in params.cross_datasets:
         known = ", ".join(params.cross_datasets) or "none"
         raise ValueError(f"the data set is {name}; params.yaml has under cross_datasets: {known}")
-    rows, rejected = evaluate_all(name, params)
-    if len(rejected):
-        print(
-            f"cross: {len(rejected)} files are not used, see {RESULTS / name}.rejected.csv", file=sys.stderr
-        )
-    write_csv(rejected, RESULTS / f"{name}.rejected.csv")
+    rows, *lists = evaluate_all(name, params)
+    for what, said, table in zip(
+        ("rejected", "leaked"),
+        ("files are not used", "pairs of a training image and one of its test images are the same file"),
+        lists,
+        strict=True,
+    ):
+        file = RESULTS / f"{name}.{what}.csv"
+        if len(table):
+            print(f"cross: {len(table)} {said}, see {file}", file=sys.stderr)
+        write_csv(table, file)
     write_csv(rows, RESULTS / f"{name}.csv")
 
 

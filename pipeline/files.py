@@ -73,7 +73,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         number = _why_not_written(error, temporary)
         if number is None:
             raise
-        reason = f"cannot be written ({os.strerror(number)}); what was there is as it was"
+        reason = f"cannot be written ({os.strerror(number)}); it was not changed"
         raise OSError(number, reason, str(path)) from error
     finally:
         with suppress(OSError):  # the disk may be gone, and the next `atomic` cleans up
@@ -268,20 +268,15 @@ def scratch(stage: str, *code: ModuleType | str, **key: Any) -> Path:
     folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("RANK", "0") == "0":  # of a distributed run, as torchrun and accelerate set it
-        _lock(folder)
+        hold(folder)
     return folder
-
-
-def release(folder: Path) -> None:
-    """Let other processes have a scratch folder whose work is done; many locks are too many open files."""
-    if file := _locks.pop(folder.resolve() / "lock", None):
-        file.close()
 
 
 _locks: dict[Path, TextIO] = {}  # the open files hold the locks; the system lets go of them with the process
 
 
-def _lock(folder: Path) -> None:
+def hold(folder: Path) -> None:
+    """Have a folder to this process alone until `release` or its end; wait while another process has it."""
     path = folder.resolve() / "lock"
     if path in _locks:
         return
@@ -299,6 +294,12 @@ def _lock(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+
+
+def release(folder: Path) -> None:
+    """Let other processes have a scratch folder whose work is done; many locks are too many open files."""
+    if file := _locks.pop(folder.resolve() / "lock", None):
+        file.close()
 
 
 def seal(path: Path, *done: Path) -> None:

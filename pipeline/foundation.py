@@ -8,6 +8,7 @@ from its last checkpoint.
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,7 +195,7 @@ def make_vae(
 ) -> None:
     """Train the VAE, from scratch or from a trained one, and save it."""
     curve = Curve(folder / "curve.jsonl")
-    vae = train_vae(people.images, settings.vae, settings.seed, Checkpoints(folder), curve.log, start)
+    vae = train_vae(people.images, settings.vae, settings.seed, Checkpoints(folder), _timed(curve), start)
     _save(vae, curve, folder)
 
 
@@ -291,7 +292,7 @@ def make_denoiser(
         settings.train,
         settings.seed,
         Checkpoints(folder),
-        log=curve.log,
+        log=_timed(curve),
     )
     _save(denoiser, curve, folder)
 
@@ -313,6 +314,20 @@ def grow(denoiser: IMAGPoseDenoiser, folder: Path) -> None:
         if isinstance(module, Transformer2DModel) and f"{name}.proj_out.weight" not in weights:
             nn.init.zeros_(module.proj_out.weight)
             nn.init.zeros_(module.proj_out.bias)
+
+
+def _timed(curve: Curve) -> Callable[[int, dict[str, float]], None]:
+    """The curve's `log`, with the seconds that each step took, after the first of this process."""
+    last: tuple[int, float] | None = None
+
+    def log(step: int, values: dict[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        seconds = {"seconds": (now - last[1]) / (step - last[0])} if last else {}
+        curve.log(step, values | seconds)
+        last = step, now
+
+    return log
 
 
 def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path) -> None:
@@ -481,7 +496,7 @@ def main() -> None:
         parts.save_pretrained(temporary, safe_serialization=True)
         scores, sheet = measure(temporary, strangers, settings)
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
-        sheet.save(temporary / "contact_sheet.png")
+        sheet.save(temporary / "contact_sheet.jpg", quality=90)
         shutil.copy(PARAMS, temporary / "settings.yaml")
         curves = {name: [models[name] / "curve.csv"] for name in folders if name != "image_encoder"}
         if settings.start:

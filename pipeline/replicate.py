@@ -19,7 +19,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from pipeline.cli import command_line
-from pipeline.files import SCRATCH, atomic, read_csv, stage_main, write_csv
+from pipeline.files import SCRATCH, atomic, hold, read_csv, stage_main, write_csv
 from pipeline.params import Settings, load, load_params
 from pipeline.table4 import COLUMNS, INTERVALS, TABLE, aligned_table, result_cells, summarise
 
@@ -188,7 +188,10 @@ def main() -> None:
     parser = command_line("replicate", __doc__)
     parser.add_argument("file", type=Path, help="the list of runs, for example experiments/study.yaml")
     settings = load(parser.parse_args().file, Replication)
-    rows = replicate(Path(), settings, SCRATCH / "replicate")
+    workspaces = SCRATCH / "replicate"
+    workspaces.mkdir(parents=True, exist_ok=True)
+    hold(workspaces)  # a second replication would change the files of this one's runs
+    rows = replicate(Path(), settings, workspaces)
     write_csv(rows, settings.table)
     with atomic(settings.table.with_suffix(".md")) as file:
         file.write_text(gains(rows, settings) + "\n")

@@ -157,7 +157,7 @@ def test_a_full_disk_costs_one_sentence_and_the_next_run_goes_on(project, stage,
     (project / stages.LOG).unlink()
     assert stages.run(project, stage, *arguments, disk=500) == 1
     said = (project / stages.LOG).read_text()
-    sentence = r"cannot be written \(File too large\); what was there is as it was\n"
+    sentence = r"cannot be written \(File too large\); it was not changed\n"
     assert re.search(rf"^{stage}: \.scratch/{stage}/\S+: {sentence}\Z", said, re.MULTILINE), said
     assert "Traceback" not in said
     assert checksums(project / output).items() <= before.items()

@@ -482,7 +482,7 @@ def test_a_folder_that_cannot_be_written_is_named(as_stranger: Callable[[], None
     as_stranger()
     with pytest.raises(SystemExit) as caught:
         stage_main(stage.main)
-    sentence = ": data/index.csv: cannot be written (Permission denied); what was there is as it was"
+    sentence = ": data/index.csv: cannot be written (Permission denied); it was not changed"
     assert str(caught.value.code).endswith(sentence)
 
 

@@ -11,7 +11,7 @@ import torch
 from pipeline import cross as stage
 from pipeline import table4, train_reid
 from pipeline.files import write_csv
-from pipeline.index import index_dataset
+from pipeline.index import INDEX, index_dataset, read_index
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.train_reid import ImageSet
 from pipeline.world import __main__ as world
@@ -39,6 +39,7 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
         path = stage.MODELS / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(BoT(params.reid, 5), path)
+    write_csv(index_dataset(market, IndexSettings(validation_identities=0, seed=0))[0], INDEX)
     return params
 
 
@@ -101,6 +102,24 @@ def test_files_that_are_not_used_are_listed(
     file = stage.RESULTS / "other.rejected.csv"
     assert pd.read_csv(file).values.tolist() == [["query/notes.txt", "public loaders read only *.jpg"]]
     assert f"cross: 1 files are not used, see {file}\n" in capsys.readouterr().err
+
+
+def test_training_images_that_it_tests_with_are_listed(
+    params: Params, market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr("sys.argv", ["cross", "other"])
+    stage.main()
+    file = stage.RESULTS / "other.leaked.csv"
+    assert pd.read_csv(file).columns.tolist() == ["train", "test"] and not len(pd.read_csv(file))
+    assert "same file" not in capsys.readouterr().err
+    index = read_index().set_index("split")
+    trained, query = index.image["train"].iloc[0], index.image["query"].iloc[0]
+    (market / query).write_bytes((market / trained).read_bytes())
+    stage.main()
+    assert pd.read_csv(file).values.tolist() == [[trained, query]]
+    said = f"cross: 1 pairs of a training image and one of its test images are the same file, see {file}\n"
+    assert said in capsys.readouterr().err
 
 
 def test_a_missing_model_is_named(params: Params) -> None:

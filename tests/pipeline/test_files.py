@@ -363,7 +363,7 @@ def test_a_full_disk_costs_one_sentence_and_nothing_that_was_there(tmp_path: Pat
         path.write_text("old")
     (tmp_path / "large").write_bytes(bytes(5000))
     before = entries(tmp_path)
-    sentence = f"{path}: cannot be written (File too large); what was there is as it was"
+    sentence = f"{path}: cannot be written (File too large); it was not changed"
     assert in_child(full, path, kind) == sentence
     assert entries(tmp_path) == before
     assert (path / "old" if kind == "directory" else path).read_text() == "old"
@@ -375,7 +375,7 @@ def test_a_read_only_folder_costs_one_sentence() -> None:
         path = Path(made) / "data" / "out.json"
         path.parent.mkdir()
         path.write_text("old")
-        sentence = f"{path}: cannot be written (Permission denied); what was there is as it was"
+        sentence = f"{path}: cannot be written (Permission denied); it was not changed"
         assert in_child(forbidden, path, "") == sentence
         path.parent.chmod(0o755)
         assert path.read_text() == "old" and len(list(path.parent.iterdir())) == 1

@@ -74,8 +74,11 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     assert {"vae_psnr", "judge_top1_1_source", "judge_top1_3_sources", "ssim_1_source"} <= set(scores)
     assert 0 <= scores["judge_top1_1_source"] <= 100
     assert (weights / "settings.yaml").read_text() == foundation.PARAMS.read_text()
-    with Image.open(weights / "contact_sheet.png") as sheet:
+    with Image.open(weights / "contact_sheet.jpg") as sheet:
         assert sheet.size == (2 * 7 * 64, 128)  # two halves of a row each: seven pictures of 64x128
+
+    seconds = pd.read_csv(weights / "curve_denoiser.csv").seconds
+    assert seconds.isna().tolist() == [True, False] and (seconds.dropna() > 0).all()
 
     before = {file: file.read_bytes() for file in weights.rglob("*.safetensors")}
     foundation.main()  # every part is found finished
