@@ -26,8 +26,8 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
     """Test the models of all arms, fractions and seeds.
 
     Returns:
-        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; the rejected
-        files (image, reason); and the training images with the test images that are the same file (train, test).
+        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; the
+        rejected files (image, reason); and the training images that are tested with (train, test).
 
     Raises:
         FileNotFoundError: a model is missing.
