@@ -18,6 +18,7 @@ from pipeline.cli import command_line
 from pipeline.files import atomic, read_csv, stage_main
 from pipeline.images import read_image
 from pipeline.index import read_index
+from pipeline.marks import save_composite
 from pipeline.params import SYNTHETIC, Params, load_params
 from pipeline.poses import read_poses
 from pipeline.views import from_view
@@ -111,7 +112,7 @@ def main() -> None:
     manifest = read_csv(folder / "manifest.csv", plan.COLUMNS, "generate")
     sheet = draw_sheet(manifest, folder, index[index.split == "train"], params)
     with atomic(SHEETS / f"{arguments.train_on}-{arguments.fraction}.png") as file:
-        sheet.save(file)
+        save_composite(sheet, file)
 
 
 if __name__ == "__main__":

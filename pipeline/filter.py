@@ -9,6 +9,7 @@ figure reports/filters/<name>.png.
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from tqdm import tqdm
 
 import pipeline.images
@@ -26,6 +28,7 @@ from pipeline.cli import command_line
 from pipeline.files import atomic, md5, scratch, stage_main, write_csv
 from pipeline.images import load_images
 from pipeline.index import read_index
+from pipeline.marks import save_composite
 from pipeline.memory import keep_memory
 from pipeline.params import FILTERED, FilterSettings, Params, load_params
 from pipeline.subset import read_subset
@@ -268,8 +271,10 @@ def main() -> None:
         for fraction in tqdm(params.subset.fractions, desc="filtering", unit="subset", delay=2):
             (folder / str(fraction)).mkdir(parents=True)
             scores[fraction] = filter_subset(name, fraction, params, folder / str(fraction))
-    with atomic(FIGURES / f"{name}.png") as file:
-        draw(scores, name, params).savefig(file, dpi=110)
+    drawn = BytesIO()
+    draw(scores, name, params).savefig(drawn, dpi=110)
+    with atomic(FIGURES / f"{name}.png") as file, Image.open(drawn) as picture:
+        save_composite(picture, file)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
 from pipeline.files import atomic, model_hash, progress, scratch, stage_main, write_json
+from pipeline.marks import save_composite
 from pipeline.memory import keep_memory
 from pipeline.params import Seed, Settings, load
 from pipeline.workers import worker_pool
@@ -496,7 +497,7 @@ def main() -> None:
         parts.save_pretrained(temporary, safe_serialization=True)
         scores, sheet = measure(temporary, strangers, settings)
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
-        sheet.save(temporary / "contact_sheet.jpg", quality=90)
+        save_composite(sheet, temporary / "contact_sheet.jpg")
         shutil.copy(PARAMS, temporary / "settings.yaml")
         curves = {name: [models[name] / "curve.csv"] for name in folders if name != "image_encoder"}
         if settings.start:

@@ -1,4 +1,4 @@
-"""Marks inside synthetic images: that a model made them, which one, and from what.
+"""Marks inside synthetic images: that a model made them, which one, and from what; and in pictures of them.
 
 XMP carries IPTC's digital source type (Photo Metadata Standard 2025.1), which search engines, social networks
 and photo archives read, and what is known of the image's making; EXIF says the same in words. Readers of
@@ -15,13 +15,27 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 DESCRIPTION = "Synthetic image of a person in a pose, made by a generative model (IMAGPose); no photograph"
 
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _OURS = "urn:reid-imagpose:mark:1.0/"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+
+
+def _packet(values: dict[str, str]) -> bytes:
+    """XMP that gives properties their values."""
+    attributes = "\n   ".join(f"{name}={quoteattr(value)}" for name, value in values.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n <rdf:RDF xmlns:rdf="{_RDF}">\n'
+        f'  <rdf:Description rdf:about=""\n   xmlns:Iptc4xmpExt="{_IPTC}"\n   xmlns:imagpose="{_OURS}"\n'
+        f"   {attributes}/>\n"
+        ' </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
+    ).encode()
 
 
 @dataclass(frozen=True)
@@ -48,14 +62,7 @@ class Mark:
             "Iptc4xmpExt:AISystemVersionUsed": self.generator,
             **{f"imagpose:{name}": str(value) for name, value in asdict(self).items()},
         }
-        attributes = "\n   ".join(f"{name}={quoteattr(value)}" for name, value in values.items())
-        return (
-            '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
-            f'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n <rdf:RDF xmlns:rdf="{_RDF}">\n'
-            f'  <rdf:Description rdf:about=""\n   xmlns:Iptc4xmpExt="{_IPTC}"\n   xmlns:imagpose="{_OURS}"\n'
-            f"   {attributes}/>\n"
-            ' </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
-        ).encode()
+        return _packet(values)
 
     @classmethod
     def from_xmp(cls, packet: bytes) -> Self:
@@ -93,6 +100,17 @@ def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) 
     Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
     # Pillow's own writing of a JPEG to a file overlooks that only a part of it fits on the disk.
     path.write_bytes(encoded.getvalue())
+
+
+def save_composite(picture: Image.Image, path: Path) -> None:
+    """Write a picture that shows synthetic images, as a .png or .jpg that says so as IPTC defines it."""
+    packet = _packet({"Iptc4xmpExt:DigitalSourceType": COMPOSITE, "Iptc4xmpExt:AISystemUsed": "IMAGPose"})
+    if path.suffix == ".png":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", packet.decode())
+        picture.save(path, pnginfo=chunks)
+    else:
+        picture.save(path, quality=90, xmp=packet)
 
 
 def read_mark(path: Path) -> Mark:

@@ -28,6 +28,7 @@ from pipeline.cli import command_line
 from pipeline.files import atomic, stage_main
 from pipeline.images import read_image
 from pipeline.index import read_index
+from pipeline.marks import save_composite
 from pipeline.model_card import MODELS
 from pipeline.params import Params, load_params
 from pipeline.poses import read_poses
@@ -255,7 +256,7 @@ def main() -> None:
     seconds = time.monotonic() - loaded
     picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *parts.view_size)
     with atomic(arguments.output) as file:
-        picture.save(file, quality=80)
+        save_composite(picture, file)
     print(
         f"{arguments.output}: {len(settings) * len(lenders)} images by {name}; "
         f"{loaded - started:.1f} s to load, {seconds:.1f} s to generate"

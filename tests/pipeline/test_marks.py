@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torchreid.reid.utils.tools import read_image
 
-from pipeline.marks import DIGITAL_SOURCE_TYPE, Mark, read_mark, save_image
+from pipeline.marks import COMPOSITE, DIGITAL_SOURCE_TYPE, Mark, read_mark, save_composite, save_image
 
 MARK = Mark("0123abcd", "query/0002_c1s1_000001_00.jpg|a&b<\"'é.jpg", "0003_c2s1_000001_00.jpg", 2**32 - 1)
 PIXELS = np.random.default_rng(0).integers(0, 256, (128, 64, 3), np.uint8)
@@ -43,6 +43,19 @@ def test_equal_images_are_equal_bytes_and_pixels_know_nothing_of_the_mark(
     marked, plain = (np.asarray(read_image(str(file))) for file in (image, tmp_path / "plain.jpg"))
     np.testing.assert_array_equal(marked, plain)  # as torchreid reads them
     assert len(image.read_bytes()) < len((tmp_path / "plain.jpg").read_bytes()) + 2000
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_pictures_of_synthetic_images_say_so_and_are_no_synthetic_images(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"sheet.{suffix}"
+    save_composite(Image.fromarray(PIXELS), file)
+    with Image.open(file) as opened:
+        packet = opened.info["xmp"]
+        if suffix == "png":
+            np.testing.assert_array_equal(np.asarray(opened), PIXELS)
+    assert f'Iptc4xmpExt:DigitalSourceType="{COMPOSITE}"'.encode() in packet
+    with pytest.raises(ValueError, match="does not say that a model made it"):
+        read_mark(file)
 
 
 def test_a_mark_that_another_program_wrote_anew_is_still_read() -> None:
