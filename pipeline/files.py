@@ -348,7 +348,8 @@ def stage_main(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         # By its name, because stages without tensors must not import torch.
         out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        out_of_memory |= "No executable batch size found" in str(error)  # accelerate's RuntimeError
+        # accelerate's RuntimeError, and torch's on a CPU
+        out_of_memory |= "No executable batch size found" in str(error) or "DefaultCPUAllocator" in str(error)
         lost_worker = isinstance(error, BrokenExecutor)
         is_defect = isinstance(error, RuntimeError) and not out_of_memory and not lost_worker
         if is_defect or os.environ.get("PIPELINE_DEBUG") == "1":
@@ -357,7 +358,8 @@ def stage_main(main: Callable[[], None]) -> None:
         if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 28]"
             sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if out_of_memory:
-            sentence = f"the memory is too small ({sentence.split('. ')[0]}); lower the stage's batch sizes"
+            reason = re.sub(r"^\[.*?\] .*?DefaultCPUAllocator: ", "", sentence.splitlines()[0]).split(". ")[0]
+            sentence = f"the memory is too small ({reason}); lower the stage's batch sizes"
         if lost_worker:
             sentence = (
                 "a worker process was killed, as the system does when memory runs out; free memory or give "

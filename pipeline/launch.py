@@ -10,13 +10,13 @@ def launched_processes() -> PartialState:
     """Return the processes that `accelerate launch`, torchrun or the like started; else this one alone.
 
     Raises:
-        RuntimeError: if several were started that do not know of each other; each would do all of the work,
+        ValueError: if several were started that do not know of each other; each would do all of the work,
             into the same files.
     """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
-        raise RuntimeError(
+        raise ValueError(
             f"{started} processes were started (WORLD_SIZE), and there is no GPU to share out among them; "
             "set ACCELERATE_USE_CPU=1 to run them on the CPU"
         )

@@ -424,6 +424,7 @@ def test_two_processes_generate_the_same_bytes_as_one(project):
     strangers = launch()
     assert strangers.returncode != 0
     assert "set ACCELERATE_USE_CPU=1 to run them on the CPU" in strangers.stderr
+    assert "in launched_processes" not in strangers.stderr, "a sentence, and no traceback"
     pair = launch(ACCELERATE_USE_CPU="1")
     assert pair.returncode == 0, pair.stdout + pair.stderr
     assert pair.stdout.count("images to generate") == 1, "the main process alone speaks"

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pydantic import BaseModel
 from safetensors.numpy import save_file
 
@@ -487,6 +488,15 @@ def test_model_hash_follows_weights_and_configuration_and_no_folder_name(tmp_pat
         (tmp_path / "a" / file).write_text("other")
         assert before != files.model_hash(tmp_path / "a")
         before = files.model_hash(tmp_path / "a")
+
+
+def test_too_little_memory_for_torch_on_a_cpu_costs_one_sentence() -> None:
+    def main() -> None:
+        torch.empty(2**52, dtype=torch.uint8)
+
+    reason = r"can't allocate memory: you tried to allocate 4503599627370496 bytes"
+    with pytest.raises(SystemExit, match=rf": the memory is too small \({reason}\); lower the stage's batch"):
+        files.stage_main(main)
 
 
 @pytest.mark.parametrize(
