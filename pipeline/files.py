@@ -358,8 +358,9 @@ def stage_main(main: Callable[[], None]) -> None:
         if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 28]"
             sentence = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if out_of_memory:
-            reason = re.sub(r"^\[.*?\] .*?DefaultCPUAllocator: ", "", sentence.splitlines()[0]).split(". ")[0]
-            sentence = f"the memory is too small ({reason}); lower the stage's batch sizes"
+            reason = sentence.rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+            told = f" ({reason})" if reason else ""  # Python's own MemoryError says nothing
+            sentence = f"the memory is too small{told}; lower the stage's batch sizes"
         if lost_worker:
             sentence = (
                 "a worker process was killed, as the system does when memory runs out; free memory or give "

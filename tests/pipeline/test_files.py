@@ -503,6 +503,7 @@ def test_too_little_memory_for_torch_on_a_cpu_costs_one_sentence() -> None:
     ("error", "sentence"),
     [
         (MemoryError("x"), "the memory is too small (x); lower the stage's batch sizes"),
+        (MemoryError(), "the memory is too small; lower the stage's batch sizes"),
         (
             type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB."),
             "the memory is too small (CUDA out of memory); lower the stage's batch sizes",

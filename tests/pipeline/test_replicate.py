@@ -1,5 +1,6 @@
 """Replication on a repository whose only stage writes a table that tells its parameters."""
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline import replicate as stage
+from pipeline.files import SCRATCH, release
 from pipeline.params import load
 from pipeline.replicate import Replication, change_params, gains, replicate
 
@@ -104,6 +107,21 @@ def test_two_runs_that_nothing_tells_apart_are_refused(repository, tmp_path):
         ValueError, match=r"two runs have the columns .*-.*, which tell runs apart; give each its own"
     ):
         replicate(repository, wanted, tmp_path / "scratch")
+
+
+def test_a_second_replication_waits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["replicate", str(REPOSITORY / "experiments/study.yaml")])
+
+    def at_work(*_):
+        with (SCRATCH / "replicate/lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(stage, "replicate", at_work)
+    with pytest.raises(ValueError, match="seen"):
+        stage.main()
+    release(SCRATCH / "replicate")
 
 
 def test_gains_are_paired_within_each_run_and_over_all():
