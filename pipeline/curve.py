@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.files import hold, release
+
 LIVE = Path("dvclive")  # git ignores it; dvc.yaml lists what is plotted
 
 
@@ -20,7 +22,8 @@ class Curve:
     Args:
         file: of the curve, one line per step; it belongs to one run.
         live: name under which DVCLive shows the curve while it grows, to `dvc plots` and to the VS Code
-            extension, as <name>/<value>; None does not show it.
+            extension, as <name>/<value>; None does not show it. Of trainings that run at the same time, the
+            first alone is shown: DVCLive keeps one file of what is newest.
         every: steps between the points that are shown.
     """
 
@@ -45,7 +48,7 @@ class Curve:
 
     @contextmanager
     def _display(self) -> Iterator[None]:
-        """Go on without the display where it fails: other trainings write to its folder, too."""
+        """Go on without the display where it fails: no result depends on it."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -57,6 +60,10 @@ class Curve:
             from dvclive import Live  # here, for it takes 0.8 s, and not all who import this train
             from scmrepo.exceptions import SCMError
 
+            LIVE.mkdir(exist_ok=True)
+            if not hold(LIVE, wait=False):
+                self.live = None
+                return
             # DVCLive appends: what another run, or this one after its last checkpoint, showed is taken back.
             folder = LIVE / "plots" / "metrics" / name
             shutil.rmtree(folder, ignore_errors=True)
@@ -82,6 +89,7 @@ class Curve:
         if self._dvclive is not None:
             with self._display():
                 self._dvclive.end()
+            release(LIVE)
 
     def table(self, points: int = 200, every: int = 1) -> pd.DataFrame:
         """At most `points` rows, each the mean of equally many steps; `step` is the last of them.

@@ -275,15 +275,21 @@ def scratch(stage: str, *code: ModuleType | str, **key: Any) -> Path:
 _locks: dict[Path, TextIO] = {}  # the open files hold the locks; the system lets go of them with the process
 
 
-def hold(folder: Path) -> None:
-    """Have a folder to this process alone until `release` or its end; wait while another process has it."""
+def hold(folder: Path, wait: bool = True) -> bool:
+    """Have a folder to this process alone until `release` or its end.
+
+    While another process has it, wait, or return False at once.
+    """
     path = folder.resolve() / "lock"
     if path in _locks:
-        return
+        return True
     file = _locks[path] = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if not wait:
+            release(folder)
+            return False
         file.seek(0)
         owner = file.read().strip() or "another process"
         print(f"waiting for {owner}, which is at work in {folder}", file=sys.stderr, flush=True)
@@ -294,6 +300,7 @@ def hold(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+    return True
 
 
 def release(folder: Path) -> None:

@@ -9,9 +9,10 @@ models/reid/<arm>/<fraction>-<seed>.safetensors.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from pipeline.memory import keep_memory
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.subset import read_subset
 from pipeline.synthetic import read_arm, say_unused
+from pipeline.workers import available_cores, bar_position, worker_pool
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import load_model, save_model
 from reid.rerank import rerank
@@ -127,6 +129,7 @@ def train_model(
                 checkpoints=Checkpoints(folder),
                 checkpoint_every=settings.checkpoint_every,
                 title=title,
+                bar_position=bar_position(),
                 log=curve.log,
             )
         curve.close()
@@ -220,8 +223,71 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@dataclass(frozen=True)
+class Job:
+    """One model of an arm: what it is trained on, what it is tested on."""
+
+    fraction: int
+    seed: int
+    real: ImageSet
+    added: ImageSet | None
+    query: ImageSet
+    gallery: ImageSet
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: what it adds to the arm's three tables, and its weights."""
+
+    row: dict[str, str | int | float]
+    queries: pd.DataFrame
+    curve: pd.DataFrame
+    weights: Path
+
+
+def train_and_test(name: str, params: Params, job: Job) -> Outcome:
+    """Train and test one model of the arm `name`.
+
+    A CPU gives it one core, and the other cores train other models: small convolutions use one core better
+    than two, and a result does not depend on how many there are.
+    """
+    if _device() == "cpu":
+        torch.set_num_threads(1)
+    settings, arm = params.reid, params.arms.get(name)
+    title = f"{name} {job.fraction} % seed {job.seed}"
+    weights = train_model(job.real, job.added, arm, job.seed, settings, title)
+    values, queries = evaluate_model(weights, job.query, job.gallery, settings)
+    n_added = len(job.added.table) if job.added else 0
+    repeated = n_added if arm and arm.repeat_real else 0
+    row: dict[str, str | int | float] = {
+        "arm": name,
+        "train_on": params.train_on(name),
+        "fraction": job.fraction,
+        "seed": job.seed,
+        "n_real": len(job.real.table) + repeated,
+        "n_synthetic": n_added - repeated,
+        "iterations": settings.iterations,
+        **values,
+    }
+    # Without the looks at checkpoints: how often a model's state was kept must not show.
+    curve = Curve(weights.with_name(CURVE)).table(every=REPORT_EVERY)
+    for table in (queries, curve):
+        table.insert(0, "fraction", job.fraction)
+        table.insert(1, "seed", job.seed)
+    return Outcome(row, queries, curve, weights)
+
+
+def _work(name: str, params: Params, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
+    work = partial(train_and_test, name, params)
+    if workers == 1:
+        yield from map(work, jobs)
+    else:
+        with worker_pool(workers, setup=keep_memory) as pool:
+            yield from pool.map(work, jobs)
+
+
 def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Path]]:
-    """Train and test all models of one arm.
+    """Train and test all models of one arm: one after the other on a GPU, one per core on a CPU.
 
     Returns:
         A row per model, a row per model and query, their learning curves, and their weights.
@@ -231,9 +297,11 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     prefix = "val_" if settings.evaluate_on == "validation" else ""
     tested = [index[index.split == prefix + split] for split in ("query", "gallery")]
     fractions = list(params.subset.fractions) if arm else [*params.subset.fractions, 100]
+    count = len(fractions) * len(settings.seeds)
+    workers = 1 if _device() == "cuda" else min(available_cores(), count)
     print(
-        f"{len(fractions) * len(settings.seeds)} models, {settings.iterations} iterations x "
-        f"{settings.identities_per_batch * settings.images_per_identity} images each; "
+        f"{count} models, {settings.iterations} iterations x "
+        f"{settings.identities_per_batch * settings.images_per_identity} images each, {workers} at a time; "
         f"{len(tested[0])} queries against {len(tested[1])} images",
         flush=True,
     )
@@ -254,38 +322,19 @@ def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
         for fraction in fractions:  # before the first training; kept, they might not fit into memory
             read(fraction)
 
-    rows, rankings, curves, models = [], [], [], {}
-    with tqdm(total=len(fractions) * len(settings.seeds), desc=name, unit="model") as bar:
+    def jobs() -> Iterator[Job]:
         for fraction in fractions:
             real, added = read(fraction)
-            n_added = len(added.table) if added else 0
-            repeated = n_added if arm and arm.repeat_real else 0
             for seed in settings.seeds:
-                title = f"{name} {fraction} % seed {seed}"
-                model = train_model(real, added, arm, seed, settings, title)
-                models[f"{fraction}-{seed}.safetensors"] = model
-                # Without the looks at checkpoints: how often a model's state was kept must not show.
-                curve = Curve(model.with_name(CURVE)).table(every=REPORT_EVERY)
-                curves.append(curve.assign(fraction=fraction, seed=seed))
-                values, queries = evaluate_model(model, query, gallery, settings)
-                rankings.append(queries.assign(fraction=fraction, seed=seed))
-                rows.append(
-                    {
-                        "arm": name,
-                        "train_on": params.train_on(name),
-                        "fraction": fraction,
-                        "seed": seed,
-                        "n_real": len(real.table) + repeated,
-                        "n_synthetic": n_added - repeated,
-                        "iterations": settings.iterations,
-                        **values,
-                    }
-                )
-                bar.update()
-    by_query, by_step = (
-        table[["fraction", "seed", *table.columns[:-2]]] for table in (pd.concat(rankings), pd.concat(curves))
+                yield Job(fraction, seed, real, added, query, gallery)
+
+    done = list(tqdm(_work(name, params, jobs(), workers), desc=name, total=count, unit="model"))
+    return (
+        pd.DataFrame([outcome.row for outcome in done]),
+        pd.concat(outcome.queries for outcome in done),
+        pd.concat(outcome.curve for outcome in done),
+        {f"{job.row['fraction']}-{job.row['seed']}.safetensors": job.weights for job in done},
     )
-    return pd.DataFrame(rows), by_query, by_step, models
 
 
 def main() -> None:

@@ -4,10 +4,16 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import RLock
+
+from tqdm import tqdm
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_number = 0  # of this process among the workers, from 1; 0 is the stage itself
 
 
 def available_cores() -> int:
@@ -15,22 +21,41 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def worker_pool(workers: int | None = None) -> ProcessPoolExecutor:
+def bar_position() -> int | None:
+    """The line for a progress bar of this process, below the stage's own; None lets tqdm choose."""
+    return _number or None
+
+
+def worker_pool(workers: int | None = None, setup: Callable[[], None] | None = None) -> ProcessPoolExecutor:
     """A pool of fresh processes, one per core if not said otherwise.
 
     A stage that is killed cannot stop its workers, which would wait for work for ever; these die with it
     (on Linux; elsewhere they stay).
+
+    Args:
+        workers: number of processes.
+        setup: what each process does first.
     """
+    context = get_context("spawn")
+    lock = context.RLock()
+    tqdm.set_lock(lock)
     return ProcessPoolExecutor(
         workers or available_cores(),
-        mp_context=get_context("spawn"),
-        initializer=_die_with_parent,
-        initargs=(os.getpid(),),
+        mp_context=context,
+        initializer=_start,
+        initargs=(os.getpid(), context.Value("i"), lock, setup),
     )
 
 
-def _die_with_parent(parent: int) -> None:
+def _start(parent: int, started: "Synchronized[int]", lock: RLock, setup: Callable[[], None] | None) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before it could be asked
             os._exit(1)
+    global _number
+    with started.get_lock():
+        started.value += 1
+        _number = started.value
+    tqdm.set_lock(lock)
+    if setup:
+        setup()

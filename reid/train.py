@@ -59,6 +59,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
     title: str = "train",
+    bar_position: int | None = None,
     backbone: tuple[nn.Module, int] | None = None,
     log: Callable[[int, dict[str, float]], object] = lambda iteration, values: None,
 ) -> BoT:
@@ -83,6 +84,7 @@ def train(
         checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
         checkpoint_every: iterations between two of them.
         title: name on the progress bar.
+        bar_position: its line, where several processes train at once; None: the next that is free.
         backbone: see `reid.model.BoT`; it is trained in place.
         log: called now and then with the number of iterations done and the batch's loss and accuracy.
 
@@ -138,7 +140,14 @@ def train(
     weights = torch.where(generated, synthetic_weight, 1.0)
 
     with tqdm(
-        total=settings.iterations, initial=start, desc=title, unit="it", delay=2, mininterval=1, leave=False
+        total=settings.iterations,
+        initial=start,
+        desc=title,
+        unit="it",
+        delay=2,
+        mininterval=1,
+        leave=False,
+        position=bar_position,
     ) as bar:
         for iteration in range(start, settings.iterations):
             # --- batch --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""What ends a stage of trainings comes before the first of them, in one sentence."""
+"""The models of an arm: what ends their stage comes before the first training; cores change no result."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import subset, train_reid
-from pipeline.files import write_csv
+from pipeline.files import SCRATCH, md5, write_csv
 from pipeline.params import SYNTHETIC, Params
 
 GENERATED = SYNTHETIC / "all"
@@ -25,6 +26,15 @@ def params(workspace: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
     subset.main()
     shutil.copytree(GENERATED / "50", GENERATED / "75")
     return params
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work stays in this process."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(train_reid, "available_cores", lambda: 1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def spoil_image(folder: Path) -> str:
@@ -52,7 +62,7 @@ def test_bad_images_of_the_last_subset_end_the_stage_before_the_first_training(
 
 
 def test_files_that_no_list_names_are_counted(
-    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    params: Params, one_core: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("left.jpg", "notes.txt"):
         (GENERATED / "75" / name).touch()
@@ -70,7 +80,7 @@ def test_files_that_no_list_names_are_counted(
     ],
 )
 def test_too_little_memory_names_the_keys_to_lower(
-    part: str, sentence: str, params: Params, monkeypatch: pytest.MonkeyPatch
+    part: str, sentence: str, params: Params, one_core: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
@@ -79,3 +89,22 @@ def test_too_little_memory_names_the_keys_to_lower(
     with pytest.raises(ValueError) as caught:
         train_reid.run_arm("standard", params)
     assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
+
+
+def test_models_that_train_at_the_same_time_are_those_that_train_alone(
+    params: Params, one_core: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = params.reid.model_copy(update={"seeds": (0, 1), "iterations": 21, "rerank": True})
+    params = params.model_copy(update={"reid": several})
+    alone = train_reid.run_arm("augmented", params)
+    weights = [md5(file) for file in alone[3].values()]
+    shutil.rmtree(SCRATCH)
+    monkeypatch.setattr(train_reid, "available_cores", lambda: 3)
+    together = train_reid.run_arm("augmented", params)
+    for one, other in zip(alone[:3], together[:3], strict=True):
+        assert len(one) >= 4
+        pd.testing.assert_frame_equal(one, other)
+    assert list(alone[3]) == list(together[3]) == [f"{f}-{s}.safetensors" for f in (50, 75) for s in (0, 1)]
+    assert [md5(file) for file in together[3].values()] == weights
+    shown = [child.name for child in Path("dvclive/plots/metrics/reid").iterdir()]
+    assert shown == ["augmented"]

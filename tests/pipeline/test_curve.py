@@ -1,3 +1,4 @@
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,23 @@ def test_dvclive_shows_each_step_of_a_resumed_run_once(tmp_path, monkeypatch):
     assert shown("generator/a/loss") == {"step": [2, 4, 6, 8, 10], "loss": [1 / 2, 1 / 4, 60, 80, 100]}
     assert not Path("dvclive/plots/metrics/generator/a/accuracy.tsv").exists()  # of the earlier run
     assert len(shown("generator/b/loss")["step"]) == 8  # another curve stays
+
+
+def test_of_trainings_at_the_same_time_the_first_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvclive").mkdir()
+    with Path("dvclive/lock").open("w") as lock:  # another process's
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = Curve(tmp_path / "second.jsonl", "reid/a")
+        second.log(1, {"loss": 1.0})
+    second.log(2, {"loss": 1.0})
+    second.close()
+    assert second.table().step.tolist() == [1, 2]
+    assert [file.name for file in Path("dvclive").iterdir()] == ["lock"]
+    third = Curve(tmp_path / "third.jsonl", "reid/a")
+    third.log(1, {"loss": 1.0})
+    third.close()
+    assert pd.read_csv("dvclive/plots/metrics/reid/a/loss.tsv", sep="\t").step.tolist() == [1]
 
 
 def test_a_curve_that_nobody_watches_writes_nothing_else(tmp_path, monkeypatch):

@@ -3,9 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from pipeline.workers import bar_position, worker_pool
 
 STAGE = """
 import time
@@ -45,3 +48,15 @@ def test_workers_die_with_a_stage_that_is_killed(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the workers still run")
+
+
+def number(_):
+    time.sleep(0.2)  # until the other has one, too
+    return bar_position()
+
+
+def test_every_worker_is_set_up_and_has_a_line_for_its_bar(tmp_path):
+    with worker_pool(2, setup=partial(Path.touch, tmp_path / "was here")) as pool:
+        assert set(pool.map(number, range(8))) == {1, 2}
+    assert (tmp_path / "was here").exists()
+    assert bar_position() is None
