@@ -7,6 +7,7 @@ at every run, so that a new look reruns nothing.
 
 import csv
 import math
+import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -54,6 +55,7 @@ _NETWORKS = {
     ),
 }
 _CVA_SHARE = 273 / 859.5  # parameters of CVA per parameter of Stable Diffusion's UNet
+_KEPT = 2  # checkpoints of a training: checkpoints.KEEP, whose module takes seconds to import
 _STATES = 4  # weights, moving average, and the two moments of AdamW, 4 bytes each
 
 
@@ -107,6 +109,7 @@ def problems(params: Params) -> list[str]:
         check_scores,
         check_resnet,
         check_arms,
+        check_compiler,
         check_cross_datasets,
     )
     # Whether the parts fit together can be said once all of them are there.
@@ -303,26 +306,40 @@ def check_resnet(params: Params) -> None:
 
 def check_arms(params: Params) -> None:
     """Images that other generators made are there, for every fraction, and it is known whom they show."""
-    for name, arm in params.arms.items():
-        folder = arm.synthetic
+    folders = {f"arms.{name}.synthetic": arm.synthetic for name, arm in params.arms.items()}
+    folders |= {f"filters.{name}.synthetic": chosen.synthetic for name, chosen in params.filters.items()}
+    for key, folder in folders.items():
         if folder.parent in _MADE_HERE:
             continue
         if not folder.is_dir():
             raise ValueError(
-                f"arms.{name}.synthetic is {folder}; there is no such folder, expected images or a folder of "
-                "images per fraction"
+                f"{key} is {folder}; there is no such folder, expected images or a folder of images per "
+                "fraction"
             )
         for fraction in params.subset.fractions:
             try:
                 list_synthetic(folder, fraction)
             except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"arms.{name}.synthetic is {folder}: {error}") from None
+                raise ValueError(f"{key} is {folder}: {error}") from None
+
+
+def check_compiler(params: Params) -> None:
+    """torch.compile finds the compiler that it needs for its kernels."""
+    if not params.generator.train.compile:
+        return
+    named = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang", "clang++"]
+    if not any(shutil.which(compiler) for compiler in named if compiler):
+        raise ValueError(
+            "generator.train.compile is true; there is no C compiler, expected gcc or clang (false does "
+            "without)"
+        )
 
 
 def check_disk(params: Params) -> None:
     """Checkpoints and trained generators fit on the disk.
 
-    Two checkpoints are kept while a third is written; a trained generator holds the frozen parts too.
+    Each training keeps two checkpoints, also when it is done, and one of them writes a third; a trained
+    generator holds the frozen parts too. Nothing of re-ID training is counted, whose models are far smaller.
     """
     settings = params.generator
     base, denoiser = settings.base, settings.denoiser_folder
@@ -333,7 +350,7 @@ def check_disk(params: Params) -> None:
         settings.image_encoder, "model"
     )
     models = sum(1 if which == "all" else len(params.subset.fractions) for which in settings.train_on)
-    needed = 4 * (3 * _STATES * trained + models * (trained + frozen))
+    needed = 4 * ((_KEPT * models + 1) * _STATES * trained + models * (trained + frozen))
     free = shutil.disk_usage(SCRATCH.absolute().parent).free
     if free < needed:
         raise ValueError(

@@ -308,7 +308,7 @@ def main() -> None:
         for question, table in answers.items():
             write_csv(table, folder / f"{question}.csv", float_format="%.3f")
     with atomic(FIGURE) as file:
-        draw(answers, params.dataset.name).savefig(file, dpi=130)
+        draw(answers, params.tested_on).savefig(file, dpi=130)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 Reads a folder of images; writes data/imported/<name>/<fraction>/ with the images under Market-1501 names and
 manifest.csv, for `synthetic: data/imported/<name>` in an arm of params.yaml. Who is shown stands in the file
-names (0002_c1s1_000451_03.jpg, also with another ending or a counter _g0001), or for other names in a table
-with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are; PNGs become
-JPEGs and keep their XMP, where marks of synthetic images stand. Images made for one subset must not teach
-another: import each share's own.
+names (0002_c1s1_000451_03.jpg, also with another ending or a counter _g0001, which is kept), or for other
+names in a table with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are;
+PNGs become JPEGs and keep their XMP, where marks of synthetic images stand. Images made for one subset must
+not teach another: import each share's own.
 """
 
 import re
 import shutil
-from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,7 @@ from pipeline.params import load_params
 
 IMPORTED = Path("data/imported")
 MAPPING = {"file": str, "pid": int, "camid": int}
-_NAME = re.compile(r"((\d{4})_c([1-6])s\d+_\d{6}_\d{2})(?:_g\d{4,})?", re.ASCII)
+_NAME = re.compile(r"((\d{4})_c([1-6])s\d+_\d{6}_\d{2})(_g\d{4,})?", re.ASCII)
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _MOST_XMP = 65_504  # bytes in a JPEG's one segment
 _QUALITY = 95  # of JPEGs made of other formats
@@ -102,19 +102,34 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
             f"{folder / first.file} shows identity {first.pid}, which is no training identity of "
             f"data/index.csv ({len(strangers)} such images)"
         )
-    used: Counter[str] = Counter()
+    rows = rows.sort_values("file")
+    names = _names(rows)
     manifest = []
     with atomic(output) as temporary:
         temporary.mkdir()
-        rows = rows.sort_values("file")
         for row in progress(rows.to_dict("records"), len(rows), f"importing {output.name}"):
-            used[row["stem"]] += 1
-            name = f"{row['stem']}_g{used[row['stem']]:04d}.jpg"
+            name = f"{names[row['file']]}.jpg"
             _to_jpeg(folder / row["file"], temporary / name)
             made = {"name": name, "pid": row["pid"], "camid": row["camid"], "file": row["file"]}
             manifest.append(made | {"md5": md5(temporary / name)})
         write_csv(pd.DataFrame(manifest), temporary / "manifest.csv")
     return pd.DataFrame(manifest)
+
+
+def _names(rows: pd.DataFrame) -> dict[str, str]:
+    """A name for each file: its own if it has a counter, else its stem with the first free counter."""
+    names, taken = {}, set()
+    for file in rows.file:
+        own = Path(file).stem
+        match = _NAME.fullmatch(own)
+        if match and match[4] and own not in taken:
+            names[file] = own
+            taken.add(own)
+    for file, stem in zip(rows.file, rows.stem, strict=True):
+        if file not in names:
+            names[file] = next(name for i in count(1) if (name := f"{stem}_g{i:04d}") not in taken)
+            taken.add(names[file])
+    return names
 
 
 def _to_jpeg(file: Path, target: Path) -> None:
@@ -161,6 +176,10 @@ def main() -> None:
     index = read_index()
     known = set(index.pid[index.split == "train"])
     output = IMPORTED / arguments.name
+    left = [file for file in arguments.folder.rglob("*") if file.is_file() and file != arguments.mapping]
+    left = sorted({file.relative_to(arguments.folder).as_posix() for file in left} - set(rows.file))
+    if left:
+        print(f"{arguments.folder}: {len(left)} files are not imported, the first is {left[0]}", flush=True)
     for fraction in chosen:
         made = import_folder(rows, arguments.folder, known, output / str(fraction))
         print(f"{output / str(fraction)}: {len(made)} images of {made.pid.nunique()} identities")

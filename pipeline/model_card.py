@@ -2,8 +2,9 @@
 
 `train_generator` writes a card (README.md) beside each generator: what it was trained on and how. Scores are
 known only later, and a stage's output must not change after it, so they go into the copy: those of its images
-from reports/scores.json, where that file was measured with this very generator, and what they brought in
-Table 4. The copy loads as any diffusers pipeline and can be uploaded to the Hugging Face Hub as it is.
+from reports/scores.json, and what these brought in Table 4 from reports/table4.json, each where it was
+measured with this very generator. The copy loads as any diffusers pipeline and can be uploaded to the Hugging
+Face Hub as it is.
 """
 
 import io
@@ -16,14 +17,17 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import command_line
 from pipeline.files import atomic, model_hash, stage_main
-from pipeline.params import SYNTHETIC, Params, load_params
+from pipeline.params import Params, load_params
 
 CARD = "README.md"
 MODELS = Path("models/generator")
 TABLE = Path("reports/table4.json")
 SCORES = Path("reports/scores.json")
 
-_MEASURE = "`dvc repro experiments/scores/dvc.yaml` measures models/generator/all/100"
+_MEASURE = {
+    SCORES: "`dvc repro experiments/scores/dvc.yaml` measures models/generator/all/100",
+    TABLE: "`dvc repro` measures what the arms' images bring",
+}
 _PIECES = ("base", "image_encoder", "token_height", "token_width", "denoiser", "scheduler", "train", "seed")
 
 
@@ -165,32 +169,31 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def table4_scores(which: str, fraction: int, table: Path, params: Params) -> str:
-    """What images of this generator brought in Table 4, as a section of its card.
-
-    Raises:
-        ValueError: there is no table, or none of its arms uses this generator.
-    """
-    if not table.is_file():
-        raise ValueError(f"{table} is missing; run the stage 'table4', which writes it")
-    summary, rows = json.loads(table.read_text()), []
-    for arm, settings in params.arms.items():
-        cells = summary.get(arm, {}).get(which, {}) if settings.synthetic.parent == SYNTHETIC else {}
-        for share, cell in cells.items():
-            if which == "all" or int(share) == fraction:
-                rows += [_score(f"{arm} | {share} % | {metric}", cell[metric]) for metric in ("rank1", "mAP")]
+def table4_scores(model: Path, file: Path, params: Params) -> str:
+    """What a generator's images brought in Table 4, as a section of its card; empty if it was another's."""
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    generator = model_hash(model)
+    rows = [
+        _score(f"{arm} | {share} % | {metric}", cell[metric])
+        for arm, by_source in summary.items()
+        for cells in by_source.values()
+        for share, cell in cells.items()
+        if cell.get("generator") == generator
+        for metric in ("rank1", "mAP")
+    ]
     if not rows:
-        raise ValueError(f"{table} has no arm that uses the generator {which}/{fraction}")
+        return ""
     return "\n".join(
         [
             "## Measured in re-identification",
             "",
-            f"Percent on {params.dataset.name}, trained on that share of the real images and images of this "
+            f"Percent on {params.tested_on}, trained on that share of the real images and images of this "
             "generator; the gain is over real images alone, in points, with its 95 % interval over seeds.",
             "",
             "| Arm | Real images | Metric | Mean | Gain | Interval |",
             "| --- | ---: | --- | ---: | ---: | --- |",
             *rows,
+            "",
             "",
         ]
     )
@@ -217,15 +220,16 @@ def main() -> None:
         )
     if arguments.to.exists():
         raise ValueError(f"{arguments.to} exists; name a new folder")
-    measured = image_scores(model, SCORES)
-    scores = measured + table4_scores(arguments.train_on, arguments.fraction, TABLE, params)
+    sections = {SCORES: image_scores(model, SCORES), TABLE: table4_scores(model, TABLE, params)}
     with atomic(arguments.to) as folder:
         shutil.copytree(model, folder)
         before, after = (model / CARD).read_text(encoding="utf-8").split("## Intended use", 1)
-        (folder / CARD).write_text(f"{before}{scores}\n## Intended use{after}", encoding="utf-8")
+        scores = "".join(sections.values())
+        (folder / CARD).write_text(f"{before}{scores}## Intended use{after}", encoding="utf-8")
     print(f"{arguments.to}: the generator and its card, {arguments.to / CARD}")
-    if not measured:
-        print(f"{SCORES} is of no run of this generator and not on the card: {_MEASURE}")
+    for file, section in sections.items():
+        if not section:
+            print(f"{file} is of no run of this generator and not on the card: {_MEASURE[file]}")
 
 
 if __name__ == "__main__":

@@ -413,6 +413,12 @@ class Params(Settings):
             if FILTERED / name not in [arm.synthetic for arm in self.arms.values()]:
                 raise ValueError(f"filters.{name}: no arm uses {FILTERED / name}; add one or take it out")
 
+    @property
+    def tested_on(self) -> str:
+        """Whom re-ID models are tested on, as tables and figures say it."""
+        test = self.reid.evaluate_on == "test"
+        return self.dataset.name if test else f"{self.dataset.name}, validation identities"
+
     def train_on(self, arm: str) -> str:
         """What the generator of an arm's images saw: all or subset; none without a generator; or other."""
         if arm == "standard" or self.arms[arm].repeat_real:

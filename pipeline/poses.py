@@ -128,9 +128,11 @@ def _openpose(model: Path, may_use_gpu: bool) -> Any:
     """Load OpenPose's body model, once per process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing controlnet_aux warns of a dozen models that we do not use
+        import cv2
         import torch
         from controlnet_aux.open_pose.body import Body
     torch.set_num_threads(1)  # the processes share the cores
+    cv2.setNumThreads(1)
     check_openpose(model)  # before Body, which leaves it to torch's default not to unpickle objects
     return Body(str(model)).to("cuda" if may_use_gpu and torch.cuda.is_available() else "cpu")
 

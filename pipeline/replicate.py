@@ -164,7 +164,10 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
                         *result_cells(cell["rank1"]),
                         *result_cells(cell["mAP"]),
                         *(
-                            "" if part[score].isna().any() else f"{part[score].mean():.4g}"
+                            # Of the generator that saw all images; no other was measured.
+                            f"{part[score].mean():.4g}"
+                            if source == "all" and part[score].notna().all()
+                            else ""
                             for score in scores
                         ),
                     ]

@@ -447,9 +447,9 @@ def make_report(params: Params) -> str:
     summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
-        dataset=params.dataset.name,
+        dataset=params.tested_on,
         rendered=params.dataset.root == Path("data/world"),
-        table4=table4_section(summary, params.dataset.name),
+        table4=table4_section(summary, params.tested_on),
         intervals=table4.INTERVALS,
         parameters=parameters_section(params),
         data=data_section(index, params),

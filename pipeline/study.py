@@ -38,7 +38,8 @@ def make(folders: list[Path], params: Params) -> tuple[str, dict[str, Any]]:
 
     Args:
         folders: the methods' images, each a folder with manifest.csv. Images of the same name in all of them
-            are compared with each other; the first folder says from which source and in which pose.
+            are compared with each other; the first folder says from which source and in which pose. An
+            imported image that had another name shows nobody knows which pose, and is not compared.
         params: data set and length of the questionnaire.
 
     Raises:
@@ -65,6 +66,9 @@ def make(folders: list[Path], params: Params) -> tuple[str, dict[str, Any]]:
     if len(folders) > 1 and settings.comparisons:
         planned = read_csv(folders[0] / "manifest.csv", _PLANNED, "generate")
         for manifest in manifests[1:]:  # of the same sources and pose, where another method names them
+            if "file" in manifest:
+                had = manifest.file.map(lambda file: Path(file).stem)
+                manifest = manifest[had == manifest.name.map(lambda name: Path(name).stem)]
             shared = [column for column in _PLANNED if column in manifest]
             planned = planned.merge(manifest[shared], on=shared)
         rows = planned.set_index("name", drop=False)

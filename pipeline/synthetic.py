@@ -12,6 +12,7 @@ from pipeline.params import ArmSettings
 MANIFEST = {"name": str, "pid": int}  # columns of manifest.csv that any folder must have
 _LIST = "manifest.csv"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_FRACTION = re.compile(r"[1-9]\d?", re.ASCII)
 _NAME = re.compile(r"(\d{4})_c\d.*", re.ASCII)  # the start of a Market-1501 name, as public loaders read it
 
 
@@ -36,7 +37,8 @@ def list_synthetic(folder: Path, fraction: int) -> tuple[Path, pd.DataFrame]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing; it is the folder of synthetic images of an arm")
-    by_fraction = any(child.is_dir() and child.name.isdecimal() for child in folder.iterdir())
+    # 20, and not 0020, which may be an identity's
+    by_fraction = any(child.is_dir() and _FRACTION.fullmatch(child.name) for child in folder.iterdir())
     images = folder / str(fraction) if by_fraction else folder
     if not images.is_dir():
         raise FileNotFoundError(f"{images} is missing; {folder} has folders of other fractions only")

@@ -35,6 +35,9 @@ COLUMNS = {
 }
 METRICS = ("rank1", "mAP", "mINP")  # that every model has; rankings of other kinds and data sets may follow
 CONFIDENCE = 0.95
+GENERATOR = (
+    "generator"  # a further column: the generator's model_hash, where images of this pipeline were added
+)
 _KEY = ["arm", "train_on", "fraction", "seed"]
 _TITLES = {
     "rank1": "rank-1",
@@ -105,7 +108,7 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
 
 
 def summarise(rows: pd.DataFrame) -> Summary:
-    """Summarise models as arm -> train_on -> fraction -> seeds, n_real, n_synthetic and every metric.
+    """Summarise models as arm -> train_on -> fraction -> seeds, n_real, n_synthetic, generator, every metric.
 
     A metric has its mean, sd and the 95 % interval low..high of the mean over seeds (Student's t). Arms other
     than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same fraction,
@@ -120,7 +123,7 @@ def summarise(rows: pd.DataFrame) -> Summary:
     """
     standard = rows[rows.arm == "standard"]
     key = [name for name in ("run", "seed") if name in rows]
-    metrics = [name for name in rows.columns if name in METRICS or name not in (*COLUMNS, *key)]
+    metrics = [name for name in rows.columns if name in METRICS or name not in (*COLUMNS, GENERATOR, *key)]
     summary: Summary = {}
     for (arm, train_on, fraction), models in rows.groupby(["arm", "train_on", "fraction"], sort=False):
         cell: dict[str, Any] = {
@@ -128,6 +131,8 @@ def summarise(rows: pd.DataFrame) -> Summary:
             "n_real": int(models.n_real.iloc[0]),
             "n_synthetic": int(models.n_synthetic.iloc[0]),
         }
+        generators = set(models[GENERATOR].dropna()) - {""} if GENERATOR in models else set()
+        cell[GENERATOR] = generators.pop() if len(generators) == 1 else None
         for metric in metrics:
             values = models.set_index(key)[metric].dropna()
             mean, low, high = interval(values)
@@ -393,14 +398,14 @@ def main() -> None:
     params = load_params()
     rows = collect(RESULTS, params)
     summary = summarise(rows)
-    text = render(summary, params.dataset.name)
+    text = render(summary, params.tested_on)
     write_csv(rows, TABLE)
     write_json(summary, TABLE.with_suffix(".json"))
     write_json(headline(summary), TABLE.with_name("summary.json"))
     with atomic(TABLE.with_suffix(".md")) as file:
         file.write_text(text, encoding="utf-8")
     with atomic(TABLE.with_suffix(".png")) as file:
-        draw(summary, params.dataset.name).savefig(file, dpi=130)
+        draw(summary, params.tested_on).savefig(file, dpi=130)
     print(text)
 
 

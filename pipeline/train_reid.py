@@ -9,7 +9,9 @@ models/reid/<arm>/<fraction>-<seed>.safetensors.
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -266,6 +268,7 @@ def train_and_test(name: str, params: Params, job: Job) -> Outcome:
         "seed": job.seed,
         "n_real": len(job.real.table) + repeated,
         "n_synthetic": n_added - repeated,
+        "generator": _generator(job.added),
         "iterations": settings.iterations,
         **values,
     }
@@ -277,13 +280,24 @@ def train_and_test(name: str, params: Params, job: Job) -> Outcome:
     return Outcome(row, queries, curve, weights)
 
 
+def _generator(added: ImageSet | None) -> str:
+    """The `model_hash` of the generator that made the images, as their manifest has it; empty if none did."""
+    found = set(added.table.get("generator", [])) if added else set()
+    return str(found.pop()) if len(found) == 1 else ""
+
+
 def _work(name: str, params: Params, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     work = partial(train_and_test, name, params)
     if workers == 1:
         yield from map(work, jobs)
     else:
         with worker_pool(workers, setup=keep_memory) as pool:
-            yield from pool.map(work, jobs)
+            waiting: deque[Future[Outcome]] = deque()
+            for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            yield from (job.result() for job in waiting)
 
 
 def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Path]]:

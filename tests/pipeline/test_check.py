@@ -16,8 +16,9 @@ from diffusers import PNDMScheduler
 from safetensors.torch import save_file
 
 from pipeline import check
+from pipeline.checkpoints import KEEP
 from pipeline.files import write_csv
-from pipeline.params import Params, load_params
+from pipeline.params import FilterSettings, Params, load_params
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder, save_image
 
@@ -400,6 +401,43 @@ def test_a_full_disk_is_named(params: Params, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
     (found,) = check.problems(params)
     assert re.search(r"0.0 GB of disk are free; expected about 0.0 GB for checkpoints", found)
+
+
+def test_the_disk_must_hold_the_checkpoints_of_every_training(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of each training stay in scratch when it is done, and the last one writes a third."""
+    free = 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
+    monkeypatch.setattr(check, "_parameters", lambda folder, stem: 1e9 if folder.name != "vae" else 0.1e9)
+    monkeypatch.setattr(check, "_CVA_SHARE", 0.5)
+    assert check._KEPT == KEEP
+    fractions = len(params.subset.fractions)
+    for train_on, models in ((("all",), 1), (("subset",), fractions), (("all", "subset"), 1 + fractions)):
+        needed = 4 * (4 * (2 * models + 1) * 1.5 + models * (1.5 + 1.1))
+        (found,) = check.problems(changed(params, generator={"train_on": train_on}))
+        assert f"expected about {needed:.1f} GB for checkpoints" in found
+
+
+def test_compiling_needs_a_compiler(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = params.generator.train.model_copy(update={"compile": True})
+    compiled = changed(params, generator={"train": train})
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CC", "cc")
+    assert check.problems(params) == []
+    assert check.problems(compiled) == [
+        "generator.train.compile is true; there is no C compiler, expected gcc or clang (false does without)"
+    ]
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert check.problems(compiled) == []
+
+
+def test_images_that_a_filter_reads_are_looked_for(params: Params, tmp_path: Path) -> None:
+    asked = FilterSettings(
+        synthetic=tmp_path / "pidm", judge="image_encoder", min_agreement=0.5, min_diversity=0.0, seed=0
+    )
+    (found,) = check.problems(params.model_copy(update={"filters": {"sure": asked}}))
+    assert found.startswith(f"filters.sure.synthetic is {tmp_path / 'pidm'}; there is no such folder")
 
 
 def test_the_output_is_the_same_at_every_run(
