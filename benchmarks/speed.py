@@ -4,9 +4,10 @@
     python -m benchmarks.speed --people 4         quicker
 
 T1 makes one image per joint image (the target pose three times), IMAGPose* three at once; both make the same
-images of the same people: test identities, one source and three target poses of each. SSIM compares an image
-with the photo that lent its pose, and its interval is over people. That photo is by another camera than the
-source in general, which no generator can know, so SSIM is lower here than on DeepFashion, the paper's data.
+images of the same people: test identities, one source and three target poses of each. SSIM, that of the
+scores, compares an image with the photo that lent its pose, and its interval is over people. That photo is by
+another camera than the source in general, which no generator can know, so SSIM is lower here than on
+DeepFashion, the paper's data.
 
 Seconds are those of the whole way from decoded photo to decoded image: encoders, sampling, VAE. Both methods
 are timed in turn in each round, after one round that does not count; medians are reported.
@@ -21,9 +22,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from generator.data import encode_views
+from generator.metrics import ssim
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
 from pipeline.cli import command_line
@@ -33,7 +34,7 @@ from pipeline.index import read_index
 from pipeline.params import load_params
 from pipeline.poses import read_poses
 from pipeline.preview import load_model
-from pipeline.views import to_view
+from pipeline.views import from_view, to_view
 
 TARGETS = 3  # poses per person
 REPORT = Path("reports/speed.json")
@@ -152,8 +153,9 @@ def main() -> None:
                 seconds[method].append(passed / len(truth))
     results = {}
     for method in methods:
-        pairs = zip(made[method], truth, strict=True)
-        similar = np.array([structural_similarity(a, b, channel_axis=2) for a, b in pairs])
+        similar = ssim(
+            *([from_view(view, dataset.border) for view in views] for views in (made[method], truth))
+        )
         people = similar.reshape(-1, TARGETS).mean(1)
         results[method] = {
             "seconds_per_image": statistics.median(seconds[method]),

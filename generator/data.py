@@ -54,6 +54,14 @@ class EncodedViews(_Tensors):
     pids: Tensor
     black: Tensor
 
+    def near(self, device: torch.device) -> Self:
+        """The views on an accelerator, or where they are if they take more than half its free memory."""
+        if device.type == "cuda":
+            size = sum(getattr(self, f.name).nbytes for f in fields(self))
+            if size > torch.cuda.mem_get_info(device)[0] / 2:
+                return self
+        return self.to(device)
+
 
 def encode_views(
     images: Iterable[NDArray[np.uint8]],
@@ -174,7 +182,7 @@ class Conditions(_Tensors):
 
 
 @dataclass(frozen=True)
-class JointBatch:
+class JointBatch(_Tensors):
     """B training samples.
 
     Attributes:
@@ -218,7 +226,7 @@ class JointSampler:
       views masked.
 
     Args:
-        views: the encoded training views, on the device where the samples are wanted.
+        views: the encoded training views; samples are drawn on their device.
         settings: masked_views, drop_features, drop_image, flip and batch_size are used.
         num_timesteps: of the noise schedule.
         seed: of all draws.

@@ -87,7 +87,9 @@ def train(
     if settings.compile:
         denoiser.compile()
     objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)
-    sampler = JointSampler(views.to(accelerator.device), settings, scheduler.config.num_train_timesteps, seed)
+    sampler = JointSampler(
+        views.near(accelerator.device), settings, scheduler.config.num_train_timesteps, seed
+    )
     state: dict[str, Any] = {"denoiser": denoiser, "average": average, "optimiser": optimiser}
     if accelerator.scaler:
         state["scaler"] = accelerator.scaler
@@ -97,7 +99,7 @@ def train(
     gradients = MicroBatches(objective, accelerator, settings.batch_size // num_processes)
 
     # 3. The loop
-    batch = sampler.draw(done, rank, num_processes)
+    batch = sampler.draw(done, rank, num_processes).to(accelerator.device)
     with tqdm(
         total=settings.steps * settings.batch_size,
         initial=done * settings.batch_size,
@@ -112,7 +114,7 @@ def train(
                 group["lr"] = rate
             loss = gradients.backward(batch)
             # Drawn here, on the CPU, while an accelerator still works on the backward pass.
-            batch = sampler.draw(step + 1, rank, num_processes)
+            batch = sampler.draw(step + 1, rank, num_processes).to(accelerator.device)
             loss = accelerator.reduce(loss, "mean").item()
             grad_norm = float(accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm))
             # With fp16, gradients overflow now and then; the scaler skips such a step and scales less.

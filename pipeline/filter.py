@@ -103,8 +103,12 @@ def select(
     return diversity, kept
 
 
-def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -> Judge:
-    """Train a re-ID model on the real images of a subset (columns image, pid, md5) alone."""
+def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -> tuple[Judge, np.ndarray]:
+    """Train a re-ID model on the real images of a subset (columns image, pid, md5) alone.
+
+    Returns:
+        The judge, and what it says of the real images.
+    """
     section = params.reid
     folder = scratch(
         "filter",
@@ -117,8 +121,9 @@ def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -
         pids=real.pid.tolist(),
         weights=md5(section.weights) if section.weights else None,
     )
+    files = [params.dataset.root / image for image in real.image]
     model = train(
-        load_images([params.dataset.root / image for image in real.image], section.height, section.width),
+        load_images(files, section.height, section.width),
         real.pid.to_numpy(),
         np.zeros(len(real), bool),
         section,
@@ -127,15 +132,21 @@ def subset_judge(real: pd.DataFrame, settings: FilterSettings, params: Params) -
         checkpoints=Checkpoints(folder),
         title="judge",
     )
-    return lambda files: features(
-        model, load_images(files, section.height, section.width), section.evaluation_batch
-    )
+
+    def judge(files: list[Path]) -> np.ndarray:
+        images = load_images(files, section.height, section.width)
+        return features(model, images, section.evaluation_batch)
+
+    return judge, judge(files)
 
 
-def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> Judge:
+def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> tuple[Judge, np.ndarray]:
     """Take the frozen image encoder: its class token beside the mean of its patches.
 
     What all real images of the subset (column image) share says nothing of a person, and is taken off.
+
+    Returns:
+        The judge, and what it says of the real images.
     """
     section = params.generator
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,13 +165,14 @@ def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> Judge:
             parts.append(torch.cat([found[:, 0], found[:, 1:].mean(dim=1)], dim=1).float().cpu().numpy())
         return np.concatenate(parts)
 
-    center = tokens([params.dataset.root / image for image in real.image]).mean(axis=0)
+    known = tokens([params.dataset.root / image for image in real.image])
+    center = known.mean(axis=0)
 
-    def judge(files: list[Path]) -> np.ndarray:
-        centred = tokens(files) - center
+    def directions(found: np.ndarray) -> np.ndarray:
+        centred = found - center
         return centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-12)
 
-    return judge
+    return lambda files: directions(tokens(files)), directions(known)
 
 
 def filter_subset(name: str, fraction: int, params: Params, output: Path) -> pd.DataFrame:
@@ -180,12 +192,11 @@ def filter_subset(name: str, fraction: int, params: Params, output: Path) -> pd.
         f", a judge of {params.reid.iterations} iterations to train" if settings.judge == "subset" else ""
     )
     print(f"{fraction} %: {len(table)} images to judge by {len(real)} real ones{trained}", flush=True)
-    judge = (
+    judge, known = (
         subset_judge(real, settings, params)
         if settings.judge == "subset"
         else encoder_judge(real, params, params.generator.image_encoder)
     )
-    known = judge([params.dataset.root / image for image in real.image])
     found = judge([folder / image for image in table.name])
     pids, real_pids = table.pid.to_numpy(), real.pid.to_numpy()
     agrees = agreement(found, pids, known, real_pids)

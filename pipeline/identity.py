@@ -19,13 +19,17 @@ from pipeline.synthetic import read_synthetic
 
 def score_arm(name: str, params: Params) -> pd.DataFrame:
     """Score all images in an arm's folder: columns fraction, name, agreement."""
-    index, root = read_index(), params.dataset.root
+    index = read_index()
     real = index[index.split == "train"]
-    judge = encoder_judge(real, params, params.generator.image_encoder)
-    known = judge([root / image for image in real.image])
-    fractions, tables = params.subset.fractions, []
-    for fraction in progress(fractions, len(fractions), f"images of {name}"):
-        folder, table = read_synthetic(params.arms[name].synthetic, fraction, set(real.pid))
+    arms = {
+        fraction: read_synthetic(params.arms[name].synthetic, fraction, set(real.pid))
+        for fraction in params.subset.fractions
+    }
+    count = sum(len(table) for _, table in arms.values())
+    print(f"{len(real)} real and {count} synthetic images for the image encoder to look at", flush=True)
+    judge, known = encoder_judge(real, params, params.generator.image_encoder)
+    tables = []
+    for fraction, (folder, table) in progress(arms.items(), len(arms), f"images of {name}"):
         made = judge([folder / image for image in table.name])
         agrees = agreement(made, table.pid.to_numpy(), known, real.pid.to_numpy())
         tables.append(pd.DataFrame({"fraction": fraction, "name": table.name, "agreement": agrees}))

@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
 from pipeline.index import LEAKED, REJECTED, read_index
 from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
-from pipeline.params import IDENTITY, Params, load_params
+from pipeline.params import FILTERED, IDENTITY, Params, load_params
 from pipeline.poses import read_poses
 from pipeline.subset import read_subset
 from pipeline.synthetic import read_synthetic
@@ -299,16 +300,36 @@ def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[st
     }
 
 
-def filters_section(params: Params) -> list[tuple[str, Picture]]:
-    """Each filter's picture: how its scores are distributed, and examples that it kept and rejected."""
-    pictures = []
+def filters_section(params: Params) -> list[dict[str, Any]]:
+    """Each filter's picture, how its scores are distributed and examples, and what it did to rank-1.
+
+    That is told by arms which differ in their folder of images alone.
+    """
+    recipes = {name: arm.model_dump(exclude={"synthetic"}) for name, arm in params.arms.items()}
+    sections = []
     for name in params.filters:
         file = FILTERS / f"{name}.png"
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; run the stage 'filter', which writes it")
         alt = f"Scores of the filter {name} in each subset, with examples of what it kept and rejected"
-        pictures.append((name, graphic(Image.open(file), alt)))
-    return pictures
+        pairs = [
+            (arm, other)
+            for arm, other in permutations(params.arms, 2)
+            if params.arms[arm].synthetic == FILTERED / name
+            and params.arms[other].synthetic == params.filters[name].synthetic
+            and recipes[arm] == recipes[other]
+        ]
+        sections.append(
+            {
+                "name": name,
+                "image": graphic(Image.open(file), alt),
+                "changes": [
+                    (arm, other, table4.difference(table4.collect(table4.RESULTS, params), arm, other))
+                    for arm, other in pairs
+                ],
+            }
+        )
+    return sections
 
 
 def compare_queries(standard: pd.DataFrame, arm: pd.DataFrame) -> pd.DataFrame:

@@ -298,7 +298,7 @@ def measure(
         missing["identity_agreement"] = (
             f"{settings.identities} has one identity; expected another that an image could resemble more"
         )
-    judge = encoder_judge(train, params, model / "image_encoder")
+    judge, _ = encoder_judge(train, params, model / "image_encoder")
     faces = judge([root / image for image in known.image])
     poses = pose_judge(train, params)
     if inception is not None:

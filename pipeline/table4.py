@@ -155,6 +155,17 @@ def summarise(rows: pd.DataFrame) -> Summary:
     return summary
 
 
+def difference(rows: pd.DataFrame, arm: str, other: str) -> dict[int, str]:
+    """Rank-1 of one arm minus that of another, paired by seed, with its 95 % interval, by fraction."""
+    ranks = rows[rows.arm.isin([arm, other])].pivot(index=["fraction", "seed"], columns="arm", values="rank1")
+    gained = (ranks[arm] - ranks[other]).dropna()
+    found = {}
+    for fraction in gained.index.unique("fraction"):
+        mean, _, high = interval(gained.loc[fraction])
+        found[int(fraction)] = f"{mean:+.1f}{_half(mean, high)}"
+    return found
+
+
 def interval(values: pd.Series) -> tuple[float | None, float | None, float | None]:
     """Mean and the ends of its 95 % interval by Student's t; None where there are too few values.
 
@@ -272,8 +283,8 @@ def result_cells(metric: dict[str, Any]) -> list[str]:
     return [mean, f"{metric['gain']:+.1f}{_half(metric['gain'], metric['gain_high'])}", share]
 
 
-def _half(mean: float, high: float | None) -> str:
-    return "" if high is None else f" ± {high - mean:.1f}"
+def _half(mean: float | None, high: float | None) -> str:
+    return "" if mean is None or high is None else f" ± {high - mean:.1f}"
 
 
 def _brief(metric: dict[str, Any]) -> str:

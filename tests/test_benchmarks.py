@@ -33,6 +33,27 @@ def test_every_number_of_the_generator_is_measured(monkeypatch):
     assert min(numbers) > 0
 
 
+def test_what_is_compared_with_compiled_steps_is_not_compiled(monkeypatch):
+    done = []
+
+    def note(name):
+        work = getattr(generator, name)
+
+        def noted(*arguments):
+            done.append(name)
+            return work(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(generator, "build", lambda device, view_size, params: pipeline())
+    for name in ("training_step", "sample", "encode_joint"):
+        monkeypatch.setattr(generator, name, note(name))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compile"))
+    generator.measure((32, 16), CPU, EMBEDDED, compiled=True)
+    assert done[-2:] == ["training_step", "compile"] and done.count("compile") == 1
+    assert {"training_step", "sample", "encode_joint"} == set(done[:-2])
+
+
 def test_a_batch_that_was_taken_in_parts_says_so(monkeypatch):
     monkeypatch.setattr(generator, "build", lambda device, view_size, params: pipeline())
     tiny.run_out_of_memory(monkeypatch, largest=1)

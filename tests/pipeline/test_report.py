@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline import report, table4
 from pipeline.files import write_csv, write_json
-from pipeline.params import IDENTITY, SYNTHETIC, FilterSettings, Params, load_params
+from pipeline.params import FILTERED, IDENTITY, SYNTHETIC, FilterSettings, Params, load_params
 from tests.pipeline.test_table4 import models
 
 ROWS = pd.concat(
@@ -215,6 +215,22 @@ def test_filters_show_their_pictures(run: Params) -> None:
     assert "Filter <code>sure</code>" in page
     (picture,) = [image for image in Tags(page).of("img") if "filter sure" in str(image["alt"])]
     assert (picture["width"], picture["height"]) == ("1210", "605"), "as large as it was drawn"
+    assert "which trains on what it kept" not in page
+
+    arms = {
+        name: run.arms["augmented"].model_copy(update=changes)
+        for name, changes in {
+            "augmented": {},
+            "sure": {"synthetic": FILTERED / "sure"},
+            "surer": {"synthetic": FILTERED / "sure", "synthetic_weight": 0.5},
+        }.items()
+    }
+    ranks = {"augmented": [50.0, 52.0], "sure": [51.0, 55.0], "surer": [0.0, 0.0]}
+    for name, rank1 in ranks.items():
+        write_csv(models(name, "all", 50, rank1), table4.RESULTS / f"{name}.csv")
+    (section,) = report.filters_section(filtered.model_copy(update={"arms": arms}))
+    # Differences 1 and 3: mean 2, sd sqrt(2), t(0.975, 1) = 12.706; surer differs in its weight, too.
+    assert section["changes"] == [("sure", "augmented", {50: "+2.0 ± 12.7"})]
 
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
