@@ -432,6 +432,34 @@ def test_two_processes_generate_the_same_bytes_as_one(project):
 
 
 @pytest.mark.slow
+def test_accelerates_own_launcher_generates_the_same_bytes(project):
+    """It starts one process on CPUs, however many are asked for; several are tested with torchrun."""
+    folder = project / "data/synthetic/all/50"
+    before = checksums(folder)
+    shutil.rmtree(project / ".scratch")
+    launcher = ["accelerate", "launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    run(project, *launcher, "-m", "pipeline.generate", "all", "50")
+    assert checksums(folder) == before
+
+
+@pytest.mark.slow
+def test_dvc_plots_shows_table_4_curves_and_contact_sheets(project):
+    run(project, "dvc", "plots", "show", "--out", "plots page")
+    page = (project / "plots page/index.html").read_text()
+    shutil.rmtree(project / "plots page")
+    for shown in (
+        "reports/table4.csv",
+        "reports/generator/all.csv",
+        "data/reid/standard.curves.csv",
+        "data/reid/augmented.curves.csv",
+        "contact_sheets",
+    ):
+        assert shown in page
+    assert "real training images (%)" in page and "real images (%)" in page, "the templates of .dvc/plots"
+
+
+@pytest.mark.slow
 def test_a_launcher_in_the_environment_starts_the_generators_stages(project):
     folder = project / "data/synthetic/all/50"
     before = checksums(folder)

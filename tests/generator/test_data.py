@@ -245,3 +245,13 @@ def test_images_keypoints_and_identities_must_be_equally_many():
             flip=False,
             batch_size=2,
         )
+
+
+def test_views_that_fill_half_an_accelerators_memory_stay_where_they_are(monkeypatch):
+    views = tiny.views([1] * 4)
+    size = sum(tensor.nbytes for tensor in (getattr(views, name) for name in vars(views)))
+    monkeypatch.setattr(type(views), "to", lambda self, device: "moved")
+    for free, found in ((2 * size, "moved"), (2 * size - 2, views)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))
+        assert views.near(torch.device("cuda")) is found
+    assert views.near(torch.device("cpu")) == "moved"

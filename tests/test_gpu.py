@@ -1,0 +1,89 @@
+"""The same code on a CUDA device as on a CPU; skipped where there is none."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from generator.data import EncodedViews, encode_views
+from generator.train import train
+from pipeline.checkpoints import Checkpoints
+from reid.evaluate import features
+from reid.settings import ReidSettings
+from reid.train import train as train_bot
+from tests.generator import tiny
+from tests.generator.test_sample import PEOPLE, POSES, SETTINGS, pipeline, request
+from tests.reid.conftest import SMALL
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def trained(folder, views=None, **changes):
+    settings = tiny.TRAIN.model_copy(update=changes)
+    views = views or tiny.views([1] * 5 + [2])
+    losses = []
+    AcceleratorState._reset_state(True)  # accelerate has one precision per process
+    train(
+        tiny.denoiser(),
+        views,
+        tiny.scheduler(),
+        settings,
+        1,
+        Checkpoints(folder),
+        log=lambda step, values: losses.append(values["loss"]),
+    )
+    return losses
+
+
+def test_views_that_stay_off_the_gpu_train_as_those_on_it(tmp_path, monkeypatch):
+    near = trained(tmp_path / "near")
+    monkeypatch.setattr(EncodedViews, "near", lambda self, device: self)
+    np.testing.assert_allclose(trained(tmp_path / "off"), near, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mixed_precision": "bf16"}, {"mixed_precision": "fp16"}, {"compile": True}]
+)
+def test_a_denoiser_trains_in_every_precision_and_compiled(tmp_path, changes):
+    exact, found = trained(tmp_path / "exact"), trained(tmp_path / "other", **changes)
+    np.testing.assert_allclose(found, exact, rtol=0.05)
+
+
+def test_images_are_those_of_a_cpu_but_for_rounding():
+    size = {"view_size": tiny.VIEW_SIZE, "token_size": tiny.TOKEN_SIZE}
+    made = []
+    for device in ("cpu", "cuda"):
+        parts = pipeline().to(device)
+        views = encode_views(
+            PEOPLE,
+            POSES[:4],
+            np.zeros(4, int),
+            parts.vae,
+            parts.image_encoder,
+            **size,
+            flip=False,
+            batch_size=4,
+        )
+        (images,) = parts.generate(views, [request(targets=3)], SETTINGS)
+        made.append(images.astype(int))
+    assert np.abs(made[0] - made[1]).mean() < 1
+
+
+def test_a_re_id_model_learns_and_gives_features():
+    rng = np.random.default_rng(0)
+    pids = np.repeat(np.arange(8), 6)
+    images = (rng.uniform(0, 60, (48, 64, 32, 3)) + 24 * pids[:, None, None, None]).astype(np.uint8)
+    settings = ReidSettings(**SMALL | {"iterations": 60})
+    losses = []
+    model = train_bot(
+        images,
+        pids,
+        np.zeros(48, bool),
+        settings,
+        0,
+        device="cuda",
+        log=lambda iteration, values: losses.append(values["loss"]),
+    )
+    assert losses[-1] < losses[0]
+    found = features(model, images, 16)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-3)
