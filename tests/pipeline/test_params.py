@@ -140,7 +140,7 @@ def test_every_setting_is_described() -> None:
         (
             "plan.sources",
             3,
-            "plan.sources is 3; expected at most 1, since a joint image has four views and",
+            "plan.sources is 3; expected at most 2, since a joint image has four views and",
         ),
         ("plan.sources", 4, "plan.sources is 4; expected a whole number at least 1 and at most 3"),
         (
