@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import RLock
 
 from tqdm import tqdm
@@ -36,26 +36,27 @@ def worker_pool(workers: int | None = None, setup: Callable[[], None] | None = N
         workers: number of processes.
         setup: what each process does first.
     """
-    context = get_context("spawn")
+    context, workers = get_context("spawn"), workers or available_cores()
     lock = context.RLock()
     tqdm.set_lock(lock)
+    numbers: SimpleQueue[int] = context.SimpleQueue()  # a pipe; a shared value would need a file
+    for number in range(1, workers + 1):
+        numbers.put(number)
     return ProcessPoolExecutor(
-        workers or available_cores(),
+        workers,
         mp_context=context,
         initializer=_start,
-        initargs=(os.getpid(), context.Value("i"), lock, setup),
+        initargs=(os.getpid(), numbers, lock, setup),
     )
 
 
-def _start(parent: int, started: "Synchronized[int]", lock: RLock, setup: Callable[[], None] | None) -> None:
+def _start(parent: int, numbers: "SimpleQueue[int]", lock: RLock, setup: Callable[[], None] | None) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before it could be asked
             os._exit(1)
     global _number
-    with started.get_lock():
-        started.value += 1
-        _number = started.value
+    _number = numbers.get()
     tqdm.set_lock(lock)
     if setup:
         setup()

@@ -335,8 +335,11 @@ def test_a_bad_mapping_is_named(
 def test_a_folder_without_a_manifest_is_read_by_its_names(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path("data/synthetic/all/50")
+    folder = Path("elsewhere/pidm/50")
+    shutil.copytree("data/synthetic/all/50", folder)
     (folder / "manifest.csv").unlink()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("data/synthetic/all", "elsewhere/pidm"))
     run(export, monkeypatch, "augmented", "50")
     made = {file.name for file in folder.glob("*.jpg")}
     assert made and made <= {file.name for file in Path("exports/augmented-50").rglob("*.jpg")}
