@@ -119,10 +119,10 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
 def _names(rows: pd.DataFrame) -> dict[str, str]:
     """A name for each file: its own if it has a counter, else its stem with the first free counter."""
     names, taken = {}, set()
-    for file in rows.file:
+    for file, stem in zip(rows.file, rows.stem, strict=True):
         own = Path(file).stem
         match = _NAME.fullmatch(own)
-        if match and match[4] and own not in taken:
+        if match and match[1] == stem and match[4] and own not in taken:
             names[file] = own
             taken.add(own)
     for file, stem in zip(rows.file, rows.stem, strict=True):

@@ -368,7 +368,7 @@ def kill_when(folder, found, *command):
             "test_reid/*/result.json",
             "data/reid",
             ["train_reid", "standard"],
-            r"4 models, 12 iterations x 16 images each, [12] at a time; \d+ queries against \d+ images",
+            r"4 models, 12 iterations x 16 images each, \d+ at a time; \d+ queries against \d+ images",
         ),
     ],
 )

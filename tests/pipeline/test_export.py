@@ -288,6 +288,17 @@ def test_a_mapping_names_images_of_any_name(project: Path, monkeypatch: pytest.M
     ]
 
 
+def test_a_mapping_outweighs_what_a_name_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = sorted(set(index.read_index().query("split == 'train'").pid))[:2]
+    file = f"{one:04d}_c1s1_000001_01_g0007.jpg"
+    save_image(Path("outside") / file)
+    pd.DataFrame({"file": [file], "pid": [other], "camid": [3]}).to_csv("names.csv", index=False)
+    run(import_images, monkeypatch, "outside", "pidm", "--mapping", "names.csv", "--fractions", "50")
+    assert pd.read_csv("data/imported/pidm/50/manifest.csv").name.tolist() == [
+        f"{other:04d}_c3s0_000000_00_g0001.jpg"
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "row", "sentence"),
     [

@@ -106,6 +106,22 @@ def test_the_seed_decides_and_methods_are_shuffled(folders: list[Path]) -> None:
     assert study.make(folders[:1], params)[1]["compared"] == {}
 
 
+def test_imported_images_that_had_another_name_are_not_compared(folders: list[Path]) -> None:
+    """Who made them meant another pose, or none that we know."""
+    file = folders[1] / "manifest.csv"
+    manifest = pd.read_csv(file)
+    kept = manifest.name[: len(manifest) // 2]
+    had = manifest.name.where(manifest.name.isin(kept), "other.png")
+    manifest.assign(file="sub/" + had).to_csv(file, index=False)
+    params = load_params()
+    fits = params.study.model_copy(update={"comparisons": len(kept)})
+    page, key = study.make(folders, params.model_copy(update={"study": fits}))
+    assert len(key["compared"]) == len(kept) > 0
+    more = params.study.model_copy(update={"comparisons": len(kept) + 1})
+    with pytest.raises(ValueError, match=f"expected at most {len(kept)}, the images of all methods at once"):
+        study.make(folders, params.model_copy(update={"study": more}))
+
+
 def test_the_rates_are_the_papers_and_their_intervals_wilsons() -> None:
     sheets = [
         sheet(
