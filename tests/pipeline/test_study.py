@@ -115,7 +115,7 @@ def test_imported_images_that_had_another_name_are_not_compared(folders: list[Pa
     manifest.assign(file="sub/" + had).to_csv(file, index=False)
     params = load_params()
     fits = params.study.model_copy(update={"comparisons": len(kept)})
-    page, key = study.make(folders, params.model_copy(update={"study": fits}))
+    _, key = study.make(folders, params.model_copy(update={"study": fits}))
     assert len(key["compared"]) == len(kept) > 0
     more = params.study.model_copy(update={"comparisons": len(kept) + 1})
     with pytest.raises(ValueError, match=f"expected at most {len(kept)}, the images of all methods at once"):
