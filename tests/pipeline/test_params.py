@@ -502,3 +502,10 @@ def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(tmp_pat
     assert len(params.arms) == 13
     assert set(ArmSettings.model_fields) == set(VALUES["arms"]["augmented"])
     assert all(f"`{key}`" in text for key in ArmSettings.model_fields)
+
+
+def test_results_on_validation_identities_are_named_so() -> None:
+    params = load_params(SHIPPED)
+    assert params.tested_on == "embedded world"
+    section = params.reid.model_copy(update={"evaluate_on": "validation"})
+    assert params.model_copy(update={"reid": section}).tested_on == "embedded world, validation identities"

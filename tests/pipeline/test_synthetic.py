@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.files import md5, write_csv
 from pipeline.params import ArmSettings
-from pipeline.synthetic import read_arm, read_synthetic, unused_files
+from pipeline.synthetic import list_synthetic, read_arm, read_synthetic, unused_files
 from tests.pipeline.market import save_image
 
 IDS = {2, 7}
@@ -118,3 +118,11 @@ def test_a_ratio_that_leaves_no_image_is_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="pidm is missing; it is the folder of synthetic images"):
         read_synthetic(tmp_path / "pidm", 20, IDS)
+
+
+def test_folders_of_identities_are_no_fractions(tmp_path: Path) -> None:
+    (tmp_path / "0020").mkdir()
+    (tmp_path / "0020/a.png").touch()
+    pd.DataFrame({"name": ["0020/a.png"], "pid": [20]}).to_csv(tmp_path / "manifest.csv", index=False)
+    folder, table = list_synthetic(tmp_path, 40)
+    assert folder == tmp_path and table.name.tolist() == ["0020/a.png"]
