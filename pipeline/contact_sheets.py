@@ -110,6 +110,7 @@ def main() -> None:
     params, index = load_params(), read_index()
     folder = SYNTHETIC / arguments.train_on / str(arguments.fraction)
     manifest = read_csv(folder / "manifest.csv", plan.COLUMNS, "generate")
+    print(f"{params.contact_sheets.rows} of {len(manifest)} images to show", flush=True)
     sheet = draw_sheet(manifest, folder, index[index.split == "train"], params)
     with atomic(SHEETS / f"{arguments.train_on}-{arguments.fraction}.png") as file:
         save_composite(sheet, file)

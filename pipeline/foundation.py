@@ -55,7 +55,7 @@ from reid.train import train as train_bot
 
 PARAMS = Path("params.foundation.yaml")
 WEIGHTS = Path("weights/embedded")
-POSES = 3  # target poses per held-out person in the measurements
+POSES = 6  # target poses per held-out person in the measurements
 
 
 class FoundationSettings(Settings):
@@ -68,7 +68,7 @@ class FoundationSettings(Settings):
     )
     identities: int = Field(ge=2, le=1_000_000, description="people to train on")
     held_out_identities: int = Field(ge=2, le=1_000_000, description="people to measure on")
-    images_per_identity: int = Field(ge=7, le=1000, description="photos of each")
+    images_per_identity: int = Field(ge=9, le=1000, description="photos of each")
     cameras: int = Field(ge=1, le=1000, description="cameras, none of them one of the data set's")
     camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
     height: int = Field(ge=32, le=1024, description="pixels")
@@ -342,7 +342,7 @@ def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path
 def measure(
     weights: Path, people: People, settings: FoundationSettings
 ) -> tuple[dict[str, float], Image.Image]:
-    """Generate people who were never trained on, from one and three sources, and compare with their photos.
+    """Generate people who were never trained on, from one to three sources, and compare with their photos.
 
     The judge is a re-ID model trained on half of these people's photos; sources and target poses come from
     the other half. Its top-1 says how often it names the right person for a generated image. Its ceilings are
@@ -382,7 +382,8 @@ def measure(
         batch_size=64,
     )
     chosen = np.linspace(0, each - 1, 3 + POSES).astype(int)
-    sources, targets = chosen[::2][:3], chosen[1::2][:POSES]
+    sources = chosen[[0, len(chosen) // 2, -1]]
+    targets = np.setdiff1d(chosen, sources)
     wanted = (np.arange(len(people.pids)).reshape(-1, each)[:, targets]).ravel()
     photos, pids = people.images[wanted], people.pids[wanted]
 
@@ -400,7 +401,7 @@ def measure(
         "judge_top1_vae": top1(reconstruct(parts.vae, photos)),
     }
     pictures = {}
-    for count in (1, 3):
+    for count in (1, 2, 3):
         start = time.monotonic()
         requests = [
             JointRequest(

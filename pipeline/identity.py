@@ -21,15 +21,15 @@ def score_arm(name: str, params: Params) -> pd.DataFrame:
     """Score all images in an arm's folder: columns fraction, name, agreement."""
     index = read_index()
     real = index[index.split == "train"]
-    arms = {
+    folders = {
         fraction: read_synthetic(params.arms[name].synthetic, fraction, set(real.pid))
         for fraction in params.subset.fractions
     }
-    count = sum(len(table) for _, table in arms.values())
+    count = sum(len(table) for _, table in folders.values())
     print(f"{len(real)} real and {count} synthetic images for the image encoder to look at", flush=True)
     judge, known = encoder_judge(real, params, params.generator.image_encoder)
     tables = []
-    for fraction, (folder, table) in progress(arms.items(), len(arms), f"images of {name}"):
+    for fraction, (folder, table) in progress(folders.items(), len(folders), f"images of {name}"):
         made = judge([folder / image for image in table.name])
         agrees = agreement(made, table.pid.to_numpy(), known, real.pid.to_numpy())
         tables.append(pd.DataFrame({"fraction": fraction, "name": table.name, "agreement": agrees}))

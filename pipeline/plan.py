@@ -174,6 +174,7 @@ def main() -> None:
     """Run the stage."""
     params, index = load_params(), read_index().set_index("image", drop=False)
     total = len(read_subset(100)) * params.plan.fill_percent // 100
+    print(f"{len(params.subset.fractions)} subsets to fill up to {total} images each", flush=True)
     with atomic(PLANS) as folder:
         folder.mkdir()
         for fraction in progress(

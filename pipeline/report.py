@@ -300,10 +300,10 @@ def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[st
     }
 
 
-def filters_section(params: Params) -> list[dict[str, Any]]:
+def filters_section(rows: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Each filter's picture, how its scores are distributed and examples, and what it did to rank-1.
 
-    That is told by arms which differ in their folder of images alone.
+    That is told by arms which differ in their folder of images alone; `rows` has their results.
     """
     recipes = {name: arm.model_dump(exclude={"synthetic"}) for name, arm in params.arms.items()}
     sections = []
@@ -323,10 +323,7 @@ def filters_section(params: Params) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "image": graphic(Image.open(file), alt),
-                "changes": [
-                    (arm, other, table4.difference(table4.collect(table4.RESULTS, params), arm, other))
-                    for arm, other in pairs
-                ],
+                "changes": [(arm, other, table4.difference(rows, arm, other)) for arm, other in pairs],
             }
         )
     return sections
@@ -464,7 +461,8 @@ def _commit() -> str:
 
 def make_report(params: Params) -> str:
     """Put the page together from what the stages wrote."""
-    index = read_index()
+    index, rows = read_index(), table4.collect(table4.RESULTS, params)
+    print(f"{len(rows)} models and {len(index)} images to report on", flush=True)
     summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
@@ -476,7 +474,7 @@ def make_report(params: Params) -> str:
         data=data_section(index, params),
         curves=curves_section(params),
         galleries=galleries_section(index, params),
-        filters=filters_section(params),
+        filters=filters_section(rows, params),
         rankings=rankings_section(index, params),
         worst=worst_generated(index, params),
         stages=stages_section(),

@@ -104,6 +104,7 @@ def main() -> None:
     """Run the stage."""
     index = read_index()
     train, params = index[index.split == "train"], load_params()
+    print(f"{len(params.subset.fractions)} subsets to draw from {len(train)} images", flush=True)
     subsets = draw_subsets(train, params.subset)
     check_batch(train, subsets, params.reid)
     if params.reid.evaluate_on == "validation":

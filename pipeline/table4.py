@@ -35,9 +35,8 @@ COLUMNS = {
 }
 METRICS = ("rank1", "mAP", "mINP")  # that every model has; rankings of other kinds and data sets may follow
 CONFIDENCE = 0.95
-GENERATOR = (
-    "generator"  # a further column: the generator's model_hash, where images of this pipeline were added
-)
+# A further column: the generator's model_hash, where images of this pipeline were added.
+GENERATOR = "generator"
 _KEY = ["arm", "train_on", "fraction", "seed"]
 _TITLES = {
     "rank1": "rank-1",
@@ -408,6 +407,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     rows = collect(RESULTS, params)
+    print(f"{len(rows)} models to compare", flush=True)
     summary = summarise(rows)
     text = render(summary, params.tested_on)
     write_csv(rows, TABLE)

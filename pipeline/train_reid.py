@@ -293,11 +293,16 @@ def _work(name: str, params: Params, jobs: Iterable[Job], workers: int) -> Itera
     else:
         with worker_pool(workers, setup=keep_memory) as pool:
             waiting: deque[Future[Outcome]] = deque()
-            for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > workers:
+            try:
+                for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
+                    waiting.append(pool.submit(work, job))
+                    if len(waiting) > workers:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            yield from (job.result() for job in waiting)
+            finally:  # after a failure the pool would first train the models that wait
+                for job in waiting:
+                    job.cancel()
 
 
 def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Path]]:
