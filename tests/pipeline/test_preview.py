@@ -20,8 +20,8 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = (REPOSITORY / "params.yaml").read_text().replace("root: data/world", f"root: {market}")
     text = text.replace("weights/embedded", str(REPOSITORY / "weights/embedded"))
     text = text.replace("validation_identities: 20", "validation_identities: 1")
-    assert text.count("steps: 8 # of DDIM") == 1
-    Path("params.yaml").write_text(text.replace("steps: 8 # of DDIM", "steps: 1 #"))
+    assert text.count("steps: 6 # of DDIM") == 1
+    Path("params.yaml").write_text(text.replace("steps: 6 # of DDIM", "steps: 1 #"))
     index.main()
     poses.main()
     return market.parent
