@@ -293,16 +293,11 @@ def _work(name: str, params: Params, jobs: Iterable[Job], workers: int) -> Itera
     else:
         with worker_pool(workers, setup=keep_memory) as pool:
             waiting: deque[Future[Outcome]] = deque()
-            try:
-                for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
-                    waiting.append(pool.submit(work, job))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
+            for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
-            finally:  # after a failure the pool would first train the models that wait
-                for job in waiting:
-                    job.cancel()
+            yield from (job.result() for job in waiting)
 
 
 def run_arm(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Path]]:
