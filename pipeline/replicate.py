@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, hold, read_csv, stage_main, write_csv
 from pipeline.params import Settings, load, load_params
-from pipeline.table4 import COLUMNS, INTERVALS, TABLE, aligned_table, result_cells, summarise
+from pipeline.table4 import COLUMNS, INTERVALS, TABLE, aligned_table, difference, result_cells, summarise
 
 SCORES_PIPELINE = Path("experiments/scores/dvc.yaml")
 SCORES = Path("reports/scores.json")  # what it writes
@@ -137,7 +137,7 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
 
 
 def gains(rows: pd.DataFrame, settings: Replication) -> str:
-    """What every arm of every run gains over `standard`, as Markdown.
+    """What every arm of every run gains over `standard`, and over the run's first arm, as Markdown.
 
     Args:
         rows: from `replicate`.
@@ -149,8 +149,15 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
     parts = [(tuple(map(str, name)), part) for name, part in rows.groupby(named, sort=False)]
     if settings.pooled:
         parts.append((("all",) * len(named), rows.assign(run=rows.groupby(named, sort=False).ngroup())))
-    lines = []
+    lines, compared = [], []
     for name, part in parts:
+        part_arms = [arm for arm in part.arm.unique() if arm != "standard"]
+        for arm in part_arms[1:]:
+            changes = [difference(part, arm, part_arms[0], metric) for metric in ("rank1", "mAP")]
+            compared += [
+                [*name, f"{fraction} %", f"{arm} - {part_arms[0]}", *(change[fraction] for change in changes)]
+                for fraction in changes[0]
+            ]
         summary = summarise(part.drop(columns=[*named, *scores]))
         for arm, by_source in summary.items():
             for source, cells in by_source.items():
@@ -183,7 +190,13 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
         about.append("Rows of all runs together are about these runs: another one may differ by more.")
     if scores:
         about.append(f"Scores of generated images of strangers are those of {settings.scores}.")
-    return " ".join(about) + "\n\n" + aligned_table(header, lines, left=len(named) + 3)
+    blocks = [" ".join(about), aligned_table(header, lines, left=len(named) + 3)]
+    if compared:
+        blocks += [
+            "Arms against each other, paired by seed, with 95 % intervals:",
+            aligned_table([*named, "real", "arms", "rank-1", "mAP"], compared, left=len(named) + 2),
+        ]
+    return "\n\n".join(blocks)
 
 
 def main() -> None:

@@ -154,10 +154,18 @@ def summarise(rows: pd.DataFrame) -> Summary:
     return summary
 
 
-def difference(rows: pd.DataFrame, arm: str, other: str) -> dict[int, str]:
-    """Rank-1 of one arm minus that of another, paired by seed, with its 95 % interval, by fraction."""
-    ranks = rows[rows.arm.isin([arm, other])].pivot(index=["fraction", "seed"], columns="arm", values="rank1")
-    gained = (ranks[arm] - ranks[other]).dropna()
+def difference(rows: pd.DataFrame, arm: str, other: str, metric: str = "rank1") -> dict[int, str]:
+    """One arm minus another, paired by seed, with its 95 % interval, by fraction.
+
+    Args:
+        rows: as those of `summarise`.
+        arm: the one.
+        other: the other.
+        metric: a column of percent.
+    """
+    key = ["fraction", *(name for name in ("run", "seed") if name in rows)]
+    values = rows[rows.arm.isin([arm, other])].pivot(index=key, columns="arm", values=metric)
+    gained = (values[arm] - values[other]).dropna()
     found = {}
     for fraction in gained.index.unique("fraction"):
         mean, _, high = interval(gained.loc[fraction])
@@ -225,7 +233,7 @@ def render(summary: Summary, dataset: str) -> str:
     ]
     others = [name for name in _metrics(summary) if name not in ("rank1", "mAP")]
     blocks += [
-        "Other measures (%), means, in brackets the gain over standard:",
+        "Other measures (%), means, in brackets the gain over standard with its 95 % interval:",
         aligned_table(
             ["real", "arm", "generator saw", *(title(name) for name in others)],
             [
@@ -290,7 +298,8 @@ def _brief(metric: dict[str, Any]) -> str:
     if metric["mean"] is None:
         return ""
     gain = metric.get("gain")
-    return f"{metric['mean']:.1f}" if gain is None else f"{metric['mean']:.1f} ({gain:+.1f})"
+    mean = f"{metric['mean']:.1f}"
+    return mean if gain is None else f"{mean} ({gain:+.1f}{_half(gain, metric['gain_high'])})"
 
 
 def _published(values: tuple[float, ...]) -> list[str]:

@@ -32,11 +32,11 @@ ARMS = {
 PIDS = range(1, 7)
 
 
-def write_params(root: Path) -> None:
+def write_params(root: Path, fractions: list[int]) -> None:
     values = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
     values["dataset"]["root"] = str(root)
     values["index"]["validation_identities"] = 0
-    values["subset"]["fractions"] = [50]
+    values["subset"]["fractions"] = fractions
     for key in ("base", "image_encoder"):
         values["generator"][key] = str(REPOSITORY / values["generator"][key])
     values["generator"]["train_on"] = ["all", "subset"]
@@ -73,58 +73,68 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_csv(poses.to_frame(images, np.stack(keypoints)), folder / "market/keypoints.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_params(folder / "market")
+        write_params(folder / "market", [50, 75])
         for stage in (index, poses, subset, plan):
             call(stage)
         for kind in ("all", "subset"):
             call(train_generator, kind)
         for images_of in ("all", "subset", "subset-planned"):
-            call(generate, images_of, "50")
+            for fraction in ("50", "75"):
+                call(generate, images_of, fraction)
+        write_params(folder / "market", [50])
         yield folder
     AcceleratorState._reset_state(True)
 
 
-def outside(folder: Path) -> list[Path]:
-    """Images of the data set that are not in the 50 % subset: training, query and gallery."""
-    used = set(pd.read_csv("data/subsets/50.csv").image)
+def outside(folder: Path, fraction: int) -> list[Path]:
+    """Images of the data set that are not in a subset: training, query and gallery."""
+    used = set(pd.read_csv(f"data/subsets/{fraction}.csv").image)
     market = folder / "market"
     return [file for file in market.rglob("*.jpg") if file.relative_to(market).as_posix() not in used]
 
 
-def results(folder: Path) -> dict[str, str]:
-    made = [*folder.glob("data/plans/**/*.csv"), *folder.glob("data/synthetic/subset*/**/*")]
-    made += folder.glob("models/generator/subset/**/*.safetensors")
-    return {str(file.relative_to(folder)): md5(file) for file in made if file.is_file()}
+def results(folder: Path, fractions: list[int]) -> dict[str, str]:
+    made = []
+    for fraction in fractions:
+        made += folder.glob(f"data/plans/**/{fraction}.csv")
+        made += folder.glob(f"data/synthetic/subset*/{fraction}/*")
+        made += folder.glob(f"models/generator/subset/{fraction}/**/*.safetensors")
+    return {str(file.relative_to(folder)): md5(file) for file in made}
 
 
+@pytest.mark.parametrize("fractions", [[50], [50, 75]])
 def test_the_leak_free_run_reads_no_image_outside_its_subset(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fractions: list[int], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planning, training and generating give the same bytes when all other images are gone.
+    """Planning, training and generating give the same bytes when all images outside the largest are gone.
 
-    Their rows in the tables are gone too. The generator of the paper's protocol cannot be trained then, which
-    shows that the images are.
+    Their rows in the tables are gone too. With the larger subset's images the smaller one's generator is the
+    one that was made without them. The generator of the paper's protocol cannot be trained then, which shows
+    that the images are.
     """
     for name in ("market", "data"):
         shutil.copytree(project / name, tmp_path / name, ignore=shutil.ignore_patterns("synthetic", "plans"))
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path / "market")
-    gone = outside(tmp_path)
-    assert len(gone) == 12 + 4
+    write_params(tmp_path / "market", fractions)
+    largest = fractions[-1]
+    gone = outside(tmp_path, largest)
+    assert len(gone) == 24 * (100 - largest) // 100 + 4
     for file in gone:
         file.unlink()
-    left = pd.read_csv("data/subsets/50.csv").image
+    left = pd.read_csv(f"data/subsets/{largest}.csv").image
     for table in ("data/index.csv", "data/poses.csv", "market/keypoints.csv"):
         rows = pd.read_csv(table)
         write_csv(rows[rows.image.isin(left)], table)
     call(plan)
     call(train_generator, "subset")
-    call(generate, "subset", "50")
-    call(generate, "subset-planned", "50")
-    assert results(tmp_path) == results(project)
-    assert (
-        len(results(project)) == 2 + 2 * (12 + 1) + 3
-    )  # plans; images and manifests; three parts of a model
+    for images_of in ("subset", "subset-planned"):
+        for fraction in fractions:
+            call(generate, images_of, str(fraction))
+    expected = results(project, fractions)
+    assert results(tmp_path, fractions) == expected
+    made = [24 * (100 - fraction) // 100 for fraction in fractions]
+    # Of each subset two plans, images and manifests twice, and three parts of a model.
+    assert len(expected) == sum(2 + 2 * (count + 1) + 3 for count in made)
     for table in ("data/index.csv", "data/poses.csv"):
         shutil.copy(project / table, table)
     with pytest.raises(ValueError, match=r"bounding_box_train/.*: .*No such file"):

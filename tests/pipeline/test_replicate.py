@@ -156,6 +156,42 @@ def test_gains_are_paired_within_each_run_and_over_all():
     halves = [float(row[6].split(" ± ")[1]) for row in cells]
     assert halves[2] < halves[0] == halves[1]  # six pairs about the mean of their run
     assert [row[-1] for row in cells] == ["0", "0.1", "0.05"]
+    assert "Arms against each other" not in "".join(lines), "there is one alone"
+
+
+def test_arms_are_compared_with_the_first_one():
+    """Over the first arm's gain of 1, 2, 3 points the second has 4 more in one run and 6 in the other."""
+    rows = pd.DataFrame(
+        {
+            "world": world,
+            "arm": arm,
+            "train_on": train_on,
+            "fraction": 20,
+            "seed": seed,
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": 20.0 + gain * seed + more,
+            "mAP": 0.0,
+            "mINP": 0.0,
+        }
+        for world in (0, 1)
+        for arm, train_on, gain, more in (
+            ("standard", "none", 0, 0),
+            ("new", "all", 1, 1),
+            ("newer", "subset", 1, 5 + 2 * world),
+        )
+        for seed in range(3)
+    )
+    wanted = settings({}, {}).model_copy(update={"pooled": True})
+    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
+    text = gains(rows, wanted.model_copy(update={"runs": [run]}))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert [row for row in cells if "newer - new" in row] == [
+        ["0", "20 %", "newer - new", "+4.0 ± 0.0", "+0.0 ± 0.0"],
+        ["1", "20 %", "newer - new", "+6.0 ± 0.0", "+0.0 ± 0.0"],
+        ["all", "20 %", "newer - new", "+5.0 ± 0.0", "+0.0 ± 0.0"],
+    ]
 
 
 def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_path):

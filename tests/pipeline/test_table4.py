@@ -179,7 +179,7 @@ def test_the_table_can_be_read() -> None:
         "| 100 % | standard  | -             | 100 + 5 | 72.0 ± 5.0 |             |           | 36.0 ± 2.5 "
         "|            |           |",
     ]
-    assert "| 20 %  | augmented | all           | 15.7 (+2.7) |" in tables
+    assert "| 20 %  | augmented | all           | 15.7 (+2.7 ± 1.3) |" in tables
     alone = stage.render(stage.summarise(ROWS[ROWS.arm == "standard"]), "x")
     assert "+0" not in alone and "nan" not in alone.lower()
 
