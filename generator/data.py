@@ -251,7 +251,7 @@ class JointSampler:
 
     def draw(self, step: int, rank: int = 0, num_processes: int = 1) -> JointBatch:
         """The part of step `step`'s batch that process `rank` of `num_processes` works on."""
-        share = self.settings.batch_size // num_processes
+        share = self.settings.share(num_processes)
         first = step * self.settings.batch_size + rank * share
         draws = [self._draw_one(first + i) for i in range(share)]
         return self._gather({name: np.stack([draw[name] for draw in draws]) for name in draws[0]})

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from generator.grid import VIEWS, join, split
 from generator.model_files import read_json
 from generator.seeding import rng
-from generator.settings import DenoiserSettings
+from generator.settings import DenoiserSettings, check_stock_unet
 from generator.weights import load_model
 
 # CUDA's grid dimensions bound the batch of scaled_dot_product_attention.
@@ -310,12 +310,7 @@ def load_denoiser(
     """
     config = read_json(folder / "config.json")
     if config.get("_class_name") == UNet2DConditionModel.__name__:
-        for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-            if config.get(name) is not None:
-                raise ValueError(
-                    f"{folder} holds a UNet with {name} {config[name]!r}, where one without is needed, "
-                    "such as Stable Diffusion 1.5 and 2.1 have."
-                )
+        check_stock_unet(folder, config)
         unet = load_model(UNet2DConditionModel, folder)
         return IMAGPoseDenoiser.from_unet(unet, encoder_width, settings, seed)
     if config.get("_class_name") != IMAGPoseDenoiser.__name__:

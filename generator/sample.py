@@ -233,7 +233,8 @@ class IMAGPosePipeline(DiffusionPipeline):
         batches after it. No draw depends on the parts; rounding does, by a level of a pixel at most.
 
         Args:
-            views: from `encode_views`, with the pipeline's encoders and sizes.
+            views: from `encode_views`, with the pipeline's encoders and sizes; best on the pipeline's device
+                (`EncodedViews.near`). What a batch needs of them goes there.
             requests: the joint images. Batches are cut from them in order, so that a part of the requests
                 that starts at a multiple of the batch size gives the same images as the whole, byte for byte.
             settings: of the sampler.
@@ -244,7 +245,6 @@ class IMAGPosePipeline(DiffusionPipeline):
         Raises:
             torch.OutOfMemoryError: a single joint image does not fit.
         """
-        views = views.to(self.device)
         self.denoiser.suit_device(self.device)
         for start in range(0, len(requests), settings.batch_size):
             batch = requests[start : start + settings.batch_size]
@@ -270,7 +270,7 @@ class IMAGPosePipeline(DiffusionPipeline):
     ) -> list[NDArray[np.uint8]]:
         """The target views of joint images, all at once; the VAE takes as many views as a batch may have."""
         conditions, noise = self._prepare(views, requests)
-        latents = split(self._denoise(conditions, views.black, noise, settings))
+        latents = split(self._denoise(conditions, views.black.to(self.device), noise, settings))
         wanted = torch.cat(
             [
                 joint[len(r.sources) : len(r.sources) + len(r.poses)]
@@ -285,7 +285,7 @@ class IMAGPosePipeline(DiffusionPipeline):
 
     def _prepare(self, views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Conditions, Tensor]:
         """The conditions and the initial noise [B, C, 2h, 2w] of a batch of joint images."""
-        height, width = views.skeletons.shape[-2:]
+        height, width, device = *views.skeletons.shape[-2:], views.pids.device
         four, visible, skeletons, noise = [], [], [], []
         for request in requests:
             drawn = [torch.from_numpy(draw_skeleton(pose, height, width)) for pose in request.poses]
@@ -295,14 +295,13 @@ class IMAGPosePipeline(DiffusionPipeline):
                 four.append(source)
                 visible.append(is_source)
                 skeletons.append(
-                    views.skeletons[source, 0] if is_source else drawn[index].permute(2, 0, 1).to(self.device)
+                    views.skeletons[source, 0] if is_source else drawn[index].permute(2, 0, 1).to(device)
                 )
                 owner = rng(
                     request.seeds[0 if is_source else index], f"{kind} view", index if is_source else 0, copy
                 )
                 noise.append(owner.standard_normal(views.black.shape, np.float32))
         count = len(requests)
-        device = self.device
         conditions = make_conditions(
             views,
             torch.tensor(four, device=device).view(count, VIEWS),
@@ -312,7 +311,8 @@ class IMAGPosePipeline(DiffusionPipeline):
             mirrored=torch.zeros(count, dtype=torch.int64, device=device),
             keep_features=torch.ones(count, dtype=torch.bool, device=device),
         )
-        return conditions, join(torch.from_numpy(np.stack(noise)).unflatten(0, (count, VIEWS))).to(device)
+        joint_noise = join(torch.from_numpy(np.stack(noise)).unflatten(0, (count, VIEWS)))
+        return conditions.to(self.device), joint_noise.to(self.device)
 
     def _denoise(self, given: Conditions, black: Tensor, noise: Tensor, settings: SampleSettings) -> Tensor:
         """Joint latents [B, C, 2h, 2w] from noise by DDIM (eta 0) with classifier-free guidance (Eq. 5)."""

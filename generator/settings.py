@@ -59,6 +59,16 @@ class DenoiserSettings(_Settings):
                 )
 
 
+def check_stock_unet(folder: Path, config: dict[str, Any]) -> None:
+    """Raise a ValueError if a UNet, whose config.json is given, takes conditions that nothing here makes."""
+    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        if config.get(name) is not None:
+            raise ValueError(
+                f"{folder} holds a UNet with {name} {config[name]!r}, where one without is needed, "
+                "such as Stable Diffusion 1.5 and 2.1 have."
+            )
+
+
 class SchedulerSettings(_Settings):
     """What to change in the base model's scheduler_config.json; null keeps what stands there.
 
@@ -126,6 +136,18 @@ class TrainSettings(_Settings):
         description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",
     )
     checkpoint_every: int = Field(ge=1, le=MOST_STEPS, description="steps between checkpoints")
+
+    def share(self, num_processes: int) -> int:
+        """Joint images of a batch that each process works on.
+
+        Raises:
+            ValueError: the processes cannot share a batch evenly.
+        """
+        if self.batch_size % num_processes:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {num_processes} processes cannot share evenly."
+            )
+        return self.batch_size // num_processes
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

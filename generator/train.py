@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers import DDIMScheduler
 from torch import nn
 from torch.nn.utils import get_total_norm
@@ -68,12 +69,9 @@ def train(
         torch.OutOfMemoryError: not even one joint image at a time fits into memory.
     """
     # 1. Where it runs
-    accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+    accelerator = accelerator or make_accelerator(settings)
     rank, num_processes = accelerator.process_index, accelerator.num_processes
-    if settings.batch_size % num_processes:
-        raise ValueError(
-            f"batch_size is {settings.batch_size}, which {num_processes} processes cannot share evenly."
-        )
+    share = settings.share(num_processes)
     denoiser.suit_device(accelerator.device)
     denoiser.to(accelerator.device).train()
 
@@ -96,7 +94,7 @@ def train(
     with accelerator.main_process_first():  # the main process sets damaged checkpoints aside
         done = checkpoints.load(**state)
     objective, optimiser = accelerator.prepare(objective, optimiser)
-    gradients = MicroBatches(objective, accelerator, settings.batch_size // num_processes)
+    gradients = MicroBatches(objective, accelerator, share)
 
     # 3. The loop
     batch = sampler.draw(done, rank, num_processes).to(accelerator.device)
@@ -141,6 +139,20 @@ def train(
                     checkpoints.save(done, **state)
     accelerator.wait_for_everyone()
     return average
+
+
+def make_accelerator(settings: TrainSettings) -> Accelerator:
+    """The processes and the precision of a training.
+
+    Raises:
+        ValueError: the processes cannot share a batch evenly.
+    """
+    # The denoiser's buffers are constants. To send them before every forward pass would only set the
+    # processes apart where one of them runs out of memory in it and tries again.
+    constants = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[constants])
+    settings.share(accelerator.num_processes)
+    return accelerator
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

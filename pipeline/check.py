@@ -9,6 +9,7 @@ import csv
 import math
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError, safe_open
 
 from generator.model_files import read_json, weight_files
-from generator.settings import DenoiserSettings
+from generator.settings import DenoiserSettings, check_stock_unet
 from pipeline import deepfashion, index
 from pipeline.cli import command_line
 from pipeline.files import SCRATCH, atomic, stage_main
@@ -90,6 +91,10 @@ class _Vae(_Config):
     latent_channels: Count
     block_out_channels: Annotated[list[Count], Field(min_length=1)]
 
+    def factor(self) -> int:
+        """Pixels per latent pixel, along one side."""
+        return math.isqrt(self.in_channels // 3) * 2 ** (len(self.block_out_channels) - 1)
+
 
 class _Vision(_Config):
     hidden_size: Count
@@ -113,7 +118,7 @@ def problems(params: Params) -> list[str]:
         check_cross_datasets,
     )
     # Whether the parts fit together can be said once all of them are there.
-    return _run(alone, params) or _run((check_sizes, check_disk), params)
+    return _run(alone, params) or _run((check_sizes, check_disk, check_memory), params)
 
 
 def _run(checks: tuple[Callable[[Params], None], ...], params: Params) -> list[str]:
@@ -233,7 +238,7 @@ def check_sizes(params: Params) -> None:
     """Views, latents and the parts of the denoiser fit together, so that the joint image can be split."""
     unet, settings = _unet_config(params), params.generator.denoiser
     vae = _read_config(params.generator.base / "vae", "AutoencoderKL", _Vae)
-    factor = math.isqrt(vae.in_channels // 3) * 2 ** (len(vae.block_out_channels) - 1)
+    factor = vae.factor()
     multiple = factor * 2 ** (len(unet.block_out_channels) - 1)
     height, width = params.dataset.height, params.dataset.width
     if height % multiple or width % multiple:
@@ -324,7 +329,7 @@ def check_arms(params: Params) -> None:
 
 
 def check_compiler(params: Params) -> None:
-    """torch.compile finds the compiler that it needs for its kernels."""
+    """torch.compile finds the compiler and the headers that it needs for its kernels."""
     if not params.generator.train.compile:
         return
     named = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang", "clang++"]
@@ -332,6 +337,12 @@ def check_compiler(params: Params) -> None:
         raise ValueError(
             "generator.train.compile is true; there is no C compiler, expected gcc or clang (false does "
             "without)"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise ValueError(
+            f"generator.train.compile is true; {header} is missing, expected Python's headers, which "
+            "systems have in packages like python3-dev (false does without)"
         )
 
 
@@ -359,11 +370,35 @@ def check_disk(params: Params) -> None:
         )
 
 
+def check_memory(params: Params) -> None:
+    """The encoded training images, which every process of a training keeps, fit into memory."""
+    root, settings, size = params.dataset.root, params.generator, params.dataset
+    if root == WORLD:
+        return
+    folders = (root / name for name in _FORMATS[params.dataset.format][1][0])
+    count = sum(1 for _ in next(folder for folder in folders if folder.is_dir()).glob("*.jpg"))
+    _, token_width, patch = _encoder(settings.image_encoder)
+    vae = _read_config(settings.base / "vae", "AutoencoderKL", _Vae)
+    tokens = 1 + settings.token_height // patch * (settings.token_width // patch)
+    latents = vae.latent_channels * size.height * size.width // vae.factor() ** 2
+    view = 2 * tokens * token_width + 3 * size.height * size.width + 4 * latents  # bytes, as EncodedViews
+    needed = count * view * (2 if settings.train.flip else 1)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if there < needed:
+        raise ValueError(
+            f"{root} has {count} training images; expected {needed / 1e9:.0f} GB of memory for what each "
+            f"process keeps of them, where there are {there / 1e9:.0f} (generator.train.flip: 0 takes half, "
+            "a smaller generator.image_encoder less)"
+        )
+
+
 def _unet_config(params: Params) -> _Unet:
     """The stock UNet's configuration; a saved denoiser must also be one that the settings can be made of."""
     folder = params.generator.denoiser_folder
     if folder.name == "unet":
-        return _read_config(folder, "UNet2DConditionModel", _Unet)
+        stock = _read_config(folder, "UNet2DConditionModel", _Unet)
+        check_stock_unet(folder, read_json(folder / "config.json"))
+        return stock
     config = _read_config(folder, "IMAGPoseDenoiser", _Denoiser)
     settings: DenoiserSettings = params.generator.denoiser
     saved = read_json(folder / "config.json")

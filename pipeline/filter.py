@@ -25,7 +25,7 @@ import reid
 from generator.encoders import encode_tokens, load_image_encoder, to_float
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
-from pipeline.files import atomic, md5, scratch, stage_main, write_csv
+from pipeline.files import atomic, md5, progress, scratch, stage_main, write_csv
 from pipeline.images import load_images
 from pipeline.index import read_index
 from pipeline.marks import save_composite
@@ -154,7 +154,8 @@ def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> tuple[Jud
 
     def tokens(files: list[Path]) -> np.ndarray:
         parts = []
-        for start in range(0, len(files), section.encode_batch):
+        starts = range(0, len(files), section.encode_batch)
+        for start in progress(starts, len(starts), "encoding"):
             batch = files[start : start + section.encode_batch]
             images = load_images(batch, params.dataset.height, params.dataset.width)
             found = encode_tokens(

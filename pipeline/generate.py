@@ -3,8 +3,8 @@
 Reads data/plans/<fraction>.csv and the generator that may be used for it; writes
 data/synthetic/<train_on>/<fraction>/ with the images, under Market-1501 names, and manifest.csv. With
 `all-planned` or `subset-planned` in the place of <train_on> it follows data/plans/planned/<fraction>.csv.
-On n processes: `accelerate launch --num_processes n -m pipeline.generate all 20`; the files are the same,
-byte for byte.
+On n processes: `accelerate launch --multi_gpu --num_processes n -m pipeline.generate all 20`; the files are
+the same, byte for byte.
 """
 
 import shutil
@@ -135,6 +135,17 @@ def generate(
     parts.to(state.device)
     parts.denoiser.suit_device(state.device)
     sources = _sources(plan)
+    poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
+    requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
+    names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
+    if state.is_main_process:
+        flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
+        print(
+            f"{len(plan)} images to generate from {len(sources)} sources in {len(requests)} joint images, "
+            f"{settings.steps} steps each, "
+            f"{in_words(flops)}",
+            flush=True,
+        )
     views = encode_images(
         params.dataset,
         sources,
@@ -142,17 +153,7 @@ def generate(
         parts,
         params.generator.encode_batch,
         flip=False,
-    )
-    poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
-    requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
-    names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
-    if state.is_main_process:
-        flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
-        print(
-            f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
-            f"{in_words(flops)}",
-            flush=True,
-        )
+    ).near(state.device)
     size = settings.batch_size
     batches = range(state.process_index * size, len(requests), state.num_processes * size)
     with tqdm(

@@ -3,6 +3,8 @@
 import ctypes
 import sys
 
+import torch
+
 # Parameter numbers of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
@@ -13,7 +15,9 @@ def keep_memory() -> None:
     What this saves depends on what a page fault costs on the machine; `python -m benchmarks.memory` measures
     it. Other C libraries keep their own ways.
     """
-    if not sys.platform.startswith("linux"):
+    if (
+        not sys.platform.startswith("linux") or torch.cuda.is_available()
+    ):  # whose steps need no large blocks here
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl

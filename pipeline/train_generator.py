@@ -3,7 +3,7 @@
 `all`, the paper's protocol, makes one model, models/generator/all/100. `subset` makes one per share,
 models/generator/subset/<fraction>, which never saw an image outside its subset (leak-free). Each is a
 folder that `IMAGPosePipeline.from_pretrained` loads, with its model card, README.md. On n processes:
-`accelerate launch --num_processes n -m pipeline.train_generator all`.
+`accelerate launch --multi_gpu --num_processes n -m pipeline.train_generator all`.
 """
 
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_f
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline
 from generator.scheduler import load_scheduler
-from generator.train import train
+from generator.train import make_accelerator, train
 from pipeline.checkpoints import Checkpoints
 from pipeline.cli import command_line
 from pipeline.curve import Curve
@@ -184,7 +184,7 @@ def main() -> None:
     params = load_params()
     index = read_index().set_index("image")
     launched_processes()
-    accelerator = Accelerator(mixed_precision=params.generator.train.mixed_precision)
+    accelerator = make_accelerator(params.generator.train)
     curves = []
     with atomic(MODELS / which) if accelerator.is_main_process else nullcontext() as folder:
         for fraction in [100] if which == "all" else params.subset.fractions:

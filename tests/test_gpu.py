@@ -52,7 +52,7 @@ def test_a_denoiser_trains_in_every_precision_and_compiled(tmp_path, changes):
 def test_images_are_those_of_a_cpu_but_for_rounding():
     size = {"view_size": tiny.VIEW_SIZE, "token_size": tiny.TOKEN_SIZE}
     made = []
-    for device in ("cpu", "cuda"):
+    for device, views_on in (("cpu", "cpu"), ("cuda", "cpu"), ("cuda", "cuda")):
         parts = pipeline().to(device)
         views = encode_views(
             PEOPLE,
@@ -63,10 +63,11 @@ def test_images_are_those_of_a_cpu_but_for_rounding():
             **size,
             flip=False,
             batch_size=4,
-        )
+        ).to(views_on)
         (images,) = parts.generate(views, [request(targets=3)], SETTINGS)
         made.append(images.astype(int))
     assert np.abs(made[0] - made[1]).mean() < 1
+    assert np.abs(made[1] - made[2]).mean() < 0.01, "where the views lie makes no difference"
 
 
 def test_a_re_id_model_learns_and_gives_features():

@@ -1,12 +1,13 @@
 """A tiny training as a process of its own, for test_train.py: killed after some step, or one of several.
 
 Usage: python -m tests.generator.killed <checkpoint folder> <step of the kill, or 0> <file for the weights>
-LARGEST in the environment: samples beyond which its memory runs out.
+LARGEST in the environment: samples beyond which its memory runs out; COMPILE: the backend of torch.compile.
 """
 
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,13 @@ def main() -> None:
 
     if "LARGEST" in os.environ:
         tiny.run_out_of_memory(pytest.MonkeyPatch(), int(os.environ["LARGEST"]))
+    backend = os.environ.get("COMPILE")
+    if backend:
+        torch.compile = partial(torch.compile, backend=backend)  # type: ignore[assignment]
+    settings = tiny.TRAIN.model_copy(update={"compile": backend is not None})
     views = tiny.views([1] * 5 + [2])
     average = train(
-        tiny.denoiser(), views, tiny.scheduler(), tiny.TRAIN, seed=1, checkpoints=Checkpoints(folder), log=log
+        tiny.denoiser(), views, tiny.scheduler(), settings, seed=1, checkpoints=Checkpoints(folder), log=log
     )
     if os.environ.get("RANK", "0") == "0":
         save_file(average.state_dict(), out)

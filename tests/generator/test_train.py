@@ -178,15 +178,28 @@ def test_two_processes_train_as_one_even_if_one_of_them_runs_out_of_memory(tmp_p
 
     The second process can hold one sample of its two; the first must take one at a time, too.
     """
+    found = train_on_two_processes(tmp_path, {}, {"LARGEST": "1"})
+    torch.testing.assert_close(found, dict(uninterrupted), rtol=1e-3, atol=1e-4)
+
+
+def train_on_two_processes(folder, *environments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    out = tmp_path / "weights"
-    short = {"0": {}, "1": {"LARGEST": "1"}}
-    processes = [start(tmp_path, out, RANK=rank, LOCAL_RANK=rank, **world, **short[rank]) for rank in "01"]
+    out = folder / "weights"
+    processes = [
+        start(folder, out, RANK=str(rank), LOCAL_RANK=str(rank), **world, **environment)
+        for rank, environment in enumerate(environments)
+    ]
     assert [process.wait() for process in processes] == [0, 0]
-    torch.testing.assert_close(load_file(out), dict(uninterrupted), rtol=1e-3, atol=1e-4)
+    return load_file(out)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_compiled(tmp_path, uninterrupted):
+    found = train_on_two_processes(tmp_path, {"COMPILE": "aot_eager"}, {"COMPILE": "aot_eager"})
+    torch.testing.assert_close(found, dict(uninterrupted), rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_that_is_short_of_memory_ends_in_the_same_weights_up_to_rounding(

@@ -1,13 +1,16 @@
 """What later stages will need is there, or is named in one sentence before any work starts."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,10 +18,13 @@ import torchvision
 from diffusers import PNDMScheduler
 from safetensors.torch import save_file
 
+from generator.data import encode_views
 from pipeline import check
 from pipeline.checkpoints import KEEP
 from pipeline.files import write_csv
+from pipeline.images import read_image
 from pipeline.params import FilterSettings, Params, load_params
+from pipeline.train_generator import load_parts
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder, save_image
 
@@ -120,6 +126,7 @@ def test_wrong_configurations_are_named(params: Params, tmp_path: Path) -> None:
     for file, changes, named in [
         (base / "unet/config.json", {"in_channels": 9}, "9 input and 4 output channels; expected 4 of both"),
         (base / "unet/config.json", {"_class_name": "UNet2DModel"}, "expected a diffusers UNet2DCondition"),
+        (base / "unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type 'text_time'"),
         (
             base / "unet/config.json",
             {"block_out_channels": [12, 16]},
@@ -303,6 +310,9 @@ def test_openpose_file(params: Params, tmp_path: Path) -> None:
 
     (tmp_path / "market/keypoints.csv").unlink()  # of no use now
     assert found(save(tmp_path / "body.pth", 19)) == []
+    state = torch.load(tmp_path / "body.pth", weights_only=True)
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)  # as before torch 1.6
+    assert found(tmp_path / "old.pth") == []
     assert "L2.weight with 19 outputs is missing" in found(save(tmp_path / "body_25.pth", 26))[0]
     assert "there is no such file; expected OpenPose's body_pose_model.pth" in found(tmp_path / "none.pth")[0]
 
@@ -419,7 +429,7 @@ def test_the_disk_must_hold_the_checkpoints_of_every_training(
         assert f"expected about {needed:.1f} GB for checkpoints" in found
 
 
-def test_compiling_needs_a_compiler(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_needs_a_compiler(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = params.generator.train.model_copy(update={"compile": True})
     compiled = changed(params, generator={"train": train})
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -429,7 +439,38 @@ def test_compiling_needs_a_compiler(params: Params, monkeypatch: pytest.MonkeyPa
         "generator.train.compile is true; there is no C compiler, expected gcc or clang (false does without)"
     ]
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert check.problems(compiled) == []
+    (tmp_path / "Python.h").unlink()
+    (found,) = check.problems(compiled)
+    assert "Python.h is missing, expected Python's headers" in found
+
+
+def test_too_little_memory_is_named(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process of the training keeps is known from the configurations: here by hand."""
+    assert check.problems(params) == []
+    settings = params.generator
+    parts = load_parts(params)
+    root, images = params.dataset.root, sorted((params.dataset.root / "bounding_box_train").glob("*.jpg"))
+    views = encode_views(
+        (np.array(read_image(image)) for image in images),
+        np.zeros((len(images), 18, 3)),
+        np.zeros(len(images), int),
+        parts.vae,
+        parts.image_encoder,
+        view_size=parts.view_size,
+        token_size=parts.token_size,
+        flip=True,
+        batch_size=4,
+    )
+    kept = (views.latent_mean, views.latent_std, views.tokens, views.skeletons)
+    needed = sum(part.nbytes for part in kept)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed}.get)
+    assert settings.train.flip > 0 and check.problems(params) == []
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed - 1}.get)
+    (found,) = check.problems(params)
+    assert f"{root} has {len(images)} training images; expected 0 GB of memory" in found
 
 
 def test_images_that_a_filter_reads_are_looked_for(params: Params, tmp_path: Path) -> None:

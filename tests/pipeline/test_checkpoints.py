@@ -98,10 +98,14 @@ def test_a_good_checkpoint_on_a_disk_that_fails_stays_where_it_is(tmp_path, monk
     model, _ = trained()
     Checkpoints(tmp_path).save(1, model=model)
 
-    def fail(path):
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    really_open = Path.open
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    def fail(path, *arguments, **options):
+        if path.suffix == ".safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError, match=r"tensors\.safetensors"):
         Checkpoints(tmp_path).load(model=model)
     monkeypatch.undo()
