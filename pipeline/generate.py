@@ -141,9 +141,8 @@ def generate(
     if state.is_main_process:
         flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
         print(
-            f"{len(plan)} images to generate from {len(sources)} sources in {len(requests)} joint images, "
-            f"{settings.steps} steps each, "
-            f"{in_words(flops)}",
+            f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
+            f"{in_words(flops)}; {len(sources)} sources to encode",
             flush=True,
         )
     views = encode_images(

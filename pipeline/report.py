@@ -300,10 +300,10 @@ def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[st
     }
 
 
-def filters_section(rows: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def filters_section(params: Params) -> list[dict[str, Any]]:
     """Each filter's picture, how its scores are distributed and examples, and what it did to rank-1.
 
-    That is told by arms which differ in their folder of images alone; `rows` has their results.
+    That is told by arms which differ in their folder of images alone.
     """
     recipes = {name: arm.model_dump(exclude={"synthetic"}) for name, arm in params.arms.items()}
     sections = []
@@ -319,6 +319,7 @@ def filters_section(rows: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
             and params.arms[other].synthetic == params.filters[name].synthetic
             and recipes[arm] == recipes[other]
         ]
+        rows = table4.collect(table4.RESULTS, params) if pairs else pd.DataFrame()
         sections.append(
             {
                 "name": name,
@@ -461,8 +462,8 @@ def _commit() -> str:
 
 def make_report(params: Params) -> str:
     """Put the page together from what the stages wrote."""
-    index, rows = read_index(), table4.collect(table4.RESULTS, params)
-    print(f"{len(rows)} models and {len(index)} images to report on", flush=True)
+    index = read_index()
+    print(f"{len(index)} images and {1 + len(params.arms)} arms to report on", flush=True)
     summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
@@ -474,7 +475,7 @@ def make_report(params: Params) -> str:
         data=data_section(index, params),
         curves=curves_section(params),
         galleries=galleries_section(index, params),
-        filters=filters_section(rows, params),
+        filters=filters_section(params),
         rankings=rankings_section(index, params),
         worst=worst_generated(index, params),
         stages=stages_section(),

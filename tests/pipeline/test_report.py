@@ -202,7 +202,7 @@ def test_the_worst_images_may_come_from_outside_too(run: Params) -> None:
 
 
 def test_filters_show_their_pictures(run: Params) -> None:
-    assert report.filters_section(table4.collect(table4.RESULTS, run), run) == []
+    assert report.filters_section(run) == []
     recipe = FilterSettings(
         synthetic=SYNTHETIC / "all", judge="subset", min_agreement=0.9, min_diversity=0.0, seed=0
     )
@@ -228,8 +228,7 @@ def test_filters_show_their_pictures(run: Params) -> None:
     ranks = {"augmented": [50.0, 52.0], "sure": [51.0, 55.0], "surer": [0.0, 0.0]}
     for name, rank1 in ranks.items():
         write_csv(models(name, "all", 50, rank1), table4.RESULTS / f"{name}.csv")
-    several = filtered.model_copy(update={"arms": arms})
-    (section,) = report.filters_section(table4.collect(table4.RESULTS, several), several)
+    (section,) = report.filters_section(filtered.model_copy(update={"arms": arms}))
     # Differences 1 and 3: mean 2, sd sqrt(2), t(0.975, 1) = 12.706; surer differs in its weight, too.
     assert section["changes"] == [("sure", "augmented", {50: "+2.0 ± 12.7"})]
 
