@@ -15,9 +15,9 @@ def keep_memory() -> None:
     What this saves depends on what a page fault costs on the machine; `python -m benchmarks.memory` measures
     it. Other C libraries keep their own ways.
     """
-    if (
-        not sys.platform.startswith("linux") or torch.cuda.is_available()
-    ):  # whose steps need no large blocks here
+    if torch.cuda.is_available():  # whose steps have their large blocks on the GPU
+        return
+    if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl
