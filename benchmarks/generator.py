@@ -121,7 +121,7 @@ def encode(parts: IMAGPosePipeline, count: int) -> EncodedViews:
         token_size=parts.token_size,
         flip=False,
         batch_size=16,
-    )
+    ).near(parts.device)
 
 
 def encode_joint(parts: IMAGPosePipeline) -> None:

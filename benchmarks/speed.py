@@ -88,7 +88,7 @@ def generate(
         token_size=parts.token_size,
         flip=False,
         batch_size=settings.batch_size,
-    )
+    ).near(parts.device)
     wanted = requests(method, len(photos), poses[:, 1:])
     images = np.concatenate(list(parts.generate(views, wanted, settings)))
     return images, time.perf_counter() - start

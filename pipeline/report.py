@@ -463,7 +463,6 @@ def _commit() -> str:
 def make_report(params: Params) -> str:
     """Put the page together from what the stages wrote."""
     index = read_index()
-    print(f"{len(index)} images and {1 + len(params.arms)} arms to report on", flush=True)
     summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
@@ -485,7 +484,9 @@ def make_report(params: Params) -> str:
 
 def main() -> None:
     """Run the stage."""
-    page = make_report(load_params())
+    params = load_params()
+    print(f"{1 + len(params.arms)} arms at {len(params.subset.fractions)} fractions to report on", flush=True)
+    page = make_report(params)
     with atomic(REPORT) as file:
         file.write_text(page, encoding="utf-8")
 
