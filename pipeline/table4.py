@@ -61,6 +61,7 @@ PUBLISHED = {
 }
 PUBLISHED_FULL = 76.7  # 100 % real images
 _COLOURS = ("#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+_HATCHES = ("", "////", "....", "xxxx")  # for arms beyond the colours
 _FULL = "100 % real images"
 
 INTERVALS = (
@@ -348,7 +349,10 @@ def draw(summary: Summary, dataset: str) -> Figure:
                 0.92 * width,
                 yerr=halves if any(halves) else None,
                 label=arm if train_on == "none" else f"{arm} (generator saw: {train_on})",
-                color=_COLOURS[i % len(_COLOURS)],
+                facecolor=_COLOURS[i % len(_COLOURS)],
+                edgecolor="white",
+                linewidth=0,
+                hatch=_HATCHES[i // len(_COLOURS) % len(_HATCHES)],
                 error_kw={"elinewidth": 1, "capsize": 2.5},
             )
         if full is not None:

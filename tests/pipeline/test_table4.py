@@ -276,3 +276,12 @@ def test_one_seed_and_no_reference_can_be_drawn() -> None:
     rows = ROWS[(ROWS.seed == 0) & (ROWS.fraction == 20)]
     figure = stage.draw(stage.summarise(rows), "x")
     assert len(figure.axes[0].containers) == 2
+
+
+def test_no_two_of_many_arms_look_alike() -> None:
+    augmented = ROWS[ROWS.arm == "augmented"]
+    rows = pd.concat([ROWS[ROWS.arm == "standard"], *(augmented.assign(arm=f"arm{i}") for i in range(12))])
+    axis = stage.draw(stage.summarise(rows), "x").axes[0]
+    bars = [container for container in axis.containers if isinstance(container, BarContainer)]
+    looks = {(bar.patches[0].get_facecolor(), bar.patches[0].get_hatch()) for bar in bars}
+    assert len(bars) == len(looks) == 13
