@@ -7,7 +7,7 @@ LARGEST in the environment: samples beyond which its memory runs out; COMPILE: t
 import os
 import signal
 import sys
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,10 @@ def main() -> None:
     backend = os.environ.get("COMPILE")
     if backend:
         torch.compile = partial(torch.compile, backend=backend)  # type: ignore[assignment]
+        # Gradients travel in buckets, and dynamo cuts the graph between them: some here, as at full size.
+        ddp = torch.nn.parallel.DistributedDataParallel
+        ddp.__init__ = partialmethod(ddp.__init__, bucket_cap_mb=0.05)  # type: ignore[assignment]
+        torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = 10_000
     settings = tiny.TRAIN.model_copy(update={"compile": backend is not None})
     views = tiny.views([1] * 5 + [2])
     average = train(
