@@ -499,7 +499,7 @@ def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(tmp_pat
         for section, settings_ in YAML(typ="safe", pure=True).load(recipe).items():
             values[section] |= settings_
     params = load_params(dump(values, tmp_path / "params.yaml"))
-    assert len(params.arms) == 13
+    assert len(params.arms) == 14
     assert set(ArmSettings.model_fields) == set(VALUES["arms"]["augmented"])
     assert all(f"`{key}`" in text for key in ArmSettings.model_fields)
 
