@@ -18,8 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pipeline.cli import command_line
-from pipeline.files import stage_main
+from pipeline.runtime.stage import command_line, stage_main
 from reid.evaluate import distances, evaluate
 from reid.rerank import rerank
 

@@ -1,7 +1,7 @@
 """Time training and sampling of the generator with random weights, and the same work done naively.
 
 On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G, with the settings of
-params.market1501.yaml. Without one: the embedded run's, at 128x64, with small batches and few steps, to see
+profiles/market1501.yaml. Without one: the embedded run's, at 128x64, with small batches and few steps, to see
 that it works. Naive is one joint image at a time through all networks, without cached conditions, with one
 target view. A batch that does not fit into memory is taken in parts, as in a run: "128 in 32s".
 """
@@ -27,10 +27,9 @@ from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings, TrainSettings
 from generator.train import train
-from pipeline.cli import command_line
-from pipeline.files import stage_main
-from pipeline.memory import keep_memory
 from pipeline.params import Params, load_params
+from pipeline.runtime.memory import keep_memory
+from pipeline.runtime.stage import command_line, stage_main
 
 # Dense bf16 peaks of the vendors' data sheets, FLOP/s.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -263,7 +262,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    params = load_params("params.yaml" if device.type == "cpu" else "params.market1501.yaml")
+    params = load_params("params.yaml" if device.type == "cpu" else "profiles/market1501.yaml")
     compiled = params.generator.train.compile if arguments.compile is None else arguments.compile
     sizes = arguments.sizes or ([(128, 64)] if device.type == "cpu" else [(128, 64), (512, 384)])
     name = (

@@ -1,20 +1,20 @@
 """Time a VAE training step on the CPU, with freed memory returned to the system and kept in the process.
 
-Each is timed in new processes. Stages keep it (`pipeline.memory.keep_memory`).
+Each is timed in new processes. Stages keep it (`pipeline.runtime.memory.keep_memory`).
 """
 
 import statistics
 import subprocess
 import sys
 
-from pipeline.cli import command_line
+from pipeline.runtime.stage import command_line
 
 ROUNDS = 3
 STEP = """
 import sys, time, torch
-from generator.base_settings import VaeSettings
-from generator.vae import build_vae
-from pipeline.memory import keep_memory
+from foundation.settings import VaeSettings
+from foundation.vae import build_vae
+from pipeline.runtime.memory import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 settings = dict(latent_channels=4, layers=1, norm_groups=16, steps=1, batch_size=16, learning_rate=1e-3)

@@ -23,8 +23,7 @@ from torch import nn
 
 from generator.keypoints import KEYPOINT_NAMES, LIMBS
 from pipeline import poses
-from pipeline.cli import command_line
-from pipeline.files import stage_main
+from pipeline.runtime.stage import command_line, stage_main
 
 IMAGES, HEIGHT, WIDTH = 5, 128, 64
 _CELL = 8  # pixels of the network's input per cell of its maps

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.cli import command_line
-from pipeline.files import stage_main
-from pipeline.memory import keep_memory
 from pipeline.params import load_params
+from pipeline.runtime.memory import keep_memory
+from pipeline.runtime.stage import command_line, stage_main
 from reid.settings import ReidSettings
 from reid.train import REPORT_EVERY, train
 
@@ -56,7 +55,7 @@ def main() -> None:
     settings, batch = params.reid, params.reid.identities_per_batch * params.reid.images_per_identity
     seconds = seconds_per_iteration(settings, arguments.rounds, device)
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    models = len(params.subset.fractions) * len(settings.seeds)
+    models = len(params.subset.percents) * len(settings.seeds)
     minutes = settings.iterations * seconds / 60
     print(
         f"{where}: {settings.backbone}, batch {batch} of {settings.height}x{settings.width}, "

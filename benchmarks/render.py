@@ -9,7 +9,7 @@ from time import process_time
 
 import cv2
 
-from pipeline.cli import command_line
+from pipeline.runtime.stage import command_line
 from pipeline.world.camera import sample_view
 from pipeline.world.dataset import JPEG_QUALITY
 from pipeline.world.person import sample_person

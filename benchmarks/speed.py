@@ -27,14 +27,13 @@ from generator.data import encode_views
 from generator.metrics import ssim
 from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
-from pipeline.cli import command_line
-from pipeline.files import atomic, stage_main, write_json
-from pipeline.images import read_image
-from pipeline.index import read_index
+from pipeline.artifacts import read_index, read_poses
+from pipeline.datasets.images import read_image
+from pipeline.datasets.views import from_view, to_view
 from pipeline.params import load_params
-from pipeline.poses import read_poses
-from pipeline.preview import load_model
-from pipeline.views import from_view, to_view
+from pipeline.runtime.outputs import atomic, write_json
+from pipeline.runtime.stage import command_line, stage_main
+from tools.preview import load_model
 
 TARGETS = 3  # poses per person
 REPORT = Path("reports/speed.json")

@@ -10,11 +10,11 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.seeding import make_rng
 from generator.encoders import ImageEncoder, encode_latents, encode_tokens, resize, to_float
 from generator.grid import VIEWS, join, joint_mask
 from generator.keypoints import flip_keypoints
 from generator.pose import draw_skeleton
-from generator.seeding import rng
 from generator.settings import TrainSettings
 
 
@@ -257,7 +257,7 @@ class JointSampler:
         return self._gather({name: np.stack([draw[name] for draw in draws]) for name in draws[0]})
 
     def _draw_one(self, index: int) -> dict[str, NDArray]:
-        generator, settings = rng(self.seed, "joint", index), self.settings
+        generator, settings = make_rng(self.seed, "joint", index), self.settings
         anchor = generator.integers(len(self._person_of))
         images = self._images_of[self._person_of[anchor]]
         others = generator.permutation(images[images != anchor])

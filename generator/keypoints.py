@@ -75,3 +75,18 @@ def flip_keypoints(keypoints: NDArray[np.floating], width: int) -> NDArray[np.fl
     flipped = keypoints[..., list(FLIP_ORDER), :]
     flipped[..., 0] = width - 1 - flipped[..., 0]
     return flipped
+
+
+def pose_distance(
+    pose: NDArray[np.floating], others: NDArray[np.floating], height: int
+) -> NDArray[np.float64]:
+    """Mean distance in pixels between the keypoints of one pose [18, 3] and of each of others [N, 18, 3].
+
+    A keypoint that only one of them shows counts as a quarter of the image's height; one that neither shows
+    does not count at all.
+    """
+    one, other = pose[None, :, 2] > 0, others[..., 2] > 0
+    apart = np.linalg.norm(others[..., :2] - pose[None, :, :2], axis=-1)
+    apart = np.where(one & other, apart, height / 4)
+    shown = one | other
+    return (apart * shown).sum(-1) / np.maximum(shown.sum(-1), 1)

@@ -26,9 +26,9 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.seeding import make_rng
 from generator.grid import VIEWS, join, split
 from generator.model_files import read_json
-from generator.seeding import rng
 from generator.settings import DenoiserSettings, check_stock_unet
 from generator.weights import load_model
 
@@ -117,7 +117,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
             config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
             denoiser = cls(unet_config=config, encoder_width=encoder_width, **settings.model_dump())
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng(seed, "denoiser").integers(2**63)))
+            torch.manual_seed(int(make_rng(seed, "denoiser").integers(2**63)))
             denoiser._assemble(unet)
         return denoiser
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from common.seeding import make_rng
 from generator.data import Conditions, EncodedViews, encode_views, make_conditions
 from generator.encoders import ImageEncoder, decode_latents, load_image_encoder, load_vae, to_bytes
 from generator.grid import VIEWS, join, split
@@ -22,7 +23,6 @@ from generator.model import IMAGPoseDenoiser
 from generator.model_files import read_json
 from generator.pose import draw_skeleton
 from generator.scheduler import load_scheduler
-from generator.seeding import rng
 from generator.settings import Condition, SampleSettings, SchedulerSettings
 from generator.weights import load_model
 
@@ -297,7 +297,7 @@ class IMAGPosePipeline(DiffusionPipeline):
                 skeletons.append(
                     views.skeletons[source, 0] if is_source else drawn[index].permute(2, 0, 1).to(device)
                 )
-                owner = rng(
+                owner = make_rng(
                     request.seeds[0 if is_source else index], f"{kind} view", index if is_source else 0, copy
                 )
                 noise.append(owner.standard_normal(views.black.shape, np.float32))

@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from common.settings import Probability, Settings
 
 Condition = Literal["features", "image"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 MOST_IMAGES = 65_536  # in a batch
 MOST_STEPS = 100_000_000
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class DenoiserSettings(_Settings):
+class DenoiserSettings(Settings):
     """The parts that IMAGPose adds to a stock UNet; Table 2's ablations B0 to B4 are its three switches."""
 
     cva: bool = Field(description="cross-view attention after every cross-attention (B1, B3)")
@@ -69,7 +66,7 @@ def check_stock_unet(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-class SchedulerSettings(_Settings):
+class SchedulerSettings(Settings):
     """What to change in the base model's scheduler_config.json; null keeps what stands there.
 
     One scheduler serves training and sampling; the authors' code trains on one and samples on another.
@@ -94,7 +91,7 @@ class SchedulerSettings(_Settings):
         return self
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """One training run of the denoiser."""
 
     steps: int = Field(ge=1, le=MOST_STEPS, description="optimiser steps (paper 300,000)")
@@ -158,7 +155,7 @@ class TrainSettings(_Settings):
         return self
 
 
-class SampleSettings(_Settings):
+class SampleSettings(Settings):
     """How images are drawn from the denoiser."""
 
     steps: int = Field(ge=1, le=1000, description="DDIM steps (paper 20)")

@@ -20,24 +20,16 @@ from safetensors import SafetensorError, safe_open
 
 from generator.model_files import read_json, weight_files
 from generator.settings import DenoiserSettings, check_stock_unet
-from pipeline import deepfashion, index
-from pipeline.cli import command_line
-from pipeline.files import SCRATCH, atomic, stage_main
-from pipeline.params import FILTERED, SYNTHETIC, Params, load_params
-from pipeline.synthetic import list_synthetic
-
-CHECKED = Path("data/checked.txt")
-WORLD = Path("data/world")  # what the stage `world` renders
-_MADE_HERE = (SYNTHETIC, FILTERED)  # what the stages `generate` and `filter` write
+from pipeline.artifacts import CHECKED, WORLD
+from pipeline.datasets.formats import FORMATS, Format
+from pipeline.import_images import list_folder
+from pipeline.params import Params, load_params
+from pipeline.runtime.outputs import atomic
+from pipeline.runtime.scratch import SCRATCH
+from pipeline.runtime.stage import command_line, stage_main
 
 Shapes = dict[str, tuple[int, ...]]  # of the tensors in a file or folder of weights, by name
 
-# dataset.format -> what it is called, its folders (any of the names in a row), and its keypoints.
-_MARKET = ("Market-1501", tuple((name,) for name in index.FOLDERS), ("keypoints.csv",))
-_FORMATS = {
-    "market1501": _MARKET,
-    "deepfashion": ("DeepFashion", (*deepfashion.FOLDERS.values(),), (*deepfashion.ANNOTATIONS.values(),)),
-}
 
 # config.json's model_type -> where its vision half is described, its default width and patch, and a tensor.
 _ENCODERS: dict[str, tuple[str | None, int, int, str]] = {
@@ -113,7 +105,7 @@ def problems(params: Params) -> list[str]:
         check_image_encoder,
         check_scores,
         check_resnet,
-        check_arms,
+        check_imports,
         check_compiler,
         check_cross_datasets,
     )
@@ -138,9 +130,9 @@ def check_dataset(params: Params) -> None:
     root = params.dataset.root
     if root == WORLD:
         return
-    name, folders, keypoints = _FORMATS[params.dataset.format]
-    _check_images("dataset.root", root, name, folders)
-    for file in keypoints if params.poses.source == "annotations" else ():
+    form = FORMATS[params.dataset.format]
+    _check_images("dataset.root", root, form)
+    for file in form.KEYPOINT_FILES if params.poses.source == "annotations" else ():
         if not (root / file).is_file():
             raise ValueError(
                 f"{root / file} is missing; expected the keypoints of every image, since poses.source "
@@ -152,11 +144,12 @@ def check_cross_datasets(params: Params) -> None:
     """The further data sets of the test have the folders of Market-1501's format."""
     for name, root in params.cross_datasets.items():
         if root != WORLD:
-            _check_images(f"cross_datasets.{name}", root, *_MARKET[:2])
+            _check_images(f"cross_datasets.{name}", root, FORMATS["market1501"])
 
 
-def _check_images(key: str, root: Path, layout: str, folders: tuple[tuple[str, ...], ...]) -> None:
-    """Raise a ValueError unless `root` has, of each row of names, a folder with images."""
+def _check_images(key: str, root: Path, form: Format) -> None:
+    """Raise a ValueError unless `root` has the folders of a format, each with images."""
+    folders, layout = list(form.FOLDERS.values()), form.NAME
     rows = [" or ".join(f"{name}/" for name in names) for names in folders]
     for names, row in zip(folders, rows, strict=True):
         folder = next((root / name for name in names if (root / name).is_dir()), None)
@@ -309,23 +302,14 @@ def check_resnet(params: Params) -> None:
         raise ValueError(f"reid.weights is {file}, {problem}; expected {expected}")
 
 
-def check_arms(params: Params) -> None:
-    """Images that other generators made are there, for every fraction, and it is known whom they show."""
-    folders = {f"arms.{name}.synthetic": arm.synthetic for name, arm in params.arms.items()}
-    folders |= {f"filters.{name}.synthetic": chosen.synthetic for name, chosen in params.filters.items()}
-    for key, folder in folders.items():
-        if folder.parent in _MADE_HERE:
-            continue
-        if not folder.is_dir():
-            raise ValueError(
-                f"{key} is {folder}; there is no such folder, expected images or a folder of images per "
-                "fraction"
-            )
-        for fraction in params.subset.fractions:
+def check_imports(params: Params) -> None:
+    """Images that other generators made are there, for every percent, and it is known whom they show."""
+    for name, settings in params.imports.items():
+        for percent in params.subset.percents:
             try:
-                list_synthetic(folder, fraction)
+                list_folder(settings.folder, percent)
             except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"{key} is {folder}: {error}") from None
+                raise ValueError(f"imports.{name}.folder is {settings.folder}: {error}") from None
 
 
 def check_compiler(params: Params) -> None:
@@ -360,7 +344,7 @@ def check_disk(params: Params) -> None:
     frozen = _parameters(base / "vae", "diffusion_pytorch_model") + _parameters(
         settings.image_encoder, "model"
     )
-    models = sum(1 if which == "all" else len(params.subset.fractions) for which in settings.train_on)
+    models = sum(1 if which == "all" else len(params.subset.percents) for which in settings.train_on)
     needed = 4 * ((_KEPT * models + 1) * _STATES * trained + models * (trained + frozen))
     free = shutil.disk_usage(SCRATCH.absolute().parent).free
     if free < needed:
@@ -375,7 +359,7 @@ def check_memory(params: Params) -> None:
     root, settings, size = params.dataset.root, params.generator, params.dataset
     if root == WORLD:
         return
-    folders = (root / name for name in _FORMATS[params.dataset.format][1][0])
+    folders = (root / name for name in FORMATS[params.dataset.format].FOLDERS["train"])
     count = sum(1 for _ in next(folder for folder in folders if folder.is_dir()).glob("*.jpg"))
     _, token_width, patch = _encoder(settings.image_encoder)
     vae = _read_config(settings.base / "vae", "AutoencoderKL", _Vae)

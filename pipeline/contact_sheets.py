@@ -1,29 +1,24 @@
 """Stage `contact_sheets`: synthetic images to look at, beside their source, target pose and the real person.
 
-Reads data/synthetic/<train_on>/<fraction>/, data/index.csv, data/poses.csv and the images of the data set;
-writes reports/contact_sheets/<train_on>-<fraction>.png.
+Reads data/synthetic/<train_on>/<percent>/, data/index.csv, data/poses.csv and the images of the data set;
+writes reports/contact_sheets/<train_on>-<percent>.png.
 """
 
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from common.seeding import make_rng
+from generator.keypoints import pose_distance
 from generator.pose import draw_skeleton
-from pipeline import plan
-from pipeline.cli import command_line
-from pipeline.files import atomic, read_csv, stage_main
-from pipeline.images import read_image
-from pipeline.index import read_index
-from pipeline.marks import save_composite
-from pipeline.params import SYNTHETIC, Params, load_params
-from pipeline.poses import read_poses
-from pipeline.views import from_view
-
-SHEETS = Path("reports/contact_sheets")
+from pipeline.artifacts import CONTACT_SHEETS, PLAN_COLUMNS, SYNTHETIC, read_index, read_poses
+from pipeline.datasets.images import read_image
+from pipeline.datasets.marks import save_composite
+from pipeline.datasets.views import from_view
+from pipeline.params import Params, load_params
+from pipeline.runtime.outputs import atomic, read_csv
+from pipeline.runtime.stage import command_line, stage_main
 
 TILES = ("source", "target pose", "generated", "real")
 _TILE_HEIGHT = 256  # pixels on the sheet, and the shape of the data set's images
@@ -33,24 +28,9 @@ _SCENARIOS = {"multi": "several poses at once"}  # those whose name in the plan 
 _INK, _PAPER, _NOTHING = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 
 
-def pose_distance(
-    pose: NDArray[np.floating], others: NDArray[np.floating], height: int
-) -> NDArray[np.float64]:
-    """Mean distance in pixels between the keypoints of one pose [18, 3] and of each of others [N, 18, 3].
-
-    A keypoint that only one of them shows counts as a quarter of the image's height; one that neither shows
-    does not count at all.
-    """
-    one, other = pose[None, :, 2] > 0, others[..., 2] > 0
-    apart = np.linalg.norm(others[..., :2] - pose[None, :, :2], axis=-1)
-    apart = np.where(one & other, apart, height / 4)
-    shown = one | other
-    return (apart * shown).sum(-1) / np.maximum(shown.sum(-1), 1)
-
-
 def choose(manifest: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     """Draw the rows to show, of as many different identities as there are, in the order of the manifest."""
-    rng = np.random.default_rng([seed, zlib.crc32(b"contact sheet")])
+    rng = make_rng(seed, "contact sheet")
     shuffled = manifest.iloc[rng.permutation(len(manifest))]
     shuffled = shuffled.assign(turn=shuffled.groupby("pid").cumcount()).sort_values("turn", kind="stable")
     return manifest.loc[sorted(shuffled.index[:count])]
@@ -105,14 +85,14 @@ def main() -> None:
     """Run the stage."""
     parser = command_line("contact_sheets", __doc__)
     parser.add_argument("train_on", choices=["all", "subset"], help="what the generator was trained on")
-    parser.add_argument("fraction", type=int, help="percent of the training images in the subset")
+    parser.add_argument("percent", type=int, help="percent of the training images in the subset")
     arguments = parser.parse_args()
     params, index = load_params(), read_index()
-    folder = SYNTHETIC / arguments.train_on / str(arguments.fraction)
-    manifest = read_csv(folder / "manifest.csv", plan.COLUMNS, "generate")
+    folder = SYNTHETIC / arguments.train_on / str(arguments.percent)
+    manifest = read_csv(folder / "manifest.csv", PLAN_COLUMNS, "generate")
     print(f"{params.contact_sheets.rows} of {len(manifest)} images to show", flush=True)
     sheet = draw_sheet(manifest, folder, index[index.split == "train"], params)
-    with atomic(SHEETS / f"{arguments.train_on}-{arguments.fraction}.png") as file:
+    with atomic(CONTACT_SHEETS / f"{arguments.train_on}-{arguments.percent}.png") as file:
         save_composite(sheet, file)
 
 

@@ -7,26 +7,25 @@ columns, and beside it <its name>.rejected.csv, the files of the folder that are
 """
 
 import sys
-from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cli import command_line
-from pipeline.files import progress, stage_main, write_csv
-from pipeline.index import index_dataset, read_index
-from pipeline.memory import keep_memory
+from pipeline.artifacts import CROSS, REID_MODELS, read_index, reid_weights
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
-from pipeline.train_reid import MODELS, ImageSet, evaluate_model
+from pipeline.runtime.memory import keep_memory
+from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.stage import command_line, progress, stage_main
+from pipeline.shared.reid_models import ImageSet, evaluate_model
 
-RESULTS = Path("data/reid/cross")
 MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
 
 
 def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Test the models of all arms, fractions and seeds.
+    """Test the models of all arms, percents and seeds.
 
     Returns:
-        Columns arm, fraction, seed, and the measures (percent) with the name of the data set behind; the
+        Columns arm, percent, seed, and the measures (percent) with the name of the data set behind; the
         rejected files (image, reason); and the training images that are tested with (train, test).
 
     Raises:
@@ -41,9 +40,9 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
     trained = own.loc[own.split == "train", ["image", "md5"]].rename(columns={"image": "train"})
     leaked = trained.merge(pd.concat(tested).rename(columns={"image": "test"}), on="md5")[["train", "test"]]
     models = [
-        (arm, fraction, seed)
+        (arm, percent, seed)
         for arm in ("standard", *params.arms)
-        for fraction in (*params.subset.fractions, *([100] if arm == "standard" else []))
+        for percent in (*params.subset.percents, *([100] if arm == "standard" else []))
         for seed in params.reid.seeds
     ]
     print(
@@ -55,13 +54,13 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
         ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested
     )
     rows = []
-    for arm, fraction, seed in progress(models, total=len(models), desc=f"testing on {name}"):
-        weights = MODELS / arm / f"{fraction}-{seed}.safetensors"
+    for arm, percent, seed in progress(models, total=len(models), desc=f"testing on {name}"):
+        weights = REID_MODELS / arm / reid_weights(percent, seed)
         if not weights.is_file():
             raise FileNotFoundError(f"{weights} is missing; run the stage that trains the arm {arm}")
         values, _ = evaluate_model(weights, query, gallery, params.reid)
         measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
-        rows.append({"arm": arm, "fraction": fraction, "seed": seed, **measures})
+        rows.append({"arm": arm, "percent": percent, "seed": seed, **measures})
     return pd.DataFrame(rows), rejected, leaked
 
 
@@ -81,11 +80,11 @@ def main() -> None:
         lists,
         strict=True,
     ):
-        file = RESULTS / f"{name}.{what}.csv"
+        file = CROSS / f"{name}.{what}.csv"
         if len(table):
             print(f"cross: {len(table)} {said}, see {file}", file=sys.stderr)
         write_csv(table, file)
-    write_csv(rows, RESULTS / f"{name}.csv")
+    write_csv(rows, CROSS / f"{name}.csv")
 
 
 if __name__ == "__main__":

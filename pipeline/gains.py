@@ -1,7 +1,7 @@
 """Stage `gains`: where the gain of generated images comes from, from the same rankings as Table 4.
 
 Reads data/reid/*.queries.csv, data/index.csv and data/poses.csv; writes reports/gains/<question>.csv, one row
-per arm, fraction and group of queries, and the figure reports/gains.png.
+per arm, percent and group of queries, and the figure reports/gains.png.
 
 The people of the test set are nobody whom a model was trained on, so a query has no number of real training
 images. What can be told apart honestly is, on the side of training, the size of the subset (`subset_size`:
@@ -12,8 +12,6 @@ query's identity from other cameras.
 """
 
 import re
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,18 +21,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pipeline.cli import command_line
-from pipeline.contact_sheets import pose_distance
-from pipeline.files import atomic, read_csv, stage_main, write_csv
-from pipeline.index import read_index
+from common.seeding import make_rng
+from generator.keypoints import pose_distance
+from pipeline.artifacts import GAINS, GAINS_FIGURE, QUERY_COLUMNS, read_index, read_poses
+from pipeline.artifacts import REID_RESULTS as RESULTS
+from pipeline.artifacts import RESULT_COLUMNS as COLUMNS
 from pipeline.params import Params, load_params
-from pipeline.poses import read_poses
-from pipeline.table4 import COLUMNS, CONFIDENCE, RESULTS
+from pipeline.runtime.outputs import atomic, read_csv, write_csv
+from pipeline.runtime.stage import command_line, stage_main
+from pipeline.shared.statistics import CONFIDENCE
 
-GAINS = Path("reports/gains")
-FIGURE = Path("reports/gains.png")
-
-QUERIES = {"fraction": int, "seed": int, "query": str, "ap": float}
 QUESTIONS = ("subset_size", "camera_pair", "gallery_images", "gallery_cameras", "pose_distance")
 _BINS = 4  # groups of about equally many queries
 _RESAMPLES = 1000
@@ -49,19 +45,19 @@ def pair(augmented: pd.DataFrame, standard: pd.DataFrame) -> pd.DataFrame:
     """Compare two arms query by query; the mean over the seeds that both have.
 
     Args:
-        augmented: columns fraction, seed, query, ap (percent, NaN where nothing can be found), ap_c<camera>.
+        augmented: columns percent, seed, query, ap (percent, NaN where nothing can be found), ap_c<camera>.
         standard: likewise.
 
     Returns:
-        Indexed by fraction and query: columns `<measure>_standard` and `<measure>_augmented` for ap and each
+        Indexed by percent and query: columns `<measure>_standard` and `<measure>_augmented` for ap and each
         ap_c<camera>, in percent.
     """
-    key = ["fraction", "seed", "query"]
+    key = ["percent", "seed", "query"]
     measures = [name for name in standard.columns if name == "ap" or name.startswith("ap_c")]
     both = standard[key + measures].merge(
         augmented[key + measures], on=key, suffixes=("_standard", "_augmented"), validate="one_to_one"
     )
-    return both.drop(columns="seed").groupby(["fraction", "query"]).mean()
+    return both.drop(columns="seed").groupby(["percent", "query"]).mean()
 
 
 def describe_queries(index: pd.DataFrame, prefix: str, height: int) -> pd.DataFrame:
@@ -136,7 +132,7 @@ def _bootstrap(queries: pd.DataFrame, purpose: str) -> tuple[float, float]:
         n_resamples=_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
-        rng=np.random.default_rng([0, zlib.crc32(purpose.encode())]),
+        rng=make_rng(0, purpose),
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -154,10 +150,10 @@ def bins(values: pd.Series, digits: int) -> pd.Series:
 
 
 def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -> dict[str, pd.DataFrame]:
-    """Answer all questions for one arm at one fraction.
+    """Answer all questions for one arm at one percent.
 
     Args:
-        both: `pair` of the fraction, indexed by query.
+        both: `pair` of the percent, indexed by query.
         queries: `describe_queries`.
         images_per_identity: real training images per training identity.
     """
@@ -187,7 +183,7 @@ def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -
 
 
 def collect(params: Params) -> dict[str, pd.DataFrame]:
-    """Answer all questions for all arms and fractions; arm, train_on and fraction are the first columns.
+    """Answer all questions for all arms and percents; arm, train_on and percent are the first columns.
 
     Raises:
         ValueError: an arm has no query in common with the standard arm, or a table is not as expected.
@@ -197,32 +193,32 @@ def collect(params: Params) -> dict[str, pd.DataFrame]:
     prefix = "val_" if params.reid.evaluate_on == "validation" else ""
     queries = describe_queries(index, prefix, params.dataset.height)
     standard = _read_queries("standard", "standard", params)
-    sizes = read_csv(RESULTS / "standard.csv", COLUMNS, "standard").groupby("fraction").n_real.first()
+    sizes = read_csv(RESULTS / "standard.csv", COLUMNS, "standard").groupby("percent").n_real.first()
     answers: dict[str, list[pd.DataFrame]] = {question: [] for question in QUESTIONS}
     for arm in params.arms:
         train_on = read_csv(RESULTS / f"{arm}.csv", COLUMNS, f"augmented@{arm}").train_on.iloc[0]
         both = pair(_read_queries(arm, f"augmented@{arm}", params), standard)
-        for fraction in params.subset.fractions:
-            if fraction not in both.index.get_level_values("fraction"):
+        for percent in params.subset.percents:
+            if percent not in both.index.get_level_values("percent"):
                 raise ValueError(
-                    f"{RESULTS / arm}.queries.csv has no query at {fraction} % with a seed and an image of "
+                    f"{RESULTS / arm}.queries.csv has no query at {percent} % with a seed and an image of "
                     f"{RESULTS}/standard.queries.csv; run the stages standard and augmented@{arm} again"
                 )
-            of_fraction = both[both.index.get_level_values("fraction") == fraction].droplevel("fraction")
-            found = ask(of_fraction, queries, sizes[fraction] / identities)
+            of_percent = both[both.index.get_level_values("percent") == percent].droplevel("percent")
+            found = ask(of_percent, queries, sizes[percent] / identities)
             for question, table in found.items():
-                who = {"arm": arm, "train_on": train_on, "fraction": fraction}
+                who = {"arm": arm, "train_on": train_on, "percent": percent}
                 answers[question].append(pd.DataFrame({**who, **table}))
     return {question: pd.concat(tables, ignore_index=True) for question, tables in answers.items()}
 
 
 def _read_queries(arm: str, stage: str, params: Params) -> pd.DataFrame:
-    rows = read_csv(RESULTS / f"{arm}.queries.csv", QUERIES, stage)
-    return rows[rows.fraction.isin(params.subset.fractions) & rows.seed.isin(params.reid.seeds)]
+    rows = read_csv(RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, stage)
+    return rows[rows.percent.isin(params.subset.percents) & rows.seed.isin(params.reid.seeds)]
 
 
 def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
-    """Draw the gain in mAP of each arm, a row of axes each; camera pairs at the smallest fraction."""
+    """Draw the gain in mAP of each arm, a row of axes each; camera pairs at the smallest percent."""
     arms = list(dict.fromkeys(answers["subset_size"].arm))
     figure = Figure(figsize=(13, 0.8 + 3 * len(arms)), layout="constrained")
     figure.suptitle(
@@ -243,7 +239,7 @@ def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
         for axis in axes[:3]:
             axis.set_ylim(low, high)
         pairs = of_arm["camera_pair"]
-        _draw_pairs(axes[3], pairs[pairs.fraction == pairs.fraction.min()])
+        _draw_pairs(axes[3], pairs[pairs.percent == pairs.percent.min()])
     handles, labels = axes[1].get_legend_handles_labels()
     style: dict[str, Any] = {"ncols": len(labels), "frameon": False, "fontsize": 9}
     figure.legend(handles, labels, loc="outside lower center", **style)
@@ -251,21 +247,21 @@ def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
 
 
 def _draw_lines(axis: Axes, table: pd.DataFrame, question: str, join: bool = False) -> None:
-    """One line per fraction, dark where real images are few; bars are intervals over test identities.
+    """One line per percent, dark where real images are few; bars are intervals over test identities.
 
-    With `join` a thin line joins the fractions, which have one group each.
+    With `join` a thin line joins the percents, which have one group each.
     """
     if join:
         axis.plot(table.value, table.gain, color="#999999", lw=1, zorder=0)
-    fractions = sorted(table.fraction.unique())
-    for i, fraction in enumerate(fractions):
-        line = table[table.fraction == fraction]
+    percents = sorted(table.percent.unique())
+    for i, percent in enumerate(percents):
+        line = table[table.percent == percent]
         axis.errorbar(
             line.value,
             line.gain,
             [line.gain - line.low, line.high - line.gain],
-            label=f"{fraction} % real images",
-            color=colormaps["viridis"](0.85 * i / max(1, len(fractions) - 1)),
+            label=f"{percent} % real images",
+            color=colormaps["viridis"](0.85 * i / max(1, len(percents) - 1)),
             marker="o",
             ms=4,
             lw=1.3,
@@ -291,14 +287,14 @@ def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
     axis.set_xticks(range(len(matrix.columns)), matrix.columns)
     axis.set_yticks(range(len(matrix.index)), matrix.index)
     axis.set(xlabel="camera of the gallery", ylabel="camera of the query")
-    axis.set_title(f"at {pairs.fraction.iloc[0]} % real images", fontsize=9)
+    axis.set_title(f"at {pairs.percent.iloc[0]} % real images", fontsize=9)
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
     print(
-        f"{len(params.arms)} arms at {len(params.subset.fractions)} fractions to compare query by query, "
+        f"{len(params.arms)} arms at {len(params.subset.percents)} percents to compare query by query, "
         f"{len(QUESTIONS)} questions each, intervals of {_RESAMPLES} resamples",
         flush=True,
     )
@@ -307,7 +303,7 @@ def main() -> None:
         folder.mkdir()
         for question, table in answers.items():
             write_csv(table, folder / f"{question}.csv", float_format="%.3f")
-    with atomic(FIGURE) as file:
+    with atomic(GAINS_FIGURE) as file:
         draw(answers, params.tested_on).savefig(file, dpi=130)
 
 

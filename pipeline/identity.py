@@ -8,38 +8,38 @@ share of the other identities that it resembles less than its own.
 
 import pandas as pd
 
-from pipeline.cli import command_line
-from pipeline.files import progress, stage_main, write_csv
-from pipeline.filter import agreement, encoder_judge
-from pipeline.index import read_index
-from pipeline.memory import keep_memory
-from pipeline.params import IDENTITY, Params, load_params
-from pipeline.synthetic import read_synthetic
+from pipeline.artifacts import IDENTITY, read_index
+from pipeline.datasets.synthetic import read_synthetic
+from pipeline.params import Params, load_params
+from pipeline.runtime.memory import keep_memory
+from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.stage import command_line, progress, stage_main
+from pipeline.shared.judges import agreement, encoder_judge
 
 
 def score_arm(name: str, params: Params) -> pd.DataFrame:
-    """Score all images in an arm's folder: columns fraction, name, agreement."""
+    """Score all images of an arm: columns percent, name, agreement."""
     index = read_index()
     real = index[index.split == "train"]
-    folders = {
-        fraction: read_synthetic(params.arms[name].synthetic, fraction, set(real.pid))
-        for fraction in params.subset.fractions
+    generator = params.arms[name].generator
+    images = {
+        percent: read_synthetic(generator, percent, set(real.pid)) for percent in params.subset.percents
     }
-    count = sum(len(table) for _, table in folders.values())
+    count = sum(len(table) for _, table in images.values())
     print(f"{len(real)} real and {count} synthetic images for the image encoder to look at", flush=True)
-    judge, known = encoder_judge(real, params, params.generator.image_encoder)
+    judge, real_features = encoder_judge(real, params, params.generator.image_encoder)
     tables = []
-    for fraction, (folder, table) in progress(folders.items(), len(folders), f"images of {name}"):
-        made = judge([folder / image for image in table.name])
-        agrees = agreement(made, table.pid.to_numpy(), known, real.pid.to_numpy())
-        tables.append(pd.DataFrame({"fraction": fraction, "name": table.name, "agreement": agrees}))
+    for percent, (folder, table) in progress(images.items(), len(images), f"images of {name}"):
+        features = judge([folder / image for image in table.name])
+        scores = agreement(features, table.pid.to_numpy(), real_features, real.pid.to_numpy())
+        tables.append(pd.DataFrame({"percent": percent, "name": table.name, "agreement": scores}))
     return pd.concat(tables)
 
 
 def main() -> None:
     """Run the stage."""
     parser = command_line("identity", __doc__)
-    parser.add_argument("arm", help="a recipe in the section arms of params.yaml")
+    parser.add_argument("arm", help="key of the section arms of params.yaml")
     name, params = parser.parse_args().arm, load_params()
     if name not in params.arms:
         raise ValueError(f"the arm is {name}; expected one of {', '.join(params.arms)}")

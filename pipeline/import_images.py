@@ -1,99 +1,126 @@
-"""Take in synthetic images that another generator made, as the folder of an arm.
+"""Stage `import_images`: take in images that another generator made, for arms of params.yaml.
 
-Reads a folder of images; writes data/imported/<name>/<fraction>/ with the images under Market-1501 names and
-manifest.csv, for `synthetic: data/imported/<name>` in an arm of params.yaml. Who is shown stands in the file
-names (0002_c1s1_000451_03.jpg, also with another ending or a counter _g0001, which is kept), or for other
-names in a table with the columns file (relative to the folder), pid and camid. JPEGs are copied as they are;
-PNGs become JPEGs and keep their XMP, where marks of synthetic images stand. Images made for one subset must
-not teach another: import each share's own.
+Reads a folder, an entry of the section imports; writes data/synthetic/<its name>/<percent>/ with the images
+under Market-1501 names, and manifest.csv.
+
+The folder has one set of images for all subsets, or a folder per subset named after its percent (20/, 40/,
+...): images that were made for one subset must not teach another. Who is shown stands in the file names,
+which begin as in Market-1501 (0002_c1...), or in a table manifest.csv beside the images with the columns name (path
+in that folder), pid and, where it is known, camid. JPEGs are copied as they are; PNGs become JPEGs and keep
+their XMP, where marks of synthetic images stand.
 """
 
 import re
 import shutil
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
-from pipeline.cli import command_line
-from pipeline.files import atomic, md5, progress, read_csv, stage_main, write_csv
-from pipeline.images import read_image
-from pipeline.index import read_index
+from pipeline.artifacts import MANIFEST, SYNTHETIC, read_index
+from pipeline.datasets.images import read_image
 from pipeline.params import load_params
+from pipeline.runtime.outputs import atomic, read_csv, write_csv
+from pipeline.runtime.scratch import md5
+from pipeline.runtime.stage import command_line, progress, stage_main
 
-IMPORTED = Path("data/imported")
-MAPPING = {"file": str, "pid": int, "camid": int}
-_NAME = re.compile(r"((\d{4})_c([1-6])s\d+_\d{6}_\d{2})(_g\d{4,})?", re.ASCII)
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_PERCENT = re.compile(r"[1-9]\d?", re.ASCII)  # 20, and not 0020, which may be an identity's folder
+_NAME = re.compile(r"(?P<stem>(?P<pid>\d{4})_c(?P<camid>[1-6])(?!\d)).*", re.ASCII)
+_FULL_NAME = re.compile(r"(?P<stem>\d{4}_c[1-6]s\d+_\d{6}_\d{2})(?P<counter>_g\d{4,})?", re.ASCII)
 _MOST_XMP = 65_504  # bytes in a JPEG's one segment
-_QUALITY = 95  # of JPEGs made of other formats
+_QUALITY = 95  # of JPEGs made of PNGs
 
 
-def read_names(folder: Path) -> pd.DataFrame:
-    """Read who is shown from the Market-1501 names of all images in a folder.
+def list_folder(folder: Path, percent: int) -> tuple[Path, pd.DataFrame]:
+    """List the images for one subset by their names alone; no image is opened.
+
+    Args:
+        folder: An entry of imports.
+        percent: Share of the subset.
 
     Returns:
-        Columns file, pid, camid and stem, the part of the name that a counter follows.
+        The folder of the images, and a table of them with the columns file (path in that folder), pid and
+        camid.
 
     Raises:
-        ValueError: there is no image, or one with another name.
+        FileNotFoundError: A folder or a listed image is missing.
+        ValueError: There is no image, one is listed twice, or it is not known whom one shows.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing; expected images, or a folder of images per percent")
+    by_percent = any(child.is_dir() and _PERCENT.fullmatch(child.name) for child in folder.iterdir())
+    images = folder / str(percent) if by_percent else folder
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images} is missing; {folder} has folders of other percents only")
+    manifest = images / MANIFEST
+    table = _by_manifest(manifest) if manifest.is_file() else _by_names(images)
+    if table.empty:
+        raise ValueError(f"{images} holds no synthetic image; expected *.jpg or *.png, or a {MANIFEST}")
+    for file in table.file:
+        if Path(file).is_absolute() or ".." in Path(file).parts or not (images / file).is_file():
+            raise FileNotFoundError(
+                f"{images / file} is listed in {manifest}; there is no such file in {images}"
+            )
+    return images, table.sort_values("file", ignore_index=True)
+
+
+def _by_manifest(manifest: Path) -> pd.DataFrame:
+    try:
+        table = read_csv(manifest, {"name": str, "pid": int}, "")
+    except ValueError as error:
+        reason = str(error).split("; run the stage")[0]  # the table is the user's, no stage writes it
+        raise ValueError(f"{reason}; expected the columns name and pid") from None
+    twice = table.name[table.name.duplicated()]
+    if len(twice):
+        raise ValueError(f"{manifest}: {twice.iloc[0]} has two rows; leave one")
+    # Training does not look at the camera; a name needs one.
+    camid = table.camid if "camid" in table else 1
+    table = table.assign(file=table.name, camid=camid)[["file", "pid", "camid"]]
+    wrong = table[~table.camid.isin(range(1, 7))]
+    if len(wrong):
+        raise ValueError(f"{manifest}: {wrong.file.iloc[0]} has camid {wrong.camid.iloc[0]}, expected 1 to 6")
+    return table
+
+
+def _by_names(folder: Path) -> pd.DataFrame:
     rows = []
-    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
-        match = _NAME.fullmatch(file.stem)
+    for file in sorted(_visible_files(folder)):
+        if file.suffix.lower() not in _SUFFIXES:
+            continue
+        match = _NAME.fullmatch(file.name)
         if match is None:
             raise ValueError(
-                f"{file}: the name is not of the form 0002_c1s1_000451_03_g0001 with cameras c1 to c6; "
-                f"give a table with the columns {', '.join(MAPPING)} (--mapping)"
+                f"{file}: the name does not begin as in Market-1501 (0002_c1...); rename it, or write "
+                f"{folder / MANIFEST} with the columns name and pid"
             )
-        name = file.relative_to(folder).as_posix()
-        rows.append({"file": name, "pid": int(match[2]), "camid": int(match[3]), "stem": match[1]})
-    if not rows:
-        raise ValueError(f"{folder} holds no images ({', '.join(_SUFFIXES)})")
-    return pd.DataFrame(rows)
+        rows.append((file.relative_to(folder).as_posix(), int(match["pid"]), int(match["camid"])))
+    return pd.DataFrame(rows, columns=["file", "pid", "camid"])
 
 
-def read_mapping(table: Path, folder: Path) -> pd.DataFrame:
-    """Read who is shown from a table; returns the same columns as `read_names`.
-
-    Stems get sequence 0 and frame 0, which no real image of Market-1501 has.
-
-    Raises:
-        ValueError: it is no such table, a file stands twice or lies outside the folder, or a camera is not 1
-            to 6.
-    """
-    try:
-        rows = read_csv(table, MAPPING, "")[list(MAPPING)]
-    except (ValueError, OSError) as error:
-        reason = str(error).split("; run the stage")[0]  # the table is the user's, no stage writes it
-        raise ValueError(f"{reason}; expected a table with the columns {', '.join(MAPPING)}") from None
-    for file, camid in zip(rows.file, rows.camid, strict=True):
-        if not (folder / file).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{table}: {file} lies outside {folder}")
-        if camid not in range(1, 7):
-            raise ValueError(f"{table}: {file} has camid {camid}, expected 1 to 6")
-    twice = rows.file[rows.file.duplicated()]
-    if len(twice):
-        raise ValueError(f"{table}: {twice.iloc[0]} stands there twice")
-    stems = [f"{pid:04d}_c{camid}s0_000000_00" for pid, camid in zip(rows.pid, rows.camid, strict=True)]
-    return rows.assign(stem=stems)
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files beneath a folder, without hidden ones: macOS leaves a ._x beside every x."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
 
 
 def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Path) -> pd.DataFrame:
-    """Write the images of `rows`, in order of their files, to `output`; returns its manifest.
+    """Write images to a folder, in the order of their files, and return its manifest.
 
     Args:
-        rows: as `read_names` gives them.
-        folder: that holds the files.
-        known: training identities; images of others could not be trained on, or would leak the test.
-        output: replaced whole.
+        rows: Images, as `list_folder` lists them.
+        folder: Folder that holds them.
+        known: Training identities; images of others could not be trained on, or would leak the test.
+        output: Folder to write to, which exists.
 
     Returns:
-        Columns name, pid, camid, file (where it came from) and md5.
+        Columns name, pid, camid, file (where the image came from) and md5.
 
     Raises:
-        ValueError: an identity is not in training, or a file is refused by `read_image`.
+        ValueError: An identity is not in training, or a file is refused by `read_image`.
     """
     strangers = rows[~rows.pid.isin(list(known))]
     if len(strangers):
@@ -102,30 +129,36 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
             f"{folder / first.file} shows identity {first.pid}, which is no training identity of "
             f"data/index.csv ({len(strangers)} such images)"
         )
-    rows = rows.sort_values("file")
     names = _names(rows)
     manifest = []
-    with atomic(output) as temporary:
-        temporary.mkdir()
-        for row in progress(rows.to_dict("records"), len(rows), f"importing {output.name}"):
-            name = f"{names[row['file']]}.jpg"
-            _to_jpeg(folder / row["file"], temporary / name)
-            made = {"name": name, "pid": row["pid"], "camid": row["camid"], "file": row["file"]}
-            manifest.append(made | {"md5": md5(temporary / name)})
-        write_csv(pd.DataFrame(manifest), temporary / "manifest.csv")
-    return pd.DataFrame(manifest)
+    for row in progress(rows.to_dict("records"), len(rows), f"importing {folder}"):
+        name = f"{names[row['file']]}.jpg"
+        _to_jpeg(folder / row["file"], output / name)
+        image = {"name": name, "pid": row["pid"], "camid": row["camid"], "file": row["file"]}
+        manifest.append(image | {"md5": md5(output / name)})
+    table = pd.DataFrame(manifest)
+    write_csv(table, output / MANIFEST)
+    return table
 
 
 def _names(rows: pd.DataFrame) -> dict[str, str]:
-    """A name for each file: its own if it has a counter, else its stem with the first free counter."""
-    names, taken = {}, set()
-    for file, stem in zip(rows.file, rows.stem, strict=True):
-        own = Path(file).stem
-        match = _NAME.fullmatch(own)
-        if match and match[1] == stem and match[4] and own not in taken:
-            names[file] = own
-            taken.add(own)
-    for file, stem in zip(rows.file, rows.stem, strict=True):
+    """Return a name, without suffix, for each file.
+
+    A file that has a full Market-1501 name with a counter keeps it, so that images of several generators can
+    be compared name by name. Any other gets the first free counter behind its stem; stems of files without a
+    full name have sequence 0 and frame 0, which no real image of Market-1501 has.
+    """
+    names: dict[str, str] = {}
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for file, pid, camid in zip(rows.file, rows.pid, rows.camid, strict=True):
+        match = _FULL_NAME.fullmatch(Path(file).stem)
+        is_own = match is not None and match["stem"].startswith(f"{pid:04d}_c{camid}s")
+        stems[file] = match["stem"] if match and is_own else f"{pid:04d}_c{camid}s0_000000_00"
+        if match and is_own and match["counter"] and match[0] not in taken:
+            names[file] = match[0]
+            taken.add(match[0])
+    for file, stem in stems.items():
         if file not in names:
             names[file] = next(name for i in count(1) if (name := f"{stem}_g{i:04d}") not in taken)
             taken.add(names[file])
@@ -146,44 +179,25 @@ def _to_jpeg(file: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the stage."""
     parser = command_line("import_images", __doc__)
-    parser.add_argument("folder", type=Path, help="the outside images, in any subfolders")
-    parser.add_argument("name", help="of the arm's folder, data/imported/<name>")
-    parser.add_argument(
-        "--fractions",
-        type=int,
-        nargs="+",
-        metavar="PERCENT",
-        help="subsets that these images were made for (default: all of subset.fractions)",
-    )
-    parser.add_argument("--mapping", type=Path, metavar="CSV", help="table of file, pid, camid")
-    arguments = parser.parse_args()
-    fractions = load_params().subset.fractions
-    chosen = arguments.fractions or fractions
-    for fraction in chosen:
-        if fraction not in fractions:
-            listed = ", ".join(map(str, fractions))
-            raise ValueError(f"the fraction is {fraction}; expected one of {listed} (subset.fractions)")
-    if not re.fullmatch("[a-z][a-z0-9_-]*", arguments.name):
-        raise ValueError(f"the name is {arguments.name}; expected small letters, digits, - and _")
-    if not arguments.folder.is_dir():
-        raise ValueError(f"{arguments.folder} is no folder")
-    if arguments.mapping:
-        rows = read_mapping(arguments.mapping, arguments.folder)
-    else:
-        rows = read_names(arguments.folder)
-    index = read_index()
+    parser.add_argument("name", help="key of the section imports of params.yaml")
+    name, params = parser.parse_args().name, load_params()
+    if name not in params.imports:
+        raise ValueError(f"the import is {name}; expected one of {', '.join(params.imports) or 'none'}")
+    index, folder = read_index(), params.imports[name].folder
     known = set(index.pid[index.split == "train"])
-    output = IMPORTED / arguments.name
-    left = [file for file in arguments.folder.rglob("*") if file.is_file() and file != arguments.mapping]
-    left = sorted({file.relative_to(arguments.folder).as_posix() for file in left} - set(rows.file))
-    if left:
-        print(f"{arguments.folder}: {len(left)} files are not imported, the first is {left[0]}", flush=True)
-    for fraction in chosen:
-        made = import_folder(rows, arguments.folder, known, output / str(fraction))
-        print(f"{output / str(fraction)}: {len(made)} images of {made.pid.nunique()} identities")
-    print(f"Use them in an arm of params.yaml: synthetic: {output}")
+    used: set[Path] = set()
+    with atomic(SYNTHETIC / name) as output:
+        for percent in params.subset.percents:
+            (output / str(percent)).mkdir(parents=True)
+            images, rows = list_folder(folder, percent)
+            used |= {images / file for file in rows.file} | {images / MANIFEST}
+            table = import_folder(rows, images, known, output / str(percent))
+            print(f"{percent} %: {len(table)} images of {table.pid.nunique()} identities", flush=True)
+    unused = sorted(set(_visible_files(folder)) - used)
+    if unused:
+        print(f"{folder}: {len(unused)} files are not used, the first is {unused[0]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,23 @@
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from common.settings import Settings
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.world.settings import WorldSection
-from reid.settings import ReidSettings
+from reid.settings import Mix, ReidSettings
 
 T = TypeVar("T", bound=BaseModel)
 
-SYNTHETIC = Path("data/synthetic")  # what the stage `generate` writes
-FILTERED = Path("data/filtered")  # what the stage `filter` writes
-IDENTITY = Path("data/identity")  # what the stage `identity` writes
-PLANNED = "-planned"  # ends the name of a folder in SYNTHETIC whose images have planned poses
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
+TrainOn = Literal["all", "subset"]  # what a generator may see of the real training images
+_TRAIN_ON = get_args(TrainOn)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
 Folder = Annotated[Path, Field(strict=False, description="folder of a data set in Market-1501 format")]
 
@@ -38,12 +37,6 @@ _KINDS = {  # JSON schema's types in words
 
 class ParamsError(ValueError):
     """params.yaml cannot be used; the message has one sentence per mistake."""
-
-
-class Settings(BaseModel):
-    """Base of all sections: immutable, every key required, no other key, no conversion between types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetSettings(Settings):
@@ -91,15 +84,15 @@ class PosesSettings(Settings):
 class SubsetSettings(Settings):
     """The shares of the real training images."""
 
-    fractions: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
+    percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
         strict=False, min_length=1, max_length=20, description="percent of the training images, increasing"
     )
     seed: Seed
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
-        if list(self.fractions) != sorted(set(self.fractions)):
-            raise ValueError(f"fractions are {list(self.fractions)}; expected increasing numbers")
+        if list(self.percents) != sorted(set(self.percents)):
+            raise ValueError(f"percents are {list(self.percents)}; expected increasing numbers")
         return self
 
 
@@ -114,12 +107,6 @@ class PlanSettings(Settings):
     )
     poses_per_joint: int = Field(ge=1, le=3, description="synthetic images made at once in one joint image")
     min_keypoints: int = Field(ge=1, le=18, description="visible keypoints that a target pose must have")
-    planned: tuple[Literal["all", "subset"], ...] = Field(
-        strict=False,
-        max_length=2,
-        description="generators (of generator.train_on) that also make images in planned poses, "
-        "data/synthetic/<generator>-planned; random poses are the paper's",
-    )
     seed: Seed
 
     @model_validator(mode="after")
@@ -134,7 +121,7 @@ class PlanSettings(Settings):
 
 
 class ReidSection(ReidSettings):
-    """How re-ID models are trained, and how often: one model per arm, fraction and seed."""
+    """How re-ID models are trained, and how often: one model per arm, percent and seed."""
 
     seeds: tuple[Seed, ...] = Field(
         strict=False, min_length=1, max_length=100, description="of the trainings; arms are paired by them"
@@ -169,7 +156,7 @@ class GeneratorSection(Settings):
     token_height: int = Field(ge=14, le=1024, description="height of the image encoder's input, pixels")
     token_width: int = Field(ge=14, le=1024, description="width of the image encoder's input, pixels")
     encode_batch: int = Field(ge=1, le=MOST_IMAGES, description="images at once through the frozen encoders")
-    train_on: tuple[Literal["all", "subset"], ...] = Field(
+    train_on: tuple[TrainOn, ...] = Field(
         strict=False,
         min_length=1,
         max_length=2,
@@ -200,21 +187,22 @@ class GenerateSection(Settings):
     jpeg_quality: int = Field(ge=50, le=100, description="of the synthetic images")
 
 
-class FilterSettings(Settings):
-    """Which synthetic images are good enough to train on; data/filtered/<its key> holds them."""
+class ImportSettings(Settings):
+    """Images that another generator made, taken in as data/synthetic/<its key>."""
 
-    synthetic: Path = Field(strict=False, description="folder of synthetic images, as data/synthetic/all")
-    judge: Literal["subset", "image_encoder"] = Field(
-        description="subset = a re-ID model trained on the real images of the subset alone; "
-        "image_encoder = generator.image_encoder as it is"
+    folder: Path = Field(
+        strict=False,
+        description="folder of images for every subset, or with a folder per percent: 20/, 40/, ...",
     )
+
+
+class FilterSettings(Settings):
+    """Those images of a generator that show the right person, as data/synthetic/<its key>."""
+
+    generator: str = Field(description="all, subset, or a key of imports: whose images are looked at")
     min_agreement: float = Field(
         ge=0, le=1, description="share of the other identities that an image must resemble less than its own"
     )
-    min_diversity: float = Field(
-        ge=0, le=2, description="cosine distance to the nearest real or kept image of the identity"
-    )
-    seed: Seed
 
 
 class ScoresSettings(Settings):
@@ -240,57 +228,20 @@ class ScoresSettings(Settings):
     seed: Seed
 
 
-class ArmSettings(Settings):
-    """One recipe for training re-ID models with synthetic images; its name is its key.
+class ArmSettings(Mix):
+    """One recipe for training re-ID models with synthetic images; its name is its key."""
 
-    Keys with a default may be left out, so that a recipe shows what is special about it.
-    """
-
-    synthetic: Path = Field(
-        strict=False,
-        description="folder of images, or with a folder of images per subset as data/synthetic/all",
+    generator: str = Field(
+        description="whose images: all or subset (IMAGPose by what it was trained on, one of "
+        "generator.train_on), or a key of imports or filters"
     )
-    synthetic_share: float | None = Field(
-        ge=0, le=1, description="synthetic share of each identity's images in a batch; null mixes them"
-    )
-    synthetic_rate: float = Field(
-        default=1.0,
-        gt=0,
-        le=10,
-        description="how often a synthetic image is drawn for a real one, where they are mixed; 1 is uniform",
-    )
-    synthetic_weight: float = Field(gt=0, le=10, description="weight of a synthetic image in the loss")
-    synthetic_ratio: float | None = Field(
+    ratio: float | None = Field(
         default=None, gt=0, le=100, description="synthetic images per real one, at most; null takes all"
-    )
-    synthetic_smoothing: float | None = Field(
-        default=None, ge=0, lt=1, description="label smoothing of synthetic images; null is reid's own"
-    )
-    real_first: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the iterations on real images alone, before synthetic ones join; 0 is joint",
-    )
-    real_last: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of the iterations on real images alone, after synthetic ones have left",
     )
     repeat_real: bool = Field(
         default=False,
         description="control: the real image that each synthetic one was made from, repeated in its place",
     )
-
-    @model_validator(mode="after")
-    def _recipe_is_consistent(self) -> Self:
-        if self.synthetic_rate != 1 and self.synthetic_share is not None:
-            raise ValueError(
-                f"synthetic_rate {self.synthetic_rate} and synthetic_share {self.synthetic_share} both say "
-                "how many images of a batch are synthetic; set synthetic_share to null or synthetic_rate to 1"
-            )
-        return self
 
 
 class ContactSheetsSettings(Settings):
@@ -331,7 +282,8 @@ class Params(Settings):
     generate: GenerateSection
     scores: ScoresSettings
     reid: ReidSection
-    filters: dict[Name, FilterSettings]
+    imports: dict[Name, ImportSettings] = Field(description="Images that other generators made, for arms.")
+    filters: dict[Name, FilterSettings] = Field(description="Choices among generated images, for arms.")
     arms: dict[Name, ArmSettings] = Field(min_length=1)
     cross_datasets: dict[Name, Folder] = Field(
         description="Other data sets, whose people every model is tested on too: further columns of Table 4."
@@ -361,10 +313,10 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        fill, most = self.plan.fill_percent, self.subset.fractions[-1]
+        fill, most = self.plan.fill_percent, self.subset.percents[-1]
         if fill <= most:
             raise ValueError(
-                f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.fractions, "
+                f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.percents, "
                 "or that subset gets no synthetic images"
             )
         if self.reid.evaluate_on == "validation" and not self.index.validation_identities:
@@ -373,45 +325,45 @@ class Params(Settings):
             )
         if "standard" in self.arms:
             raise ValueError("arms.standard: the arm of that name has real images only; choose another name")
-        for name, arm in self.arms.items():
-            try:
-                self.reid.joint_iterations(arm.real_first, arm.real_last)
-            except ValueError as error:
-                raise ValueError(f"arms.{name}.{error}") from None
         for name in self.cross_datasets:
             if name.startswith(("rerank", "trapezoid")):
                 raise ValueError(
                     f"cross_datasets.{name}: mAP_{name} may be a column of another measure; choose a name "
                     "that does not begin with rerank or trapezoid"
                 )
-        self._check_folders()
+        self._check_generators()
         if self.poses.source == "openpose" and self.poses.openpose_model is None:
             raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
         return self
 
-    def _check_folders(self) -> None:
-        """See that each recipe's images are made, and nothing that no arm asks for."""
-        recipes = {f"arms.{name}": arm.synthetic for name, arm in self.arms.items()}
-        recipes |= {f"filters.{name}": filter_.synthetic for name, filter_ in self.filters.items()}
-        for key, folder in recipes.items():
-            who = folder.name.removesuffix(PLANNED)
-            maker = f"{key}.synthetic is {folder}; expected"
-            if folder.parent == SYNTHETIC and who not in self.generator.train_on:
-                raise ValueError(f"{maker} generator.train_on to hold {who}, which makes these images")
-            if folder.parent == SYNTHETIC and folder.name != who and who not in self.plan.planned:
-                raise ValueError(f"{maker} plan.planned to hold {who}, which makes these images")
-            if folder.parent == FILTERED and (key.startswith("filters.") or folder.name not in self.filters):
-                raise ValueError(f"{maker} generated images, or for an arm the name of one of the filters")
-        if len(set(self.plan.planned)) < len(self.plan.planned):
-            raise ValueError(f"plan.planned is {list(self.plan.planned)}; expected each once")
-        for who in self.plan.planned:
-            if who not in self.generator.train_on:
-                raise ValueError(f"plan.planned has {who}; expected generator.train_on to hold it too")
-            if SYNTHETIC / f"{who}{PLANNED}" not in recipes.values():
-                raise ValueError(f"plan.planned has {who}; no arm uses {SYNTHETIC / who}{PLANNED}: add one")
-        for name in self.filters:
-            if FILTERED / name not in [arm.synthetic for arm in self.arms.values()]:
-                raise ValueError(f"filters.{name}: no arm uses {FILTERED / name}; add one or take it out")
+    def _check_generators(self) -> None:
+        """See that each arm's images are made, and nothing that no arm asks for."""
+        made, imports, filters = self.generator.train_on, set(self.imports), set(self.filters)
+        for name in sorted(imports | filters):
+            section = "imports" if name in imports else "filters"
+            if name in _TRAIN_ON or name in imports & filters:
+                taken = "both are data/synthetic/" if name in imports & filters else "is IMAGPose's own "
+                raise ValueError(f"{section}.{name}: the name {taken}{name}; choose another")
+        asked = [(f"arms.{name}", arm.generator, [*filters, *imports]) for name, arm in self.arms.items()]
+        asked += [(f"filters.{name}", entry.generator, [*imports]) for name, entry in self.filters.items()]
+        for key, generator, others in asked:
+            if generator not in (*made, *others):
+                mend = (
+                    f"generator.train_on to hold {generator}, which makes these images"
+                    if generator in _TRAIN_ON
+                    else f"one of {', '.join((*made, *sorted(others)))}"
+                )
+                raise ValueError(f"{key}.generator is {generator}; expected {mend}")
+        for name, arm in self.arms.items():
+            if arm.repeat_real and self._made_by(arm.generator) not in _TRAIN_ON:
+                raise ValueError(
+                    f"arms.{name}.repeat_real is true; expected false with generator {arm.generator}, whose "
+                    "images do not say of which real ones they were made"
+                )
+        used = {generator for _, generator, _ in asked}
+        for name in sorted((imports | filters) - used):
+            section = "imports" if name in imports else "filters"
+            raise ValueError(f"{section}.{name}: no arm has generator {name}; add one or take it out")
 
     @property
     def tested_on(self) -> str:
@@ -423,10 +375,12 @@ class Params(Settings):
         """What the generator of an arm's images saw: all or subset; none without a generator; or other."""
         if arm == "standard" or self.arms[arm].repeat_real:
             return "none"
-        folder = self.arms[arm].synthetic
-        if folder.parent == FILTERED:
-            folder = self.filters[folder.name].synthetic
-        return folder.name.removesuffix(PLANNED) if folder.parent == SYNTHETIC else "other"
+        generator = self._made_by(self.arms[arm].generator)
+        return generator if generator in _TRAIN_ON else "other"
+
+    def _made_by(self, generator: str) -> str:
+        """Return the generator that made the images of a filter; any other is its own."""
+        return self.filters[generator].generator if generator in self.filters else generator
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -16,19 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
-from pipeline import deepfashion
-from pipeline.cli import command_line
-from pipeline.files import progress, read_csv, stage_main, write_csv, write_json
-from pipeline.images import read_image
-from pipeline.index import read_index
+from pipeline.artifacts import COORDINATES, POSES, POSES_SUMMARY, read_index
+from pipeline.datasets.formats import FORMATS
+from pipeline.datasets.images import read_image
 from pipeline.params import load_params
-from pipeline.workers import available_cores, worker_pool
-
-POSES = Path("data/poses.csv")
-SUMMARY = Path("reports/poses.json")
-
-COORDINATES = [f"{name}_{part}" for name in KEYPOINT_NAMES for part in ("x", "y", "score")]
-COLUMNS = {"image": str} | dict.fromkeys(COORDINATES, float)
+from pipeline.runtime.outputs import write_csv, write_json
+from pipeline.runtime.stage import command_line, progress, stage_main
+from pipeline.runtime.workers import available_cores, worker_pool
 
 # Rows of the image that OpenPose sees, which resizes it to 184 itself: twice Market-1501's, since it places
 # keypoints at whole pixels. Its post-processing on the CPU takes 0.08 s here and 1.9 s at its usual 1024.
@@ -36,51 +30,6 @@ _OPENPOSE_HEIGHT = 256
 # Each process on a GPU holds a CUDA context and the network there (200 MB of weights alone), and the search
 # for people runs on its core in any case: where there are more cores than these, they run the network too.
 _MOST_ON_GPU = 4  # processes
-
-
-def read_annotations(path: Path, images: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Read the keypoints of `images` from a keypoints.csv, and check that they are keypoints of these images.
-
-    Args:
-        path: table with the columns `COLUMNS`; rows of other images are passed over.
-        images: names in the column `image`.
-        sizes: [N, 2] width and height of the images in pixels.
-
-    Returns:
-        [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an image has no row or two, or a visible keypoint is not finite or lies outside the image.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; without annotations, set poses.source to openpose")
-    frame = read_csv(path, COLUMNS, "world")
-    unknown = [name for name in frame.columns if name not in COLUMNS]
-    if unknown:
-        raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
-    twice = frame.image[frame.image.duplicated()]
-    if len(twice):
-        raise ValueError(f"{path}: {twice.iloc[0]} has two rows")
-    missing = sorted(set(images) - set(frame.image))
-    if missing:
-        raise ValueError(f"{path}: {len(missing)} images have no row, the first is {missing[0]}")
-    keypoints = _to_array(frame, images)
-    scores = keypoints[..., 2]
-    visible = scores != 0
-    # Pixel centres lie at integers, so an image ends half a pixel beyond them.
-    inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
-    for valid, complaint in (
-        (~visible | np.isfinite(keypoints).all(-1), "is not finite"),
-        ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
-        (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
-    ):
-        if not valid.all():
-            image, point = np.argwhere(~valid)[0]
-            x, y, score = keypoints[image, point]
-            what = f"{KEYPOINT_NAMES[point]} of {images[image]} ({x:g}, {y:g}, score {score:g})"
-            raise ValueError(f"{path}: {what} {complaint}")
-    return np.where(visible[..., None], keypoints, np.float32(0))
 
 
 def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
@@ -206,20 +155,6 @@ def to_frame(images: Sequence[str], keypoints: NDArray[np.floating]) -> pd.DataF
     return frame
 
 
-def _to_array(frame: pd.DataFrame, images: Sequence[str]) -> NDArray[np.float32]:
-    values = frame.set_index("image").loc[list(images), COORDINATES].to_numpy(np.float32)
-    return values.reshape(len(images), len(KEYPOINT_NAMES), 3)
-
-
-def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
-    """Read the keypoints of `images` from data/poses.csv.
-
-    Returns:
-        [N, 18, 3] x, y in pixels of an image of dataset.height x dataset.width, and score (0: not visible).
-    """
-    return _to_array(read_csv(POSES, COLUMNS, "poses"), images)
-
-
 def summarise(keypoints: NDArray[np.float32], people: NDArray[np.integer] | None = None) -> dict[str, float]:
     """Count images, those without any keypoint and with several people, and visible keypoints per image.
 
@@ -243,10 +178,8 @@ def main() -> None:
     sizes = index[["width", "height"]].to_numpy()
     print(f"{params.poses.source}: keypoints of {len(images)} images", flush=True)
     people: NDArray[np.integer] | None = None
-    if params.poses.source == "annotations" and params.dataset.format == "deepfashion":
-        keypoints = deepfashion.read_annotations(root, images, sizes)
-    elif params.poses.source == "annotations":
-        keypoints = read_annotations(root / "keypoints.csv", images, sizes)
+    if params.poses.source == "annotations":
+        keypoints = FORMATS[params.dataset.format].read_annotations(root, images, sizes)
     else:
         assert params.poses.openpose_model is not None  # params.py sees to it
         keypoints, people = detect(root, images, params.poses.openpose_model)
@@ -255,7 +188,7 @@ def main() -> None:
     keypoints = resize_keypoints(keypoints, scale[:, None])
     keypoints[..., 0] += border * (keypoints[..., 2] > 0)
     write_csv(to_frame(images, keypoints), POSES)
-    write_json(summarise(keypoints, people), SUMMARY)
+    write_json(summarise(keypoints, people), POSES_SUMMARY)
 
 
 if __name__ == "__main__":

@@ -21,52 +21,57 @@ from packaging.requirements import Requirement
 from PIL import Image
 from ruamel.yaml import YAML
 
+from common.seeding import make_rng
 from generator.pose import draw_skeleton
-from generator.seeding import rng
-from pipeline import table4, times
-from pipeline.cli import command_line
-from pipeline.files import SCRATCH, atomic, progress, read_csv, stage_main
-from pipeline.index import LEAKED, REJECTED, read_index
-from pipeline.page import COLOURS, INK, Picture, figure, graphic, photograph, render
-from pipeline.params import FILTERED, IDENTITY, Params, load_params
-from pipeline.poses import read_poses
-from pipeline.subset import read_subset
-from pipeline.synthetic import read_synthetic
+from pipeline import table4
+from pipeline.artifacts import (
+    FILTER_FIGURES,
+    GENERATOR_CURVES,
+    IDENTITY,
+    IDENTITY_COLUMNS,
+    LEAKED,
+    QUERY_COLUMNS,
+    REID_RESULTS,
+    REJECTED,
+    REPORT,
+    SYNTHETIC,
+    TABLE4_SUMMARY,
+    read_index,
+    read_poses,
+    read_subset,
+)
+from pipeline.datasets.synthetic import read_synthetic
+from pipeline.params import Params, load_params
+from pipeline.runtime import times
+from pipeline.runtime.outputs import atomic, read_csv
+from pipeline.runtime.page import COLOURS, INK, Picture, figure, graphic, photograph, render
+from pipeline.runtime.scratch import SCRATCH
+from pipeline.runtime.stage import command_line, progress, stage_main
+from pipeline.shared.statistics import INTERVALS, Summary, difference
 
-REPORT = Path("reports/report.html")
-PROFILES = ("params.embedded.yaml", "params.market1501.yaml")  # the defaults that are shipped
-CURVES = Path("reports/generator")
-FILTERS = Path("reports/filters")
+PROFILES = ("profiles/embedded.yaml", "profiles/market1501.yaml")  # the defaults that are shipped
 
-QUERIES = {  # data/reid/<arm>.queries.csv, one row per model and query
-    "fraction": int,
-    "seed": int,
-    "query": str,
-    "ap": float,  # percent
-    "top": str,  # the best gallery images, best first, separated by spaces
-}
-_MODEL_QUERY = ["fraction", "seed", "query"]
-SCORES = {"fraction": int, "name": str, "agreement": float}  # data/identity/<arm>.csv, one row per image
+_MODEL_QUERY = ["percent", "seed", "query"]
 _SMOOTH = 20  # a running mean takes in one of so many parts of its curve
 
 
-def table4_section(summary: table4.Summary, dataset: str) -> dict[str, Any]:
+def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
     """Table 4 in text: the means of rank-1 and mAP with their intervals, and what was gained."""
     arms = [(arm, saw, cells) for arm, by_source in summary.items() for saw, cells in by_source.items()]
-    fractions = sorted({fraction for _, _, cells in arms for fraction in cells}, key=int)
-    augmented = {fraction for arm, _, cells in arms if arm != "standard" for fraction in cells}
-    gain_fractions = [fraction for fraction in fractions if fraction in augmented]
+    percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
+    augmented = {percent for arm, _, cells in arms if arm != "standard" for percent in cells}
+    gain_percents = [percent for percent in percents if percent in augmented]
     rows, gains = [], []
     for arm, saw, cells in arms:
         name = arm if saw == "none" else f"{arm} (generator saw: {saw})"
         for metric, title in (("rank1", "rank-1"), ("mAP", "mAP")):
-            found = {fraction: cell[metric] for fraction, cell in cells.items()}
-            rows.append((name, title, [_mean(found.get(fraction)) for fraction in fractions]))
+            found = {percent: cell[metric] for percent, cell in cells.items()}
+            rows.append((name, title, [_mean(found.get(percent)) for percent in percents]))
             if arm != "standard":
-                gains.append((name, title, [_gain(found.get(fraction)) for fraction in gain_fractions]))
+                gains.append((name, title, [_gain(found.get(percent)) for percent in gain_percents]))
     return {
-        "fractions": fractions,
-        "gain_fractions": gain_fractions,
+        "percents": percents,
+        "gain_percents": gain_percents,
         "rows": rows,
         "gains": gains,
         "figure": figure(
@@ -136,7 +141,7 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
         (reason, len(rows), rows.image.iloc[0]) for reason, rows in rejected.groupby("reason", sort=False)
     ]
     train = index[index.split == "train"]
-    shares = [*params.subset.fractions, 100]
+    shares = [*params.subset.percents, 100]
     counts = {share: train[train.image.isin(read_subset(share))].groupby("pid").size() for share in shares}
     return {
         "splits": splits,
@@ -181,14 +186,16 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
 
 def curves_section(params: Params) -> list[tuple[str, Any]]:
     """The learning curves of the generators, and of the re-ID models in the mean over seeds."""
-    columns = {"step": int, "loss": float, "fraction": int}
+    columns = {"step": int, "loss": float, "percent": int}
     tables = {
-        f"Generator trained on: {name}": read_csv(CURVES / f"{name}.csv", columns, "train_generator")
+        f"Generator trained on: {name}": read_csv(
+            GENERATOR_CURVES / f"{name}.csv", columns, "train_generator"
+        )
         for name in params.generator.train_on
     }
     for arm in ("standard", *params.arms):
-        models = read_csv(table4.RESULTS / f"{arm}.curves.csv", columns, "train_reid")
-        means = models.groupby(["fraction", "step"])[["loss"]].mean().reset_index()
+        models = read_csv(REID_RESULTS / f"{arm}.curves.csv", columns, "train_reid")
+        means = models.groupby(["percent", "step"])[["loss"]].mean().reset_index()
         tables[f"Re-ID models of the arm {arm}, mean over seeds"] = means
     return [
         (title, figure(partial(_draw_curves, table), f"{title}: loss over the steps; {_ends(table)}"))
@@ -197,7 +204,7 @@ def curves_section(params: Params) -> list[tuple[str, Any]]:
 
 
 def _ends(table: pd.DataFrame) -> str:
-    losses = table.groupby("fraction").loss.agg(["first", "last"])
+    losses = table.groupby("percent").loss.agg(["first", "last"])
     return ", ".join(
         f"at {row.Index} % from {row.first:.3f} to {row.last:.3f}" for row in losses.itertuples()
     )
@@ -206,11 +213,11 @@ def _ends(table: pd.DataFrame) -> str:
 def _draw_curves(table: pd.DataFrame) -> Figure:
     drawing = Figure(figsize=(7, 2.8), layout="constrained")
     axis = drawing.subplots()
-    for i, (fraction, rows) in enumerate(table.groupby("fraction")):
+    for i, (percent, rows) in enumerate(table.groupby("percent")):
         colour = COLOURS[(i + 1) % len(COLOURS)]
         axis.plot(rows.step, rows.loss, color=colour, lw=0.8, alpha=0.35)
         smooth = rows.loss.rolling(max(1, len(rows) // _SMOOTH), min_periods=1, center=True).mean()
-        axis.plot(rows.step, smooth, color=colour, lw=1.8, label=f"{fraction} % of the images")
+        axis.plot(rows.step, smooth, color=colour, lw=1.8, label=f"{percent} % of the images")
     axis.set(xlabel="step", ylabel="loss, and its running mean")
     axis.grid(axis="y", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
@@ -222,32 +229,34 @@ def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any
     """Per folder of synthetic images, subset and identity: what the subset shows of it, and what was made."""
     return [
         {
-            "folder": folder,
-            "fraction": fraction,
-            "identities": _gallery(arm, fraction, index, params),
+            "folder": SYNTHETIC / generator,
+            "percent": percent,
+            "identities": _gallery(arm, percent, index, params),
         }
-        for folder, arm in _synthetic_folders(params)
-        for fraction in progress(
-            params.subset.fractions, len(params.subset.fractions), f"gallery of {folder}"
+        for generator, arm in _arm_of_generator(params).items()
+        for percent in progress(
+            params.subset.percents, len(params.subset.percents), f"gallery of {generator}"
         )
     ]
 
 
-def _synthetic_folders(params: Params) -> list[tuple[Path, str]]:
-    """Every folder of synthetic images, with an arm that uses it."""
-    return sorted({arm.synthetic: name for name, arm in params.arms.items()}.items())
+def _arm_of_generator(params: Params) -> dict[str, str]:
+    """Return for every generator, in order, an arm that uses its images."""
+    return dict(sorted({arm.generator: name for name, arm in params.arms.items()}.items()))
 
 
-def _gallery(arm: str, fraction: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     settings, root = params.report, params.dataset.root
-    images, manifest = read_generated(arm, fraction, index, params)
-    subset = index[index.image.isin(read_subset(fraction))]
-    # The same people at every fraction, as far as they are there, so that galleries can be compared.
+    images, manifest = read_generated(arm, percent, index, params)
+    subset = index[index.image.isin(read_subset(percent))]
+    # The same people at every percent, as far as they are there, so that galleries can be compared.
     people = sorted(index.pid[index.split == "train"].unique())
-    people = [pid for pid in rng(settings.seed, "gallery").permutation(people) if pid in set(manifest.pid)]
+    people = [
+        pid for pid in make_rng(settings.seed, "gallery").permutation(people) if pid in set(manifest.pid)
+    ]
     identities = []
     for pid in people[: settings.identities]:
-        order = rng(settings.seed, "gallery", pid)
+        order = make_rng(settings.seed, "gallery", pid)
         real = subset[subset.pid == pid]
         made = manifest[manifest.pid == pid]
         identities.append(
@@ -273,13 +282,13 @@ def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.Data
     return rows.iloc[sorted(order.permutation(len(rows))[:count])]
 
 
-def read_generated(arm: str, fraction: int, index: pd.DataFrame, params: Params) -> tuple[Path, pd.DataFrame]:
+def read_generated(arm: str, percent: int, index: pd.DataFrame, params: Params) -> tuple[Path, pd.DataFrame]:
     """Where an arm's synthetic images for a subset lie, and which they are, with their identity scores."""
-    pids = set(index.pid[index.image.isin(read_subset(fraction))])
-    images, table = read_synthetic(params.arms[arm].synthetic, fraction, pids)
+    pids = set(index.pid[index.image.isin(read_subset(percent))])
+    images, table = read_synthetic(params.arms[arm].generator, percent, pids)
     file = IDENTITY / f"{arm}.csv"
-    scores = read_csv(file, SCORES, "identity")
-    scored = table.merge(scores[scores.fraction == fraction], on="name", validate="one_to_one")
+    scores = read_csv(file, IDENTITY_COLUMNS, "identity")
+    scored = table.merge(scores[scores.percent == percent], on="name", validate="one_to_one")
     if len(scored) < len(table):
         raise ValueError(f"{file}: images of {images} are missing; run the stage 'identity' again")
     return images, scored
@@ -305,46 +314,46 @@ def filters_section(params: Params) -> list[dict[str, Any]]:
 
     That is told by arms which differ in their folder of images alone.
     """
-    recipes = {name: arm.model_dump(exclude={"synthetic"}) for name, arm in params.arms.items()}
+    recipes = {name: arm.model_dump(exclude={"generator"}) for name, arm in params.arms.items()}
     sections = []
     for name in params.filters:
-        file = FILTERS / f"{name}.png"
+        file = FILTER_FIGURES / f"{name}.png"
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; run the stage 'filter', which writes it")
         alt = f"Scores of the filter {name} in each subset, with examples of what it kept and rejected"
         pairs = [
             (arm, other)
             for arm, other in permutations(params.arms, 2)
-            if params.arms[arm].synthetic == FILTERED / name
-            and params.arms[other].synthetic == params.filters[name].synthetic
+            if params.arms[arm].generator == name
+            and params.arms[other].generator == params.filters[name].generator
             and recipes[arm] == recipes[other]
         ]
-        rows = table4.collect(table4.RESULTS, params) if pairs else pd.DataFrame()
+        rows = table4.collect(REID_RESULTS, params) if pairs else pd.DataFrame()
         sections.append(
             {
                 "name": name,
                 "image": graphic(Image.open(file), alt),
-                "changes": [(arm, other, table4.difference(rows, arm, other)) for arm, other in pairs],
+                "changes": [(arm, other, difference(rows, arm, other)) for arm, other in pairs],
             }
         )
     return sections
 
 
 def compare_queries(standard: pd.DataFrame, arm: pd.DataFrame) -> pd.DataFrame:
-    """Join two arms' queries by model: columns fraction, seed, query, ap, top of both and the change of AP.
+    """Join two arms' queries by model: columns percent, seed, query, ap, top of both and the change of AP.
 
     `mean_change` is the change's mean over the seeds, for a query may be won by chance.
     """
     both = standard.merge(arm, on=_MODEL_QUERY, suffixes=("_standard", "_arm"), validate="one_to_one")
     both["change"] = both.ap_arm - both.ap_standard
-    both["mean_change"] = both.groupby(["fraction", "query"]).change.transform("mean")
+    both["mean_change"] = both.groupby(["percent", "query"]).change.transform("mean")
     return both
 
 
 def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
     """Choose the queries to show: those that gained and lost most in the mean over seeds, and the worst.
 
-    Each query stands once in a list, with the fraction where its change is largest (its AP lowest) and the
+    Each query stands once in a list, with the percent where its change is largest (its AP lowest) and the
     seed that shows it best. A query that nothing changed is neither won nor lost.
     """
     lists = {
@@ -372,7 +381,7 @@ def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]
 
 def read_queries(arm: str) -> pd.DataFrame:
     """The queries of every model of an arm that have a right image in the gallery."""
-    return read_csv(table4.RESULTS / f"{arm}.queries.csv", QUERIES, "train_reid").dropna(subset="ap")
+    return read_csv(REID_RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, "train_reid").dropna(subset="ap")
 
 
 def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) -> dict[str, Any]:
@@ -390,7 +399,7 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
         "query": photograph(root / row["query"], f"Query: identity {person.pid}, camera {person.camid}"),
         "pid": person.pid,
         "camid": person.camid,
-        "fraction": row["fraction"],
+        "percent": row["percent"],
         "seed": row["seed"],
         "mean_change": row["mean_change"],
         "rows": [
@@ -403,9 +412,9 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """The generated images with the lowest identity scores, over all folders."""
     found: list[tuple[dict[Any, Any], Path]] = []
-    for _, arm in _synthetic_folders(params):
-        for fraction in params.subset.fractions:
-            images, table = read_generated(arm, fraction, index, params)
+    for arm in _arm_of_generator(params).values():
+        for percent in params.subset.percents:
+            images, table = read_generated(arm, percent, index, params)
             # Rows and no table: manifests of different folders have different columns.
             found += [(row, images) for row in table.to_dict("records")]
     worst = sorted(found, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
@@ -463,13 +472,13 @@ def _commit() -> str:
 def make_report(params: Params) -> str:
     """Put the page together from what the stages wrote."""
     index = read_index()
-    summary = json.loads(table4.TABLE.with_suffix(".json").read_text(encoding="utf-8"))
+    summary = json.loads(TABLE4_SUMMARY.read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
         dataset=params.tested_on,
         rendered=params.dataset.root == Path("data/world"),
         table4=table4_section(summary, params.tested_on),
-        intervals=table4.INTERVALS,
+        intervals=INTERVALS,
         parameters=parameters_section(params),
         data=data_section(index, params),
         curves=curves_section(params),
@@ -485,7 +494,7 @@ def make_report(params: Params) -> str:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    print(f"{1 + len(params.arms)} arms at {len(params.subset.fractions)} fractions to report on", flush=True)
+    print(f"{1 + len(params.arms)} arms at {len(params.subset.percents)} percents to report on", flush=True)
     page = make_report(params)
     with atomic(REPORT) as file:
         file.write_text(page, encoding="utf-8")

@@ -8,7 +8,6 @@ identities where `scores.identities` is validation: these are training identitie
 A pipeline of its own, since Table 4 does not need it: `dvc repro experiments/scores/dvc.yaml`.
 """
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,26 +20,26 @@ from torch import nn
 from torchvision.models.inception import Inception3
 
 import generator
-import pipeline.images
-import pipeline.pose_judge
+import pipeline.datasets.images
+import pipeline.shared.pose_judge
+from common.seeding import make_rng, make_seed
 from generator import metrics
 from generator.data import scale_keypoints
 from generator.encoders import ImageEncoder, load_image_encoder
-from pipeline.checkpoints import Checkpoints
-from pipeline.cli import command_line
-from pipeline.files import md5, model_hash, progress, scratch, stage_main, write_json
-from pipeline.filter import agreement, encoder_judge
-from pipeline.generate import generate, plan_marks, scratch_images
-from pipeline.images import read_image
-from pipeline.index import read_index
-from pipeline.launch import launched_processes
-from pipeline.memory import keep_memory
+from pipeline.artifacts import GENERATORS as MODELS
+from pipeline.artifacts import SCORES, read_index, read_poses
+from pipeline.datasets.images import read_image
 from pipeline.params import Params, ScoresSettings, load_params
-from pipeline.pose_judge import PoseJudge, pose_errors, train_pose_judge
-from pipeline.poses import read_poses
-from pipeline.train_generator import MODELS
+from pipeline.runtime.checkpoints import Checkpoints
+from pipeline.runtime.launch import launched_processes
+from pipeline.runtime.memory import keep_memory
+from pipeline.runtime.outputs import write_json
+from pipeline.runtime.scratch import md5, model_hash, scratch
+from pipeline.runtime.stage import command_line, progress, stage_main
+from pipeline.shared.imagpose import generate, plan_marks, scratch_images
+from pipeline.shared.judges import agreement, encoder_judge
+from pipeline.shared.pose_judge import PoseJudge, pose_errors, train_pose_judge
 
-SCORES = Path("reports/scores.json")
 SCENARIOS = ("T1", "T2", "T3", "IMAGPose*")
 
 _SPLITS = {"validation": ("val_query", "val_gallery"), "test": ("query", "gallery")}
@@ -63,7 +62,7 @@ def draw_pairs(images: pd.DataFrame, settings: ScoresSettings) -> pd.DataFrame:
     Raises:
         ValueError: no identity has two images.
     """
-    rng = np.random.default_rng([settings.seed, zlib.crc32(b"scores")])
+    rng = make_rng(settings.seed, "scores")
     shuffled = images.sort_values("image").iloc[rng.permutation(len(images))]
     people = {pid: group.tolist() for pid, group in shuffled.groupby("pid").image if len(group) > 1}
     if not people:
@@ -140,8 +139,8 @@ def make_plan(pairs: pd.DataFrame, images: pd.DataFrame, seed: int) -> pd.DataFr
     joints: dict[tuple[str, Any], int] = {}
     for score in SCENARIOS:
         for number, (pid, source, target) in enumerate(pairs.itertuples(index=False)):
-            noise = zlib.crc32(f"{seed} {source} {target}".encode())
-            rng = np.random.default_rng([noise, zlib.crc32(b"T3")])
+            noise = make_seed(seed, source, target)
+            rng = make_rng(noise, "T3")
             others = [image for image in rng.permutation(own[pid]).tolist() if image not in (source, target)]
             sources = [source, *others[:2]] if score == "T3" else [source]
             layout = "multi" if score == "IMAGPose*" else score
@@ -170,8 +169,8 @@ def pose_judge(train: pd.DataFrame, params: Params) -> PoseJudge:
         "pose_judge",
         __file__,
         generator,
-        pipeline.images,
-        pipeline.pose_judge,
+        pipeline.datasets.images,
+        pipeline.shared.pose_judge,
         seed=settings.seed,
         size=size,
         dataset=params.dataset,
@@ -372,7 +371,7 @@ def main() -> None:
         return
     train = index[index.split == "train"]
     about = {
-        "generator": generator_hash,  # whose scores these are: `pipeline.model_card` asks
+        "generator": generator_hash,  # whose scores these are: `pipeline.shared.model_card` asks
         "data_set": params.dataset.name,
         "identities": settings.identities,
         "people": int(pairs.pid.nunique()),

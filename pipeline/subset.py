@@ -1,21 +1,16 @@
 """Stage `subset`: nested random shares of the real training images that still know everybody.
 
-Reads data/index.csv; writes data/subsets/<fraction>.csv, and 100.csv with all training images.
+Reads data/index.csv; writes data/subsets/<percent>.csv, and 100.csv with all training images.
 """
 
-import zlib
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 
-from pipeline.cli import command_line
-from pipeline.files import atomic, read_csv, stage_main
-from pipeline.index import read_index
+from common.seeding import make_rng
+from pipeline.artifacts import SUBSETS, read_index
 from pipeline.params import SubsetSettings, load_params
+from pipeline.runtime.outputs import atomic
+from pipeline.runtime.stage import command_line, stage_main
 from reid.settings import ReidSettings
-
-SUBSETS = Path("data/subsets")
 
 
 def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, list[str]]:
@@ -30,28 +25,28 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
         settings: the shares and the seed.
 
     Returns:
-        For each fraction, in percent, and for 100 the images in the order of their names.
+        For each percent, in percent, and for 100 the images in the order of their names.
 
     Raises:
         ValueError: a share has fewer images than there are identities.
     """
     # The draw depends on the set of images, not on the order in which they come.
     train = train.sort_values("image")
-    rng = np.random.default_rng([settings.seed, zlib.crc32(b"subset")])
+    rng = make_rng(settings.seed, "subset")
     shuffled = train.iloc[rng.permutation(len(train))]
     repeated = shuffled.pid.duplicated()
     order = [*shuffled.image[~repeated], *shuffled.image[repeated]]
     identities = int((~repeated).sum())
     subsets = {}
-    for fraction in (*settings.fractions, 100):
-        count = (fraction * len(order) + 50) // 100
+    for percent in (*settings.percents, 100):
+        count = (percent * len(order) + 50) // 100
         if count < identities:
             least = -(-(100 * identities - 50) // len(order))
             raise ValueError(
-                f"subset.fractions has {fraction}; expected at least {least}, "
-                f"for {fraction} % of {len(order)} images are fewer than the {identities} identities"
+                f"subset.percents has {percent}; expected at least {least}, "
+                f"for {percent} % of {len(order)} images are fewer than the {identities} identities"
             )
-        subsets[fraction] = sorted(order[:count])
+        subsets[percent] = sorted(order[:count])
     return subsets
 
 
@@ -72,11 +67,11 @@ def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: Re
         raise ValueError(
             f"reid.identities_per_batch is {p}; expected at most {identities}, the training identities"
         )
-    fraction, images = min(subsets.items())
+    percent, images = min(subsets.items())
     if p * k > len(images):
         raise ValueError(
             f"reid.images_per_identity is {k}; expected at most {len(images) // p}, for a batch of "
-            f"{p} x {k} images is larger than the {fraction} % subset, which has {len(images)}"
+            f"{p} x {k} images is larger than the {percent} % subset, which has {len(images)}"
         )
 
 
@@ -95,24 +90,19 @@ def check_validation(index: pd.DataFrame) -> None:
         )
 
 
-def read_subset(fraction: int) -> list[str]:
-    """Read the images of a share, in the order of their names."""
-    return read_csv(SUBSETS / f"{fraction}.csv", {"image": str}, "subset").image.tolist()
-
-
 def main() -> None:
     """Run the stage."""
     index = read_index()
     train, params = index[index.split == "train"], load_params()
-    print(f"{len(params.subset.fractions)} subsets to draw from {len(train)} images", flush=True)
+    print(f"{len(params.subset.percents)} subsets to draw from {len(train)} images", flush=True)
     subsets = draw_subsets(train, params.subset)
     check_batch(train, subsets, params.reid)
     if params.reid.evaluate_on == "validation":
         check_validation(index)
     with atomic(SUBSETS) as folder:
         folder.mkdir()
-        for fraction, images in subsets.items():
-            pd.DataFrame({"image": images}).to_csv(folder / f"{fraction}.csv", index=False)
+        for percent, images in subsets.items():
+            pd.DataFrame({"image": images}).to_csv(folder / f"{percent}.csv", index=False)
 
 
 if __name__ == "__main__":

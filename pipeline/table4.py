@@ -4,7 +4,6 @@ Reads data/reid/<arm>.csv, one row per model, and data/reid/cross/<data set>.csv
 with all rows and the summary as reports/table4.json, .md and .png.
 """
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,32 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
-from pipeline.cli import command_line
-from pipeline.files import atomic, read_csv, stage_main, write_csv, write_json
+from pipeline.artifacts import REID_RESULTS, RESULT_COLUMNS, TABLE4
 from pipeline.params import Params, load_params
+from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
+from pipeline.runtime.stage import command_line, stage_main
+from pipeline.shared.statistics import INTERVALS, Summary, _half, aligned_table, result_cells, summarise
 
-RESULTS = Path("data/reid")
-TABLE = Path("reports/table4.csv")
-
-COLUMNS = {
-    "arm": str,  # the recipe; "standard" has real images only
-    "train_on": str,  # what the generator was trained on: all or subset of the real images, none, or other
-    "fraction": int,  # percent of the real training images
-    "seed": int,
-    "n_real": int,  # training images
-    "n_synthetic": int,
-    "iterations": int,
-    "rank1": float,  # percent
-    "mAP": float,
-    "mINP": float,
-}
-METRICS = ("rank1", "mAP", "mINP")  # that every model has; rankings of other kinds and data sets may follow
-CONFIDENCE = 0.95
-# A further column: the generator's model_hash, where images of this pipeline were added.
-GENERATOR = "generator"
-_KEY = ["arm", "train_on", "fraction", "seed"]
+_KEY = ["arm", "train_on", "percent", "seed"]
 _TITLES = {
     "rank1": "rank-1",
     "mAP": "mAP",
@@ -49,7 +30,7 @@ _TITLES = {
 }
 
 # Rank-1 (%) on Market-1501 as printed in Table 4 of the IMAGPose paper (Shen and Tang, NeurIPS 2024).
-PUBLISHED_FRACTIONS = (20, 40, 60, 80)
+PUBLISHED_PERCENTS = (20, 40, 60, 80)
 PUBLISHED = {
     "Standard": (33.4, 56.6, 64.9, 69.2),
     "PTN": (55.6, 57.3, 67.1, 72.5),
@@ -64,18 +45,11 @@ _COLOURS = ("#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _HATCHES = ("", "////", "....", "xxxx")  # for arms beyond the colours
 _FULL = "100 % real images"
 
-INTERVALS = (
-    "Intervals cover the chance of re-ID training alone: all seeds share one subset, one generator with its "
-    "images, and one set of people to test on."
-)
-
-Summary = dict[str, dict[str, dict[str, dict[str, Any]]]]
-
 
 def collect(folder: Path, params: Params) -> pd.DataFrame:
     """Put the rows of all result files that belong to the present parameters into one table.
 
-    Results of an arm, a fraction or a seed that was taken out of params.yaml may still lie in the folder.
+    Results of an arm, a percent or a seed that was taken out of params.yaml may still lie in the folder.
 
     Raises:
         ValueError: there is none, a model stands there twice, or models were not trained equally long.
@@ -83,13 +57,13 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
     # <arm>.csv alone, not <arm>.queries.csv and <arm>.curves.csv: an arm's name has no dot. Hidden files are
     # temporaries of a run that is at work, or was killed.
     files = [file for file in sorted(folder.glob("[!.]*.csv")) if "." not in file.stem]
-    tables = [read_csv(file, COLUMNS, "train_reid") for file in files]
+    tables = [read_csv(file, RESULT_COLUMNS, "train_reid") for file in files]
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")
     rows = pd.concat(tables, ignore_index=True)
     arms = ["standard", *params.arms]
-    fractions = [*params.subset.fractions, 100]
-    rows = rows[rows.arm.isin(arms) & rows.fraction.isin(fractions) & rows.seed.isin(params.reid.seeds)]
+    percents = [*params.subset.percents, 100]
+    rows = rows[rows.arm.isin(arms) & rows.percent.isin(percents) & rows.seed.isin(params.reid.seeds)]
     twice = rows[rows.duplicated(_KEY)]
     if len(twice):
         raise ValueError(f"{folder}: the model {twice[_KEY].iloc[0].to_dict()} stands in two files")
@@ -98,135 +72,44 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
         raise ValueError(
             f"{folder}: models were trained for {lengths} iterations; a table compares equal ones"
         )
-    model = ["arm", "fraction", "seed"]
+    model = ["arm", "percent", "seed"]
     for name in params.cross_datasets:
-        columns = {"arm": str, "fraction": int, "seed": int}
+        columns = {"arm": str, "percent": int, "seed": int}
         tested = read_csv(folder / "cross" / f"{name}.csv", columns, f"cross@{name}")
         rows = rows.merge(tested, on=model, how="left", validate="many_to_one")
     by_arm = rows.arm.map(arms.index)
     return rows.assign(by_arm=by_arm).sort_values(["by_arm", *_KEY], ignore_index=True).drop(columns="by_arm")
 
 
-def summarise(rows: pd.DataFrame) -> Summary:
-    """Summarise models as arm -> train_on -> fraction -> seeds, n_real, n_synthetic, generator, every metric.
-
-    A metric has its mean, sd and the 95 % interval low..high of the mean over seeds (Student's t). Arms other
-    than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same fraction,
-    paired by seed, and recovered, the gain as a share of the gap between "standard" and 100 % real images.
-    What cannot be said is None: the interval of one seed, and the share of a gap or by a gain that is not
-    surely there, its 95 % interval, paired by seed too, holding 0. All in percent or points, except
-    recovered, a ratio.
-
-    Args:
-        rows: one per model. With a column `run`, models of several runs (worlds, say) are taken together: a
-            seed is then one of its run, and intervals are those of the mean over these very runs.
-    """
-    standard = rows[rows.arm == "standard"]
-    key = [name for name in ("run", "seed") if name in rows]
-    metrics = [name for name in rows.columns if name in METRICS or name not in (*COLUMNS, GENERATOR, *key)]
-    summary: Summary = {}
-    for (arm, train_on, fraction), models in rows.groupby(["arm", "train_on", "fraction"], sort=False):
-        cell: dict[str, Any] = {
-            "seeds": len(models),
-            "n_real": int(models.n_real.iloc[0]),
-            "n_synthetic": int(models.n_synthetic.iloc[0]),
-        }
-        generators = set(models[GENERATOR].dropna()) - {""} if GENERATOR in models else set()
-        cell[GENERATOR] = generators.pop() if len(generators) == 1 else None
-        for metric in metrics:
-            values = models.set_index(key)[metric].dropna()
-            mean, low, high = interval(values)
-            found = {"mean": mean, "sd": values.std() if len(values) > 1 else None, "low": low, "high": high}
-            if arm != "standard":
-                reference = standard[standard.fraction == fraction].set_index(key)[metric]
-                full = standard[standard.fraction == 100].set_index(key)[metric]
-                gain, gain_low, gain_high = interval((values - reference).dropna())
-                gap, gap_low, gap_high = interval((full - reference).dropna())
-                there = _there(gain, gain_low, gain_high) and _there(gap, gap_low, gap_high)
-                recovered = gain / gap if gain and gap and gap > 0 and there else None
-                found |= {
-                    "gain": gain,
-                    "gain_low": gain_low,
-                    "gain_high": gain_high,
-                    "recovered": recovered,
-                }
-            cell[metric] = {name: None if x is None else round(float(x), 3) for name, x in found.items()}
-        summary.setdefault(str(arm), {}).setdefault(str(train_on), {})[str(fraction)] = cell
-    return summary
-
-
-def difference(rows: pd.DataFrame, arm: str, other: str, metric: str = "rank1") -> dict[int, str]:
-    """One arm minus another, paired by seed, with its 95 % interval, by fraction.
-
-    Args:
-        rows: as those of `summarise`.
-        arm: the one.
-        other: the other.
-        metric: a column of percent.
-    """
-    key = ["fraction", *(name for name in ("run", "seed") if name in rows)]
-    values = rows[rows.arm.isin([arm, other])].pivot(index=key, columns="arm", values=metric)
-    gained = (values[arm] - values[other]).dropna()
-    found = {}
-    for fraction in gained.index.unique("fraction"):
-        mean, _, high = interval(gained.loc[fraction])
-        found[int(fraction)] = f"{mean:+.1f}{_half(mean, high)}"
-    return found
-
-
-def interval(values: pd.Series) -> tuple[float | None, float | None, float | None]:
-    """Mean and the ends of its 95 % interval by Student's t; None where there are too few values.
-
-    Values whose index has a level `run` vary about the mean of their run: the interval says nothing of other
-    runs.
-    """
-    if len(values) == 0:
-        return None, None, None
-    mean = float(values.mean())
-    runs = values.groupby(level="run") if "run" in values.index.names else None
-    free = len(values) - (1 if runs is None else runs.ngroups)
-    if free == 0:
-        return mean, None, None
-    about = values - (mean if runs is None else runs.transform("mean"))
-    error = math.sqrt(about.pow(2).sum() / free / len(values))
-    half = float(error * stats.t.ppf((1 + CONFIDENCE) / 2, free))
-    return mean, mean - half, mean + half
-
-
-def _there(mean: float | None, low: float | None, high: float | None) -> bool:
-    """Whether a difference is known and its interval, if there is one, leaves out 0."""
-    return mean is not None and (low is None or high is None or low > 0 or high < 0)
-
-
 def render(summary: Summary, dataset: str) -> str:
     """Write the summary as Markdown that is aligned, so that a terminal shows it well too."""
     arms = _arms(summary)
-    fractions = sorted({fraction for _, _, cells in arms for fraction in cells}, key=int)
-    percents = [f"{fraction} %" for fraction in fractions]
+    percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
+    titles = [f"{percent} %" for percent in percents]
     seeds = "-".join(map(str, sorted({cell["seeds"] for _, _, cells in arms for cell in cells.values()})))
     means = [
-        [arm, _saw(source), *(_means(cells[fraction]) if fraction in cells else "" for fraction in fractions)]
+        [arm, _saw(source), *(_means(cells[percent]) if percent in cells else "" for percent in percents)]
         for arm, source, cells in arms
     ]
     blocks = [
         f"Table 4 on the data set: {dataset}",
         f"Rank-1 / mAP (%) by percent of the real training images, means (seeds: {seeds}):",
-        aligned_table(["arm", "generator saw", *percents], means),
+        aligned_table(["arm", "generator saw", *titles], means),
         "With 95 % intervals over the seeds; gain over standard paired by seed; recovered share of the gap "
         "between standard and 100 % real images:",
         aligned_table(
             ["real", "arm", "generator saw", "images", *2 * ["", "gain", "recovered"]],
             [
                 [
-                    f"{fraction} %",
+                    f"{percent} %",
                     arm,
                     _saw(source),
-                    f"{cells[fraction]['n_real']} + {cells[fraction]['n_synthetic']}",
-                    *(text for metric in ("rank1", "mAP") for text in result_cells(cells[fraction][metric])),
+                    f"{cells[percent]['n_real']} + {cells[percent]['n_synthetic']}",
+                    *(text for metric in ("rank1", "mAP") for text in result_cells(cells[percent][metric])),
                 ]
-                for fraction in fractions
+                for percent in percents
                 for arm, source, cells in arms
-                if fraction in cells
+                if percent in cells
             ],
             left=3,
             titles={4: "rank-1 (%)", 7: "mAP (%)"},
@@ -238,17 +121,17 @@ def render(summary: Summary, dataset: str) -> str:
         aligned_table(
             ["real", "arm", "generator saw", *(title(name) for name in others)],
             [
-                [f"{fraction} %", arm, _saw(source), *(_brief(cells[fraction][name]) for name in others)]
-                for fraction in fractions
+                [f"{percent} %", arm, _saw(source), *(_brief(cells[percent][name]) for name in others)]
+                for percent in percents
                 for arm, source, cells in arms
-                if fraction in cells
+                if percent in cells
             ],
             left=3,
         ),
         f"Published, Market-1501: rank-1 (%) as printed by Shen and Tang (NeurIPS 2024), {PUBLISHED_FULL} at "
         "100 %, in brackets the recovered share of the gap. Other images and larger models: compare shares.",
         aligned_table(
-            ["method", *(f"{fraction} %" for fraction in PUBLISHED_FRACTIONS)],
+            ["method", *(f"{percent} %" for percent in PUBLISHED_PERCENTS)],
             [[method, *_published(values)] for method, values in PUBLISHED.items()],
             left=1,
         ),
@@ -282,19 +165,6 @@ def _means(cell: dict[str, Any]) -> str:
     return f"{cell['rank1']['mean']:.1f} / {cell['mAP']['mean']:.1f}"
 
 
-def result_cells(metric: dict[str, Any]) -> list[str]:
-    """Mean, gain and recovered share of one metric for readers, as far as they are known."""
-    mean = f"{metric['mean']:.1f}{_half(metric['mean'], metric['high'])}"
-    if metric.get("gain") is None:
-        return [mean, "", ""]
-    share = "" if metric["recovered"] is None else f"{round(100 * metric['recovered'])} %"
-    return [mean, f"{metric['gain']:+.1f}{_half(metric['gain'], metric['gain_high'])}", share]
-
-
-def _half(mean: float | None, high: float | None) -> str:
-    return "" if mean is None or high is None else f" ± {high - mean:.1f}"
-
-
 def _brief(metric: dict[str, Any]) -> str:
     if metric["mean"] is None:
         return ""
@@ -313,34 +183,17 @@ def _published(values: tuple[float, ...]) -> list[str]:
     return [f"{value:.1f} ({round(100 * share)} %)" for value, share in zip(values, shares, strict=True)]
 
 
-def aligned_table(
-    header: list[str], rows: list[list[str]], left: int = 2, titles: dict[int, str] | None = None
-) -> str:
-    """Make a Markdown table with columns of equal width, the first ones to the left, numbers to the right."""
-    header = [(titles or {}).get(i, name) for i, name in enumerate(header)]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = []
-    for row in (header, rule, *rows):
-        cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def draw(summary: Summary, dataset: str) -> Figure:
     """Draw rank-1 and mAP as bars with their 95 % intervals, and beside them the published rows."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1])
     arms = _arms(summary)
-    fractions = sorted({int(f) for _, _, cells in arms for f in cells if f != "100"})
+    percents = sorted({int(f) for _, _, cells in arms for f in cells if f != "100"})
     full = summary.get("standard", {}).get("none", {}).get("100")
     width = 0.84 / len(arms)
     for axis, metric in zip(axes, ("rank1", "mAP"), strict=False):
         for i, (arm, train_on, cells) in enumerate(arms):
-            known = [(place, cells[str(f)][metric]) for place, f in enumerate(fractions) if str(f) in cells]
+            known = [(place, cells[str(f)][metric]) for place, f in enumerate(percents) if str(f) in cells]
             places = [place + width * (i - (len(arms) - 1) / 2) for place, _ in known]
             halves = [0 if cell["high"] is None else cell["high"] - cell["mean"] for _, cell in known]
             axis.bar(
@@ -361,8 +214,8 @@ def draw(summary: Summary, dataset: str) -> Figure:
                 axis.axhspan(full[metric]["low"], full[metric]["high"], color="#ebebeb", lw=0, zorder=0)
         axis.set_title(f"{dataset}: {_TITLES[metric]}", fontsize=10)
     _draw_published(axes[2])
-    for axis, ticks in zip(axes, (fractions, fractions, PUBLISHED_FRACTIONS), strict=True):
-        axis.set_xticks(range(len(ticks)), [f"{fraction}" for fraction in ticks])
+    for axis, ticks in zip(axes, (percents, percents, PUBLISHED_PERCENTS), strict=True):
+        axis.set_xticks(range(len(ticks)), [f"{percent}" for percent in ticks])
         axis.set(xlabel="real training images (%)", ylim=(0, 100))
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
@@ -374,7 +227,7 @@ def draw(summary: Summary, dataset: str) -> Figure:
 
 
 def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
-    """The columns of `dvc exp show`: 100 % real images, and what each arm gains at every fraction.
+    """The columns of `dvc exp show`: 100 % real images, and what each arm gains at every percent.
 
     Returns:
         "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
@@ -386,7 +239,7 @@ def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
     for arm, source, cells in _arms(summary):
         if arm != "standard":
             label = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
-            numbers[label] = {f"gain_{fraction}": cell["rank1"]["gain"] for fraction, cell in cells.items()}
+            numbers[label] = {f"gain_{percent}": cell["rank1"]["gain"] for percent, cell in cells.items()}
     return numbers
 
 
@@ -419,16 +272,16 @@ def _draw_published(axis: Axes) -> None:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    rows = collect(RESULTS, params)
+    rows = collect(REID_RESULTS, params)
     print(f"{len(rows)} models to compare", flush=True)
     summary = summarise(rows)
     text = render(summary, params.tested_on)
-    write_csv(rows, TABLE)
-    write_json(summary, TABLE.with_suffix(".json"))
-    write_json(headline(summary), TABLE.with_name("summary.json"))
-    with atomic(TABLE.with_suffix(".md")) as file:
+    write_csv(rows, TABLE4)
+    write_json(summary, TABLE4.with_suffix(".json"))
+    write_json(headline(summary), TABLE4.with_name("summary.json"))
+    with atomic(TABLE4.with_suffix(".md")) as file:
         file.write_text(text, encoding="utf-8")
-    with atomic(TABLE.with_suffix(".png")) as file:
+    with atomic(TABLE4.with_suffix(".png")) as file:
         draw(summary, params.tested_on).savefig(file, dpi=130)
     print(text)
 

@@ -1,20 +1,14 @@
 """Images in memory: PK batches and BoT's augmentation, all without hidden state."""
 
-from zlib import crc32
-
 import numpy as np
 import torch
 
-from reid.settings import ReidSettings
+from common.seeding import make_rng
+from reid.settings import Mix, ReidSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ERASING_ATTEMPTS = 100  # reid-strong-baseline's; beyond them an image stays whole
-
-
-def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The random generator of one draw: equal arguments give equal draws, in whatever order they are made."""
-    return np.random.default_rng([seed, crc32(purpose.encode()), index])
 
 
 class IdentitySampler:
@@ -33,10 +27,7 @@ class IdentitySampler:
         identities: P.
         images: K; identities with fewer are drawn from with replacement.
         seed: seed of all draws.
-        synthetic_share: share of an identity's K images that is synthetic, where it has both kinds; a
-            fractional number of images is met on average. None makes it the synthetic share of all images of
-            the identity, a synthetic one counted as `synthetic_rate` of a real one.
-        synthetic_rate: 1 mixes all images uniformly.
+        mix: How often a synthetic image is drawn for a real one of its identity; not needed without any.
 
     Raises:
         ValueError: if there are fewer than P identities.
@@ -49,8 +40,7 @@ class IdentitySampler:
         identities: int,
         images: int,
         seed: int,
-        synthetic_share: float | None = None,
-        synthetic_rate: float = 1.0,
+        mix: Mix | None = None,
     ) -> None:
         self.n_identities = int(labels.max()) + 1
         if self.n_identities < identities:
@@ -59,7 +49,7 @@ class IdentitySampler:
                 f"identities; set it to at most {self.n_identities}."
             )
         self.identities, self.images, self.seed = identities, images, seed
-        self.synthetic_share, self.synthetic_rate = synthetic_share, synthetic_rate
+        self.rate = mix.rate if mix else 1.0
         self.real = [np.flatnonzero((labels == label) & ~is_synthetic) for label in range(self.n_identities)]
         self.synthetic = [
             np.flatnonzero((labels == label) & is_synthetic) for label in range(self.n_identities)
@@ -69,16 +59,15 @@ class IdentitySampler:
         """Image numbers int64 [P * K] of one iteration, the K images of an identity side by side."""
         # A round is one shuffle of all identities, cut into batches; what is left over sits the round out.
         round_, position = divmod(iteration, self.n_identities // self.identities)
-        shuffled = generator(self.seed, "identities", round_).permutation(self.n_identities)
+        shuffled = make_rng(self.seed, "identities", round_).permutation(self.n_identities)
         chosen = shuffled[position * self.identities : (position + 1) * self.identities]
-        rng = generator(self.seed, "images", iteration)
+        rng = make_rng(self.seed, "images", iteration)
         return np.concatenate([self._images_of(label, rng) for label in chosen])
 
     def _images_of(self, label: int, rng: np.random.Generator) -> np.ndarray:
         real, synthetic = self.real[label], self.synthetic[label]
-        share = self.synthetic_share
-        if share is None or not len(real) or not len(synthetic):
-            share = len(synthetic) * self.synthetic_rate / (len(real) + len(synthetic) * self.synthetic_rate)
+        weight = len(synthetic) * self.rate
+        share = weight / (len(real) + weight)  # a fractional number of images is met on average
         n_synthetic = int(self.images * share + rng.random())
         drawn = _draw(real, self.images - n_synthetic, rng), _draw(synthetic, n_synthetic, rng)
         return np.concatenate(drawn)

@@ -58,8 +58,3 @@ class CenterLoss(nn.Module):
         """Features float [B, D] and labels int64 [B] to float [B]."""
         distance = (features - self.centers[labels]).square().sum(dim=1)
         return distance.clamp(min=1e-12, max=1e12)  # BoT's bounds
-
-
-def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean of values [B] under weights [B]; equal weights give the plain mean, whatever their size."""
-    return (values * weights).sum() / weights.sum()

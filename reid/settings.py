@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from common.settings import Settings
 
 
-class ReidSettings(BaseModel):
+class ReidSettings(Settings):
     """Everything that determines a trained model, apart from the images and the seed.
 
     "BoT" in the descriptions is reid-strong-baseline's published value for Market-1501 (Luo et al., "Bag of
@@ -15,8 +17,6 @@ class ReidSettings(BaseModel):
     generated images train equally long. The schedule keeps BoT's unit, the epoch, as a share of that length:
     one epoch is `iterations / epochs` iterations.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     backbone: Literal["resnet10", "resnet50", "given"] = Field(
         description="BoT: resnet50; resnet10 is a small one for CPUs; given = a module that the caller passes"
@@ -107,18 +107,13 @@ class ReidSettings(BaseModel):
             )
         return self
 
-    def joint_iterations(self, real_first: float, real_last: float) -> range:
-        """The iterations whose batches hold synthetic images, without those shares at the ends.
 
-        Raises:
-            ValueError: there is none.
-        """
-        joint = range(
-            round(real_first * self.iterations), self.iterations - round(real_last * self.iterations)
-        )
-        if not joint:
-            raise ValueError(
-                f"real_first {real_first} and real_last {real_last} leave none of {self.iterations} "
-                "iterations to synthetic images; lower them"
-            )
-        return joint
+class Mix(Settings):
+    """How real and synthetic images are mixed in the batches of a training."""
+
+    rate: float = Field(
+        default=0.4,
+        gt=0,
+        le=10,
+        description="how often a synthetic image is drawn for a real one; 1 mixes all images uniformly",
+    )

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from reid.data import IdentitySampler, augment, generator
-from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy, weighted_mean
+from common.seeding import make_rng
+from reid.data import IdentitySampler, augment
+from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy
 from reid.model import BoT
-from reid.settings import ReidSettings
+from reid.settings import Mix, ReidSettings
 
 REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU wait
 
@@ -49,12 +50,7 @@ def train(
     settings: ReidSettings,
     seed: int,
     *,
-    synthetic_share: float | None = None,
-    synthetic_rate: float = 1.0,
-    synthetic_weight: float = 1.0,
-    synthetic_smoothing: float | None = None,
-    real_first: float = 0.0,
-    real_last: float = 0.0,
+    mix: Mix | None = None,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 1000,
@@ -73,13 +69,7 @@ def train(
         is_synthetic: bool [N], which images are generated.
         settings: the numbers of the run.
         seed: seed of the weights, the batches and the augmentation.
-        synthetic_share: see `reid.data.IdentitySampler`.
-        synthetic_rate: see there.
-        synthetic_weight: weight of a synthetic image in every loss; a real one has 1.
-        synthetic_smoothing: label smoothing of synthetic images; None is that of the settings.
-        real_first: share of the iterations, in [0, 1], in which batches hold real images alone, drawn as if
-            there were no others. The rest goes on as usual: one optimiser, one schedule.
-        real_last: the same for the last iterations.
+        mix: How often a synthetic image is drawn; needed where there are synthetic ones.
         device: torch's name of the device.
         checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
         checkpoint_every: iterations between two of them.
@@ -100,22 +90,13 @@ def train(
             f"the images have shape {images.shape[1:]}, but the settings ask for height {settings.height} "
             f"and width {settings.width}; load them at that size."
         )
-    if not synthetic_weight > 0:
-        raise ValueError(f"synthetic_weight is {synthetic_weight}; it must be above 0.")
-    for name, share in (("real_first", real_first), ("real_last", real_last)):
-        if share and set(pids[~is_synthetic]) != set(pids):
-            raise ValueError(f"{name} is {share}; it needs a real image of every identity.")
 
     # --- model, losses, optimisers --------------------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
-    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, synthetic_share, synthetic_rate)
-    real = np.flatnonzero(~is_synthetic)
-    joint = settings.joint_iterations(real_first, real_last)
-    alone = real_first > 0 or real_last > 0
-    real_sampler = IdentitySampler(labels[real], is_synthetic[real], p, k, seed) if alone else None
+    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "weights").integers(2**63)))
+        torch.manual_seed(int(make_rng(seed, "weights").integers(2**63)))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
         model = BoT(settings, len(identities), backbone).to(device).train()
         model.to(memory_format=torch.channels_last)
@@ -136,8 +117,6 @@ def train(
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
     targets = torch.from_numpy(labels).to(device)
-    generated = torch.from_numpy(is_synthetic).to(device)
-    weights = torch.where(generated, synthetic_weight, 1.0)
 
     with tqdm(
         total=settings.iterations,
@@ -151,27 +130,19 @@ def train(
     ) as bar:
         for iteration in range(start, settings.iterations):
             # --- batch --------------------------------------------------------------------------------------
-            if real_sampler and iteration not in joint:
-                chosen = real[real_sampler.batch(iteration)]
-            else:
-                chosen = sampler.batch(iteration)
-            index = torch.from_numpy(chosen).to(device)
-            batch = augment(pixels[index], settings, generator(seed, "augment", iteration))
-            target, weight = targets[index], weights[index]
+            index = torch.from_numpy(sampler.batch(iteration)).to(device)
+            batch = augment(pixels[index], settings, make_rng(seed, "augment", iteration))
+            target = targets[index]
 
             # --- losses -------------------------------------------------------------------------------------
             pooled, feature = model(batch)
             logits = model.classifier(feature)
-            entropy = cross_entropy(logits, target, settings.label_smoothing)
-            if synthetic_smoothing is not None:
-                softer = cross_entropy(logits, target, synthetic_smoothing)
-                entropy = torch.where(generated[index], softer, entropy)
-            loss = weighted_mean(entropy, weight)
+            loss = cross_entropy(logits, target, settings.label_smoothing).mean()
             if settings.triplet_weight:
                 triplet = batch_hard_triplet(pooled, target, settings.triplet_margin)
-                loss = loss + settings.triplet_weight * weighted_mean(triplet, weight)
+                loss = loss + settings.triplet_weight * triplet.mean()
             if settings.center_weight:
-                loss = loss + settings.center_weight * weighted_mean(center(pooled, target), weight)
+                loss = loss + settings.center_weight * center(pooled, target).mean()
 
             # --- step ---------------------------------------------------------------------------------------
             rate = learning_rate(settings, iteration)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.files import stage_main
+from pipeline.runtime.stage import stage_main
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(

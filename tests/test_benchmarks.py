@@ -12,13 +12,13 @@ from benchmarks import generator, reid, speed
 from generator.cost import pipeline_flops, training_flops
 from pipeline import index, poses
 from pipeline.params import load_params
+from tests import REPOSITORY
 from tests.generator import tiny
 from tests.generator.test_sample import pipeline
 from tests.pipeline.market import make_market
 
-REPOSITORY = Path(__file__).parents[1]
-PAPER = load_params(REPOSITORY / "params.market1501.yaml")
-EMBEDDED = load_params(REPOSITORY / "params.yaml")
+PAPER = load_params(REPOSITORY / "profiles/market1501.yaml")
+EMBEDDED = load_params(REPOSITORY / "profiles/embedded.yaml")
 CPU = torch.device("cpu")
 
 
@@ -124,7 +124,7 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
 def test_speed_measures_both_methods_and_draws_them(tmp_path, monkeypatch, capsys):
     market = make_market(tmp_path / "market")
     monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "params.yaml").read_text().replace("root: data/world", f"root: {market}")
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("root: data/world", f"root: {market}")
     text = text.replace("validation_identities: 20", "validation_identities: 1")
     Path("params.yaml").write_text(text.replace("steps: 10 # of DDIM", "steps: 1 #"))
     index.main()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).parents[1]
+from tests import REPOSITORY
+
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 YAML_FILE = YAML(typ="safe", pure=True)
 
@@ -70,7 +71,7 @@ def test_the_documentation_stays_small() -> None:
 def test_a_users_data_and_models_are_ignored_by_git_and_spared_by_make_clean(tmp_path: Path) -> None:
     for name in ("Makefile", ".gitignore"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    paper = (REPOSITORY / "params.market1501.yaml").read_text()
+    paper = (REPOSITORY / "profiles/market1501.yaml").read_text()
     named = re.findall(r"^ +\w+: (\S+) # PATH", paper, re.MULTILINE)
     paths = [tmp_path / path for path in named if path != "null"]
     assert (len(paths), len(named)) == (5, 7), "five paths, and two that may be named"

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 
 from generator.data import EncodedViews, encode_views
 from generator.train import train
-from pipeline.checkpoints import Checkpoints
+from pipeline.runtime.checkpoints import Checkpoints
 from reid.evaluate import features
 from reid.settings import ReidSettings
 from reid.train import train as train_bot

@@ -19,19 +19,19 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from pipeline import index, plan, poses, subset, verify
-from pipeline.files import md5
-from tests import stages
+from pipeline import index, plan, poses, subset
+from pipeline.runtime.scratch import md5
+from tests import REPOSITORY, stages
 from tests.generator import tiny
 from tests.pipeline.market import make_market
+from tools import verify
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
 SMALL = {
     "dataset": {"height": 64, "width": 32},
     "index": {"validation_identities": 0},
-    "subset": {"fractions": [50]},
+    "subset": {"percents": [50]},
     "plan": {"min_keypoints": 1},
     "generator": {
         "base": "base",
@@ -83,7 +83,7 @@ def project(tmp_path_factory):
     tiny.image_encoder().save_pretrained(folder / "base/image_encoder")
     tiny.scheduler().save_pretrained(folder / "base/scheduler")
     yaml = YAML()
-    values = yaml.load((REPOSITORY / "params.yaml").read_text())
+    values = yaml.load((REPOSITORY / "profiles/embedded.yaml").read_text())
     merge(values, SMALL)
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(values, file)

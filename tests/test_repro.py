@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.files import md5
+from pipeline.runtime.scratch import md5
+from tests import REPOSITORY
 from tests.stages import TWO_PROCESSES
 
-REPOSITORY = Path(__file__).parents[1]
 TINY = {
     "world.train_identities": 8,
     "world.test_identities": 6,
@@ -26,7 +26,7 @@ TINY = {
     "world.distractors": 4,
     "world.junk": 3,
     "index.validation_identities": 2,
-    "subset.fractions": [50],
+    "subset.percents": [50],
     "generator.train.steps": 4,
     "generator.train.batch_size": 4,
     "generator.train.checkpoint_every": 2,
@@ -98,10 +98,10 @@ def hashes(folder):
 @pytest.mark.slow
 def test_every_model_has_its_row_in_table_4(project):
     table = pd.read_csv(project / "reports/table4.csv")
-    rows = {(row.arm, row.train_on, row.fraction, row.seed) for row in table.itertuples()}
+    rows = {(row.arm, row.train_on, row.percent, row.seed) for row in table.itertuples()}
     assert rows == {
-        (arm, train_on, fraction, seed)
-        for arm, train_on, fraction in [
+        (arm, train_on, percent, seed)
+        for arm, train_on, percent in [
             ("standard", "none", 50),
             ("standard", "none", 100),
             ("augmented", "all", 50),
@@ -110,7 +110,7 @@ def test_every_model_has_its_row_in_table_4(project):
     }
     assert table.iterations.unique().tolist() == [12]
     assert table[["rank1", "mAP", "mINP"]].stack().between(0, 100).all()
-    full = table[table.fraction == 100]
+    full = table[table.percent == 100]
     augmented = table[table.arm == "augmented"]
     assert (full.n_real == 6 * 6).all() and (full.n_synthetic == 0).all()
     assert (augmented.n_real == 18).all() and (augmented.n_real + augmented.n_synthetic == 36).all()
@@ -210,10 +210,10 @@ def stage_graph(folder):
 
 
 def test_planned_poses_filters_and_leak_free_generators_are_stages_only_where_an_arm_asks_for_them(tmp_path):
-    for name in ("dvc.yaml", "params.yaml", "params.foundation.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "profiles/foundation.yaml"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     run(tmp_path, "dvc", "init", "-q", "--no-scm")
-    set_params(tmp_path, {"subset.fractions": [50]})
+    set_params(tmp_path, {"subset.percents": [50]})
     shipped = stage_graph(tmp_path)
     arm = {"synthetic_share": 0.4, "synthetic_weight": 1.0}
     recipe = {"judge": "subset", "min_agreement": 0.9, "min_diversity": 0.0, "seed": 0}
@@ -296,7 +296,7 @@ def test_machines_that_share_a_remote_find_what_others_made(tmp_path):
 
 def test_the_columns_of_experiments_are_the_few_numbers_of_the_summary(tmp_path):
     """`dvc exp show` has a column for each number of each metrics file; Table 4 has hundreds."""
-    for name in ("dvc.yaml", "params.yaml", "params.foundation.yaml", "experiments/scores/dvc.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "profiles/foundation.yaml", "experiments/scores/dvc.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     (tmp_path / "reports").mkdir()
@@ -326,7 +326,7 @@ def test_models_are_tested_on_another_world_without_training_them_again(project)
 @pytest.mark.slow
 def test_where_the_gain_comes_from_adds_up(project):
     """The subset's size makes one group of all queries: its gain is Table 4's."""
-    table = pd.read_csv(project / "reports/table4.csv").query("fraction == 50").groupby("arm").mAP.mean()
+    table = pd.read_csv(project / "reports/table4.csv").query("percent == 50").groupby("arm").mAP.mean()
     size = pd.read_csv(project / "reports/gains/subset_size.csv")
     assert size.gain.tolist() == pytest.approx([table["augmented"] - table["standard"]], abs=2e-3)
     pairs = pd.read_csv(project / "reports/gains/camera_pair.csv")

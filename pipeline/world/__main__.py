@@ -6,10 +6,9 @@ With a folder and another seed it renders another world, with other people and c
 
 from pathlib import Path
 
-from pipeline.cli import command_line
-from pipeline.files import stage_main
 from pipeline.params import load_params
-from pipeline.workers import available_cores
+from pipeline.runtime.stage import command_line, stage_main
+from pipeline.runtime.workers import available_cores
 from pipeline.world.dataset import build
 from pipeline.world.settings import WorldSettings
 

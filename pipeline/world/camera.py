@@ -6,7 +6,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from pipeline.world.random import generator
+from common.seeding import make_rng
 
 # Scenery is painted at this many rows per image height, and three times as wide: room for each shot's offset.
 SCENE_HEIGHT, SCENE_WIDTH = 192, 288
@@ -158,7 +158,7 @@ def sample_camera(seed: int, purpose: str, index: int, strength: float) -> Camer
         strength: How much of its colour response, tone curve and noise it keeps: 0 makes it neutral.
             Light, scenery, blur and viewpoint do not depend on it.
     """
-    rng = generator(seed, f"{purpose}/camera", index)
+    rng = make_rng(seed, f"{purpose}/camera", index)
     azimuth, elevation = rng.uniform(-np.pi, np.pi), rng.uniform(0.35, 1.2)
     sun = np.array(
         [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
@@ -222,7 +222,7 @@ def sample_view(seed: int, purpose: str, *indices: int, loose: float = 1.0) -> V
         indices: Which one.
         loose: Factor on the detector's errors; 1 for a good box, 6 or more for junk.
     """
-    rng = generator(seed, f"{purpose}/view", *indices)
+    rng = make_rng(seed, f"{purpose}/view", *indices)
     pole = None
     if rng.random() < 0.05:
         if rng.random() < 0.6:

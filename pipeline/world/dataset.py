@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from common.seeding import make_rng
 from generator.keypoints import KEYPOINT_NAMES
-from pipeline.files import atomic, progress, write_csv
-from pipeline.workers import worker_pool
+from pipeline.runtime.outputs import atomic, write_csv
+from pipeline.runtime.stage import progress
+from pipeline.runtime.workers import worker_pool
 from pipeline.world.camera import sample_view
-from pipeline.world.random import generator
 from pipeline.world.settings import WorldSettings
 from pipeline.world.shots import Shot, render_shot, shots
 from pipeline.world.stance import sample_stance
@@ -55,7 +56,7 @@ def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
 
 
 def _queries(seed: int, number: int, camids: list[int]) -> set[int]:
-    rng = generator(seed, "test/query", number)
+    rng = make_rng(seed, "test/query", number)
     by_camera = [np.flatnonzero(np.array(camids) == camid) for camid in sorted(set(camids))]
     several = [indices for indices in by_camera if len(indices) > 1] or by_camera[:1]
     return {int(rng.choice(indices)) for indices in several}
@@ -70,7 +71,7 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
             box that misses a good part of a test identity.
         number: Which one; it is also in the file name, so that no two names are alike.
     """
-    rng = generator(settings.seed, kind, number)
+    rng = make_rng(settings.seed, kind, number)
     if kind == "junk":
         purpose, person, loose = "test", int(rng.integers(settings.test_identities)), 14.0
     else:

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from common.seeding import make_rng
 from pipeline.world.body import (
     CHEST,
     HEAD,
@@ -51,7 +52,6 @@ from pipeline.world.cloth import (
     pick,
     sample_cloth,
 )
-from pipeline.world.random import generator
 
 Part = tuple[Loft, np.ndarray]  # a surface and its tile [TILE, TILE, 3]
 
@@ -465,7 +465,7 @@ def sample_person(seed: int, purpose: str, index: int) -> Person:
         purpose: For example ``"train"``, ``"test"`` or ``"foundation"``.
         index: Number of the identity within the purpose.
     """
-    rng = generator(seed, f"{purpose}/person", index)
+    rng = make_rng(seed, f"{purpose}/person", index)
     woman = bool(rng.random() < 0.48)
     build = _build(rng, woman)
     skin, hair = pick(rng, SKIN, 3), pick(rng, HAIR, 3)

@@ -1,12 +1,12 @@
 """Settings of the embedded world."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from common.settings import Settings
 
 
-class WorldSection(BaseModel):
+class WorldSection(Settings):
     """The rendered world that stands in for Market-1501; of no effect on another data set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     seed: int = Field(
         description="Everything follows from it; another seed is another world as hard", ge=0, lt=2**32

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.seeding import make_rng
 from pipeline.world.body import Stance
 from pipeline.world.camera import Camera, View, sample_camera, sample_view
 from pipeline.world.person import sample_person
-from pipeline.world.random import generator
 from pipeline.world.render import Rendering, render
 from pipeline.world.stance import sample_stance
 
@@ -92,7 +92,7 @@ def shots(
     Returns:
         ``count`` shots, by camera and tracklet.
     """
-    rng = generator(seed, f"{purpose}/shots", pid)
+    rng = make_rng(seed, f"{purpose}/shots", pid)
     seen_by = min(n_cameras, int(rng.integers(4, 7)), count)
     cameras = np.sort(rng.permutation(n_cameras)[:seen_by])
     # Every camera once, the others at random.
@@ -107,7 +107,7 @@ def shots(
             tracklet = int(i >= split)
             index = (pid, int(camera), i)
             heading = float(
-                (headings[tracklet] + generator(seed, f"{purpose}/heading", *index).normal(0, 12)) % 360
+                (headings[tracklet] + make_rng(seed, f"{purpose}/heading", *index).normal(0, 12)) % 360
             )
             stance = sample_stance(seed, purpose, *index, heading=heading)
             view = sample_view(seed, purpose, *index)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from common.seeding import make_rng
 from pipeline.world.body import (
     BONES,
     CHEST,
@@ -19,7 +20,6 @@ from pipeline.world.body import (
     R_THIGH,
     Stance,
 )
-from pipeline.world.random import generator
 
 # Arm habits: share, then upper-arm flexion, twist, abduction and elbow flexion in degrees (None: swings).
 _ARMS: dict[str, tuple[float, tuple[float, float, float, float] | None]] = {
@@ -43,7 +43,7 @@ def sample_stance(seed: int, purpose: str, *indices: int, heading: float | None 
         indices: Which one.
         heading: Degrees (see `Stance`); drawn from 0 to 360 when None.
     """
-    rng = generator(seed, f"{purpose}/stance", *indices)
+    rng = make_rng(seed, f"{purpose}/stance", *indices)
     turn = rng.uniform(0, 360) if heading is None else heading
     degrees = np.zeros((len(BONES), 3))
     walking = rng.random() < 0.8

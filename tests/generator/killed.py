@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from generator.train import train
-from pipeline.checkpoints import Checkpoints
+from pipeline.runtime.checkpoints import Checkpoints
 from tests.generator import tiny
 
 

@@ -12,7 +12,7 @@ from generator.settings import SampleSettings
 from pipeline.params import load_params
 from tests.generator import tiny
 
-PAPER = load_params(Path(__file__).parents[2] / "params.market1501.yaml")
+PAPER = load_params(Path(__file__).parents[2] / "profiles/market1501.yaml")
 
 
 @pytest.mark.parametrize("stack_views", [False, True])

@@ -28,12 +28,12 @@ from generator.sample import IMAGPosePipeline, JointRequest
 from generator.settings import SampleSettings
 from generator.train import train
 from pipeline import check
-from pipeline.checkpoints import Checkpoints
 from pipeline.params import Params, load_params
-from pipeline.train_generator import load_parts
+from pipeline.runtime.checkpoints import Checkpoints
+from pipeline.shared.imagpose import load_parts
 from tests.generator import tiny
 
-PAPER = load_params(Path(__file__).parents[2] / "params.market1501.yaml")
+PAPER = load_params(Path(__file__).parents[2] / "profiles/market1501.yaml")
 
 # What tells the two apart in the unet/config.json and scheduler_config.json of the hubs' folders.
 STABLE_DIFFUSION = {

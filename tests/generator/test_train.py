@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from generator.data import JointSampler
 from generator.loss import DenoisingLoss
 from generator.train import average_decay, learning_rate, train, update_average
-from pipeline.checkpoints import Checkpoints
+from pipeline.runtime.checkpoints import Checkpoints
 from tests.generator import tiny
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline import plan, poses, subset
-from pipeline.files import write_csv
-from pipeline.index import index_dataset
-from pipeline.params import SYNTHETIC, IndexSettings, Params, load_params
+from pipeline.artifacts import SYNTHETIC
+from pipeline.datasets.market1501 import index_dataset
+from pipeline.params import IndexSettings, Params, load_params
+from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY
 from tests.pipeline.market import make_market, save_method
 
-REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -28,12 +29,12 @@ def market(tmp_path: Path) -> Path:
 def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The present folder after the stages index, poses, subset and generate, at 50 % alone."""
     monkeypatch.chdir(market.parent)
-    for name in ("params.embedded.yaml", "params.market1501.yaml"):
+    for name in ("profiles/embedded.yaml", "profiles/market1501.yaml"):
         shutil.copy(REPOSITORY / name, name)
-    text = Path("params.embedded.yaml").read_text()
+    text = Path("profiles/embedded.yaml").read_text()
     for old, new in (
         ("root: data/world", f"root: {market}"),
-        ("fractions: [20, 40, 60, 80]", "fractions: [50]"),
+        ("percents: [20, 40, 60, 80]", "percents: [50]"),
         ("identities_per_batch: 12", "identities_per_batch: 2"),
         ("real: 20", "real: 3"),
         ("generated: 20", "generated: 2"),

@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from generator.keypoints import KEYPOINT_NAMES
-from pipeline.files import write_csv
+from pipeline.runtime.outputs import write_csv
 
 
 def save_image(path: Path, seed: int = 0, size: tuple[int, int] = (64, 128)) -> Path:

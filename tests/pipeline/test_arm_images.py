@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from pipeline import subset, train_reid
-from pipeline.files import SCRATCH, md5, write_csv
-from pipeline.params import SYNTHETIC, Params
+from pipeline.artifacts import SYNTHETIC
+from pipeline.params import Params
+from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.scratch import SCRATCH, md5
 
 GENERATED = SYNTHETIC / "all"
 
@@ -18,7 +20,7 @@ GENERATED = SYNTHETIC / "all"
 @pytest.fixture
 def params(workspace: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Of a run with two subsets, whose generated images are there."""
-    subsets = workspace.subset.model_copy(update={"fractions": (50, 75)})
+    subsets = workspace.subset.model_copy(update={"percents": (50, 75)})
     small = {"channels": 8, "height": 64, "width": 32, "padding": 1, "iterations": 1, "seeds": (0,)}
     small |= {"identities_per_batch": 2, "images_per_identity": 2, "rerank": False}
     params = workspace.model_copy(update={"subset": subsets, "reid": workspace.reid.model_copy(update=small)})

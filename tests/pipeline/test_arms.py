@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState
 from ruamel.yaml import YAML
 
 from pipeline import generate, index, plan, poses, subset, table4, train_generator, train_reid
-from pipeline.files import md5, write_csv
+from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.scratch import md5
 from pipeline.world.shots import shots
+from tests import REPOSITORY
 from tests.pipeline.market import save_image
 
-REPOSITORY = Path(__file__).parents[2]
 ARM = {"synthetic_share": 0.5, "synthetic_weight": 1.0}
 ARMS = {
     "paper": ARM | {"synthetic": "data/synthetic/all"},
@@ -32,11 +33,11 @@ ARMS = {
 PIDS = range(1, 7)
 
 
-def write_params(root: Path, fractions: list[int]) -> None:
-    values = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
+def write_params(root: Path, percents: list[int]) -> None:
+    values = YAML(typ="safe", pure=True).load(REPOSITORY / "profiles/embedded.yaml")
     values["dataset"]["root"] = str(root)
     values["index"]["validation_identities"] = 0
-    values["subset"]["fractions"] = fractions
+    values["subset"]["percents"] = percents
     for key in ("base", "image_encoder"):
         values["generator"][key] = str(REPOSITORY / values["generator"][key])
     values["generator"]["train_on"] = ["all", "subset"]
@@ -79,32 +80,32 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for kind in ("all", "subset"):
             call(train_generator, kind)
         for images_of in ("all", "subset", "subset-planned"):
-            for fraction in ("50", "75"):
-                call(generate, images_of, fraction)
+            for percent in ("50", "75"):
+                call(generate, images_of, percent)
         write_params(folder / "market", [50])
         yield folder
     AcceleratorState._reset_state(True)
 
 
-def outside(folder: Path, fraction: int) -> list[Path]:
+def outside(folder: Path, percent: int) -> list[Path]:
     """Images of the data set that are not in a subset: training, query and gallery."""
-    used = set(pd.read_csv(f"data/subsets/{fraction}.csv").image)
+    used = set(pd.read_csv(f"data/subsets/{percent}.csv").image)
     market = folder / "market"
     return [file for file in market.rglob("*.jpg") if file.relative_to(market).as_posix() not in used]
 
 
-def results(folder: Path, fractions: list[int]) -> dict[str, str]:
+def results(folder: Path, percents: list[int]) -> dict[str, str]:
     made = []
-    for fraction in fractions:
-        made += folder.glob(f"data/plans/**/{fraction}.csv")
-        made += folder.glob(f"data/synthetic/subset*/{fraction}/*")
-        made += folder.glob(f"models/generator/subset/{fraction}/**/*.safetensors")
+    for percent in percents:
+        made += folder.glob(f"data/plans/**/{percent}.csv")
+        made += folder.glob(f"data/synthetic/subset*/{percent}/*")
+        made += folder.glob(f"models/generator/subset/{percent}/**/*.safetensors")
     return {str(file.relative_to(folder)): md5(file) for file in made}
 
 
-@pytest.mark.parametrize("fractions", [[50], [50, 75]])
+@pytest.mark.parametrize("percents", [[50], [50, 75]])
 def test_the_leak_free_run_reads_no_image_outside_its_subset(
-    fractions: list[int], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    percents: list[int], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planning, training and generating give the same bytes when all images outside the largest are gone.
 
@@ -115,8 +116,8 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
     for name in ("market", "data"):
         shutil.copytree(project / name, tmp_path / name, ignore=shutil.ignore_patterns("synthetic", "plans"))
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path / "market", fractions)
-    largest = fractions[-1]
+    write_params(tmp_path / "market", percents)
+    largest = percents[-1]
     gone = outside(tmp_path, largest)
     assert len(gone) == 24 * (100 - largest) // 100 + 4
     for file in gone:
@@ -128,11 +129,11 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
     call(plan)
     call(train_generator, "subset")
     for images_of in ("subset", "subset-planned"):
-        for fraction in fractions:
-            call(generate, images_of, str(fraction))
-    expected = results(project, fractions)
-    assert results(tmp_path, fractions) == expected
-    made = [24 * (100 - fraction) // 100 for fraction in fractions]
+        for percent in percents:
+            call(generate, images_of, str(percent))
+    expected = results(project, percents)
+    assert results(tmp_path, percents) == expected
+    made = [24 * (100 - percent) // 100 for percent in percents]
     # Of each subset two plans, images and manifests twice, and three parts of a model.
     assert len(expected) == sum(2 + 2 * (count + 1) + 3 for count in made)
     for table in ("data/index.csv", "data/poses.csv"):
@@ -162,7 +163,7 @@ def test_every_arm_has_its_row_and_says_what_its_generator_saw(project: Path) ->
     found = {
         row.arm: (row.train_on, row.n_real, row.n_synthetic)
         for row in table.itertuples()
-        if row.fraction == 50
+        if row.percent == 50
     }
     assert found == {
         "standard": ("none", 12, 0),

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from pipeline import index as stage
-from pipeline.files import stage_main
 from pipeline.params import IndexSettings
+from pipeline.runtime.stage import stage_main
 from tests.pipeline.market import save_image
 
 Spoil = Callable[[Path], object]

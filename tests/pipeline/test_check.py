@@ -20,16 +20,16 @@ from safetensors.torch import save_file
 
 from generator.data import encode_views
 from pipeline import check
-from pipeline.checkpoints import KEEP
-from pipeline.files import write_csv
-from pipeline.images import read_image
+from pipeline.datasets.images import read_image
 from pipeline.params import FilterSettings, Params, load_params
-from pipeline.train_generator import load_parts
+from pipeline.runtime.checkpoints import KEEP
+from pipeline.runtime.outputs import write_csv
+from pipeline.shared.imagpose import load_parts
+from tests import REPOSITORY
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder, save_image
 
-REPOSITORY = Path(__file__).parents[2]
-SHIPPED = load_params(REPOSITORY / "params.yaml")
+SHIPPED = load_params(REPOSITORY / "profiles/embedded.yaml")
 
 
 def changed(params: Params, **sections: dict) -> Params:
@@ -387,12 +387,10 @@ def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
 
     folder = tmp_path / "other"
     assert "arms.other.synthetic is" in found(folder)[0]
-    for fraction in (20, 40, 60):
-        save_image(folder / str(fraction) / "0002_c1_fake.jpg")
+    for percent in (20, 40, 60):
+        save_image(folder / str(percent) / "0002_c1_fake.jpg")
     told = f"arms.other.synthetic is {folder}: "
-    assert found(folder) == [
-        f"{told}{folder / '80'} is missing; {folder} has folders of other fractions only"
-    ]
+    assert found(folder) == [f"{told}{folder / '80'} is missing; {folder} has folders of other percents only"]
     save_image(folder / "80" / "fake.jpg")
     assert found(folder) == [
         f"{told}{folder / '80/fake.jpg'}: the name does not begin as in Market-1501 (0002_c1...); rename it, "
@@ -422,8 +420,8 @@ def test_the_disk_must_hold_the_checkpoints_of_every_training(
     monkeypatch.setattr(check, "_parameters", lambda folder, stem: 1e9 if folder.name != "vae" else 0.1e9)
     monkeypatch.setattr(check, "_CVA_SHARE", 0.5)
     assert check._KEPT == KEEP
-    fractions = len(params.subset.fractions)
-    for train_on, models in ((("all",), 1), (("subset",), fractions), (("all", "subset"), 1 + fractions)):
+    percents = len(params.subset.percents)
+    for train_on, models in ((("all",), 1), (("subset",), percents), (("all", "subset"), 1 + percents)):
         needed = 4 * (4 * (2 * models + 1) * 1.5 + models * (1.5 + 1.1))
         (found,) = check.problems(changed(params, generator={"train_on": train_on}))
         assert f"expected about {needed:.1f} GB for checkpoints" in found

@@ -11,9 +11,9 @@ from PIL import Image
 from generator.pose import draw_skeleton
 from pipeline import contact_sheets as stage
 from pipeline import plan, poses
-from pipeline.files import write_csv
-from pipeline.index import index_dataset
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
+from pipeline.runtime.outputs import write_csv
 from tests.pipeline.market import save_image
 
 

@@ -10,9 +10,10 @@ import torch
 
 from pipeline import cross as stage
 from pipeline import table4, train_reid
-from pipeline.files import write_csv
-from pipeline.index import INDEX, index_dataset, read_index
+from pipeline.artifacts import INDEX, read_index
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
+from pipeline.runtime.outputs import write_csv
 from pipeline.train_reid import ImageSet
 from pipeline.world import __main__ as world
 from reid.model import BoT, save_model
@@ -23,7 +24,7 @@ SHIPPED = Path(__file__).parents[2] / "params.yaml"
 def params_with(changes: dict[str, Any], **sections: Any) -> Params:
     params = load_params(SHIPPED)
     small = {"channels": 8, "height": 64, "width": 32, "seeds": (0,), "mixed_precision": "no", **changes}
-    subset = params.subset.model_copy(update={"fractions": (20,)})
+    subset = params.subset.model_copy(update={"percents": (20,)})
     return params.model_copy(
         update={"reid": params.reid.model_copy(update=small), "subset": subset, **sections}
     )
@@ -48,13 +49,13 @@ def test_every_model_is_tested_and_the_table_shows_it(
 ) -> None:
     found = stage.evaluate_all("other", params)[0]
     assert "other: 3 models to test, 6 queries against 14 images each\n" in capsys.readouterr().out
-    assert found[["arm", "fraction", "seed"]].values.tolist() == [
+    assert found[["arm", "percent", "seed"]].values.tolist() == [
         ["standard", 20, 0],
         ["standard", 100, 0],
         ["augmented", 20, 0],
     ]
     measures = ["rank1_other", "mAP_other", "rank1_rerank_other", "mAP_rerank_other"]
-    assert found.columns.tolist() == ["arm", "fraction", "seed", *measures]
+    assert found.columns.tolist() == ["arm", "percent", "seed", *measures]
     assert found[measures].stack().between(0, 100).all() and found.mAP_other.nunique() == 3
 
     write_csv(found, table4.RESULTS / "cross" / "other.csv")
@@ -68,7 +69,7 @@ def test_every_model_is_tested_and_the_table_shows_it(
             "mAP": 1,
             "mINP": 1,
         }
-        rows = models[["arm", "fraction", "seed"]].assign(**own)
+        rows = models[["arm", "percent", "seed"]].assign(**own)
         write_csv(rows, table4.RESULTS / f"{arm}.csv")
         write_csv(rows, table4.RESULTS / f"{arm}.queries.csv")  # no table of models
     rows = table4.collect(table4.RESULTS, params)

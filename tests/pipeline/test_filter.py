@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline import filter as stage
-from pipeline.files import write_csv
-from pipeline.index import index_dataset
+from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import FilterSettings, IndexSettings, Params, load_params
-from pipeline.synthetic import read_synthetic
+from pipeline.runtime.outputs import write_csv
 
 SETTINGS = FilterSettings(
     synthetic=Path("fakes"), judge="subset", min_agreement=0.5, min_diversity=0.05, seed=0
@@ -71,7 +71,7 @@ def test_thresholds_at_zero_keep_everything() -> None:
 
 @pytest.fixture
 def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """A small project with true and false images of two fractions; every image of a person has one colour."""
+    """A small project with true and false images of two percents; every image of a person has one colour."""
     monkeypatch.chdir(market.parent)
     index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     rng = np.random.default_rng(0)
@@ -87,23 +87,23 @@ def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     train = index[index.split == "train"]
-    for fraction, images in ((40, train.image[::2]), (60, train.image), (100, train.image)):
-        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{fraction}.csv")
+    for percent, images in ((40, train.image[::2]), (60, train.image), (100, train.image)):
+        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
     rows = []
     for pid, shown in ((2, 2), (2, 7), (7, 7), (10, 10), (11, 11), (11, 2)):
         source = train.image[train.pid == pid].iloc[0]
         name = f"{Path(source).stem}_g{len(rows) + 1:04d}.jpg"
         rows.append({"name": name, "pid": pid, "sources": source, "true": pid == shown})
-        for fraction in (40, 60):
-            paint(Path("fakes") / str(fraction) / name, shown)
-    for fraction in (40, 60):
-        write_csv(pd.DataFrame(rows), f"fakes/{fraction}/manifest.csv")
+        for percent in (40, 60):
+            paint(Path("fakes") / str(percent) / name, shown)
+    for percent in (40, 60):
+        write_csv(pd.DataFrame(rows), f"fakes/{percent}/manifest.csv")
     shipped = load_params(Path(__file__).parents[2] / "params.yaml")
     small = {"height": 64, "width": 32, "channels": 8, "padding": 2, "iterations": 30}
     return shipped.model_copy(
         update={
             "dataset": shipped.dataset.model_copy(update={"root": market}),
-            "subset": shipped.subset.model_copy(update={"fractions": (40, 60)}),
+            "subset": shipped.subset.model_copy(update={"percents": (40, 60)}),
             "generator": shipped.generator.model_copy(
                 update={
                     "image_encoder": Path(__file__).parents[2] / shipped.generator.image_encoder,
@@ -124,7 +124,7 @@ def run(params: Params, monkeypatch: pytest.MonkeyPatch, **changes: object) -> d
     monkeypatch.setattr(stage, "load_params", lambda: changed)
     monkeypatch.setattr(sys, "argv", ["filter", "strict"])
     stage.main()
-    return {fraction: pd.read_csv(f"data/filtered/strict/{fraction}/scores.csv") for fraction in (40, 60)}
+    return {percent: pd.read_csv(f"data/filtered/strict/{percent}/scores.csv") for percent in (40, 60)}
 
 
 @pytest.mark.parametrize("judge", ["subset", "image_encoder"])
@@ -135,17 +135,17 @@ def test_the_stage_keeps_the_true_images(
     said = capsys.readouterr().out
     assert "60 %: 6 images to judge by 24 real ones" in said
     assert ("a judge of 30 iterations to train" in said) == (judge == "subset")
-    for fraction in (40, 60):
-        folder, table = Path("data/filtered/strict") / str(fraction), scores[fraction]
-        manifest = pd.read_csv(f"fakes/{fraction}/manifest.csv")
+    for percent in (40, 60):
+        folder, table = Path("data/filtered/strict") / str(percent), scores[percent]
+        manifest = pd.read_csv(f"fakes/{percent}/manifest.csv")
         assert table.columns.tolist() == ["name", "agreement", "diversity", "kept"]
         assert table.name.tolist() == manifest.name.tolist() and table.kept.tolist() == manifest.true.tolist()
         assert table.agreement.between(0, 1).all() and table.diversity.between(0, 2).all()
-        images, kept = read_synthetic(Path("data/filtered/strict"), fraction, {2, 7, 10, 11})
+        images, kept = read_synthetic(Path("data/filtered/strict"), percent, {2, 7, 10, 11})
         assert images == folder and kept.name.tolist() == manifest.name[manifest.true].tolist()
         assert sorted(file.name for file in folder.glob("*.jpg")) == sorted(kept.name)
         for name in kept.name:
-            assert (folder / name).samefile(Path("fakes") / str(fraction) / name)  # a hard link
+            assert (folder / name).samefile(Path("fakes") / str(percent) / name)  # a hard link
     with Image.open("reports/filters/strict.png") as figure:
         assert figure.width > 1000
 
@@ -164,8 +164,8 @@ def test_the_judge_reads_no_image_but_those_of_the_subset(
         for step in checkpoints.iterdir():
             step.rename(step.with_suffix(".away"))
     after = run(params, monkeypatch)
-    for fraction in (40, 60):
-        pd.testing.assert_frame_equal(before[fraction], after[fraction])
+    for percent in (40, 60):
+        pd.testing.assert_frame_equal(before[percent], after[percent])
 
 
 def test_a_disk_without_hard_links_gets_copies(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from generator.keypoints import pose_distance
 from pipeline import gains as stage
 from pipeline import poses
-from pipeline.contact_sheets import pose_distance
-from pipeline.files import write_csv
-from pipeline.index import index_dataset
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, load_params
+from pipeline.runtime.outputs import write_csv
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).parents[2] / "params.yaml"
 def rankings(queries: list[str], ap: float, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
     """Rankings at 20 % in which the query number i has ap + i, and 10 points more in camera 2's gallery."""
     rows = [(20, seed, query, ap + i + seed) for seed in seeds for i, query in enumerate(queries)]
-    frame = pd.DataFrame(rows, columns=["fraction", "seed", "query", "ap"])
+    frame = pd.DataFrame(rows, columns=["percent", "seed", "query", "ap"])
     return frame.assign(first_match=1, top="a b", ap_c1=frame.ap, ap_c2=frame.ap + 10)
 
 
@@ -106,22 +106,22 @@ def test_the_stage_answers_every_question_and_draws_a_figure(
     for table, own in ((standard, "standard"), (augmented, "augmented")):
         for camera in (1, 2):  # nobody is found in the query's own camera
             table.loc[table["query"].str.contains(f"_c{camera}s"), f"ap_c{camera}"] = np.nan
-        copies = [table.assign(fraction=fraction) for fraction in (20, 40, 60, 80)]
+        copies = [table.assign(percent=percent) for percent in (20, 40, 60, 80)]
         write_csv(pd.concat(copies), stage.RESULTS / f"{own}.queries.csv")
-    models = pd.DataFrame({"fraction": (20, 40, 60, 80), "n_real": (4, 8, 12, 16)})
+    models = pd.DataFrame({"percent": (20, 40, 60, 80), "n_real": (4, 8, 12, 16)})
     numbers = dict.fromkeys(("n_synthetic", "iterations", "rank1", "mAP", "mINP"), 1)
     models = models.assign(arm="standard", train_on="none", seed=0, **numbers)
     write_csv(models, stage.RESULTS / "standard.csv")
     write_csv(models.assign(arm="augmented", train_on="all"), stage.RESULTS / "augmented.csv")
 
     stage.main()
-    assert "1 arms at 4 fractions to compare query by query, 5 questions each" in capsys.readouterr().out
+    assert "1 arms at 4 percents to compare query by query, 5 questions each" in capsys.readouterr().out
     answers = {question: pd.read_csv(stage.GAINS / f"{question}.csv") for question in stage.QUESTIONS}
     for table in answers.values():
         assert (
             (table.gain == 20).all()
             and (table.train_on == "all").all()
-            and set(table.fraction) == {20, 40, 60, 80}
+            and set(table.percent) == {20, 40, 60, 80}
         )
     size = answers["subset_size"]
     assert size.value.tolist() == [2, 4, 6, 8]  # images of two training identities

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline import generate as stage
-from pipeline.files import md5
-from pipeline.marks import Mark
+from pipeline.datasets.marks import Mark
 from pipeline.params import Params, load_params
+from pipeline.runtime.scratch import md5
 
 PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = {

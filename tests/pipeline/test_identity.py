@@ -7,25 +7,24 @@ import pandas as pd
 import pytest
 
 from pipeline import identity, index
-from pipeline.params import IDENTITY
-
-REPOSITORY = Path(__file__).parents[2]
+from pipeline.artifacts import IDENTITY
+from tests import REPOSITORY
 
 
 @pytest.fixture
 def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder with an index, and for two subsets: a person's own photograph, then another's."""
     monkeypatch.chdir(market.parent)
-    text = (REPOSITORY / "params.yaml").read_text().replace("root: data/world", f"root: {market}")
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("root: data/world", f"root: {market}")
     text = text.replace("weights/embedded", f"{REPOSITORY}/weights/embedded")
     text = text.replace("validation_identities: 20", "validation_identities: 0")
     Path("params.yaml").write_text(text.replace("[20, 40, 60, 80]", "[40, 60]"))
     index.main()
     train = index.read_index().query("split == 'train'")
     photographs = [market / image for image in train.drop_duplicates("pid").image[:2]]
-    for fraction, shown in ((40, photographs), (60, photographs[::-1])):
+    for percent, shown in ((40, photographs), (60, photographs[::-1])):
         for i, (named, file) in enumerate(zip(photographs, shown, strict=True), start=1):
-            made = Path(f"data/synthetic/all/{fraction}/{named.stem}_g{i:04d}.jpg")
+            made = Path(f"data/synthetic/all/{percent}/{named.stem}_g{i:04d}.jpg")
             made.parent.mkdir(parents=True, exist_ok=True)
             made.write_bytes(file.read_bytes())
     return market
@@ -41,9 +40,9 @@ def test_a_person_s_photograph_agrees_more_than_another_s(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = run(monkeypatch, "augmented")
-    assert list(table) == ["fraction", "name", "agreement"]
-    assert table.fraction.tolist() == [40, 40, 60, 60]
-    agreement = table.groupby("fraction").agreement.mean()
+    assert list(table) == ["percent", "name", "agreement"]
+    assert table.percent.tolist() == [40, 40, 60, 60]
+    agreement = table.groupby("percent").agreement.mean()
     assert agreement[40] > agreement[60]
     assert table.agreement.between(0, 1).all()
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline import index as stage
-from pipeline.files import write_csv
 from pipeline.params import IndexSettings
+from pipeline.runtime.outputs import write_csv
 
 NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
 

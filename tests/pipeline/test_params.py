@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.foundation import FoundationSettings
+from foundation.train import FoundationSettings
 from pipeline.params import ArmSettings, Params, ParamsError, load, load_params
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -99,20 +99,20 @@ def test_every_setting_is_described() -> None:
         ("poses.source", "kinect", "poses.source is 'kinect'; expected one of annotations, openpose"),
         ("poses.source", "openpose", "poses.openpose_model is null; expected a file, since poses.source is"),
         (
-            "subset.fractions",
+            "subset.percents",
             [0, 20],
-            "subset.fractions[0] is 0; expected a whole number at least 1 and at most 99",
+            "subset.percents[0] is 0; expected a whole number at least 1 and at most 99",
         ),
-        ("subset.fractions", [40, 20], "subset.fractions are [40, 20]; expected increasing numbers"),
+        ("subset.percents", [40, 20], "subset.percents are [40, 20]; expected increasing numbers"),
         (
-            "subset.fractions",
+            "subset.percents",
             [],
-            "subset.fractions is []; expected a list of at least 1 and at most 20 entries",
+            "subset.percents is []; expected a list of at least 1 and at most 20 entries",
         ),
         (
             "plan.fill_percent",
             80,
-            "plan.fill_percent is 80; expected more than 80, the largest of subset.fractions",
+            "plan.fill_percent is 80; expected more than 80, the largest of subset.percents",
         ),
         ("reid.seeds", [1, 1], "reid.seeds are [1, 1]; expected each once"),
         (
@@ -189,8 +189,8 @@ def test_every_setting_is_described() -> None:
             [0.0, 1.5],
             "reid.erasing_area[0] is 0.0; expected a number greater than 0 and less than 1",
         ),
-        ("subset.fractions", [0.2], "subset.fractions[0] is 0.2; expected a whole number at least 1"),
-        ("subset.fractions", [100], "subset.fractions[0] is 100; expected a whole number at least 1"),
+        ("subset.percents", [0.2], "subset.percents[0] is 0.2; expected a whole number at least 1"),
+        ("subset.percents", [100], "subset.percents[0] is 100; expected a whole number at least 1"),
         ("plan.planned", ["all", "all"], "plan.planned is ['all', 'all']; expected each once"),
         ("plan.planned", ["subset"], "plan.planned has subset; expected generator.train_on to hold it too"),
         (
@@ -392,7 +392,7 @@ def test_a_random_file_validates_or_is_refused_in_sentences(changes: dict[tuple[
     assert all(side == int(side) for side in latent)
     assert not denoiser.flc_texture or all(side % denoiser.texture_patch == 0 for side in latent)
     assert plan.sources + plan.poses_per_joint <= 4
-    assert 0 < min(params.subset.fractions) <= max(params.subset.fractions) < params.plan.fill_percent
+    assert 0 < min(params.subset.percents) <= max(params.subset.percents) < params.plan.fill_percent
     assert reid.padding < min(reid.height, reid.width) and reid.warmup_epochs <= reid.epochs
     assert all(math.isfinite(number) for number in numbers(params.model_dump()))
 
@@ -429,11 +429,11 @@ def numbers(values: Any) -> Iterator[float]:
     ],
 )
 def test_a_bad_key_of_the_foundation_is_named(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
-    values = YAML(typ="safe", pure=True).load(SHIPPED.with_name("params.foundation.yaml"))
+    values = YAML(typ="safe", pure=True).load(SHIPPED.with_name("profiles/foundation.yaml"))
     *sections, name = key.split(".")
     section = values[sections[0]] if sections else values
     section[name] = value
-    path = dump(values, tmp_path / "params.foundation.yaml")
+    path = dump(values, tmp_path / "profiles/foundation.yaml")
     with pytest.raises(ParamsError) as caught:
         load(path, FoundationSettings)
     assert str(caught.value).startswith(f"{path}: {sentence}")
@@ -485,7 +485,7 @@ def test_any_bytes_are_refused_in_sentences(content: bytes, tmp_path: Path) -> N
 
 
 def test_both_scales_have_the_same_keys_and_validate():
-    paper = SHIPPED.with_name("params.market1501.yaml")
+    paper = SHIPPED.with_name("profiles/market1501.yaml")
     assert load_params(paper).reid.backbone == "resnet50"
     assert list(keys(YAML(typ="safe", pure=True).load(paper))) == list(keys(VALUES))
 

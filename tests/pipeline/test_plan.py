@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import plan as stage
-from pipeline.files import write_csv
 from pipeline.params import PlanSettings, load_params
+from pipeline.runtime.outputs import write_csv
 from tests.pipeline.market import keypoints_frame
 
 SETTINGS = PlanSettings(fill_percent=100, sources=1, poses_per_joint=3, min_keypoints=8, planned=(), seed=0)
@@ -151,14 +151,14 @@ def test_a_plan_reads_nothing_of_images_outside_its_subset(
     """With all rows of other images removed from the index and the poses, the plan is the same."""
     monkeypatch.chdir(tmp_path)
     shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
-    Path("params.yaml").write_text(re.sub(r"fractions: \[.*?\]", "fractions: [50]", shipped))
+    Path("params.yaml").write_text(re.sub(r"percents: \[.*?\]", "percents: [50]", shipped))
     index = subset_of([6] * 4).assign(
         split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
     )
     poses = keypoints_frame(index.image.tolist())
     subset = sorted(index.image)[::2]
-    for fraction, images in ((50, subset), (100, sorted(index.image))):
-        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{fraction}.csv")
+    for percent, images in ((50, subset), (100, sorted(index.image))):
+        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
     write_csv(index, "data/index.csv")
     write_csv(poses, "data/poses.csv")
     stage.main()
@@ -236,14 +236,14 @@ def test_the_stage_writes_planned_poses_where_they_are_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[2] / "params.yaml").read_text()
-    text = re.sub(r"fractions: \[.*?\]", "fractions: [50]", text)
+    text = re.sub(r"percents: \[.*?\]", "percents: [50]", text)
     index = subset_of([6] * 4).assign(
         split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
     )
     write_csv(index, "data/index.csv")
     write_csv(keypoints_frame(index.image.tolist()), "data/poses.csv")
-    for fraction, images in ((50, sorted(index.image)[::2]), (100, sorted(index.image))):
-        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{fraction}.csv")
+    for percent, images in ((50, sorted(index.image)[::2]), (100, sorted(index.image))):
+        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
     Path("params.yaml").write_text(text)
     stage.main()
     random = Path("data/plans/50.csv").read_bytes()

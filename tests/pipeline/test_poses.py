@@ -13,9 +13,10 @@ import torch
 from benchmarks.openpose import maps, save_random_model, standing
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline import poses as stage
-from pipeline.files import write_csv
-from pipeline.index import INDEX, index_dataset
+from pipeline.artifacts import INDEX
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, load_params
+from pipeline.runtime.outputs import write_csv
 from tests.pipeline.market import keypoints_frame, save_image
 
 SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline import report, table4
-from pipeline.files import write_csv, write_json
-from pipeline.params import FILTERED, IDENTITY, SYNTHETIC, FilterSettings, Params, load_params
+from pipeline.artifacts import IDENTITY, SYNTHETIC
+from pipeline.params import FILTERED, FilterSettings, Params, load_params
+from pipeline.runtime.outputs import write_csv, write_json
 from tests.pipeline.test_table4 import models
 
 ROWS = pd.concat(
@@ -36,7 +37,7 @@ def run(workspace: Params) -> Params:
         order = np.random.default_rng(len(arm))
         rows = [
             {
-                "fraction": 50,
+                "percent": 50,
                 "seed": seed,
                 "query": query,
                 "ap": order.uniform(0, 100) if row else None,  # the first has no right image in the gallery
@@ -48,15 +49,15 @@ def run(workspace: Params) -> Params:
         ]
         write_csv(pd.DataFrame(rows), table4.RESULTS / f"{arm}.queries.csv")
         curves = [
-            {"fraction": 50, "seed": seed, "step": step, "loss": 4 / step + seed, "accuracy": 0.5}
+            {"percent": 50, "seed": seed, "step": step, "loss": 4 / step + seed, "accuracy": 0.5}
             for seed in (0, 1)
             for step in (20, 40, 60)
         ]
         write_csv(pd.DataFrame(curves), table4.RESULTS / f"{arm}.curves.csv")
-    curve = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(1, 0.3, 40), "fraction": 100})
+    curve = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(1, 0.3, 40), "percent": 100})
     write_csv(curve, report.CURVES / "all.csv")
     manifest = pd.read_csv("data/synthetic/all/50/manifest.csv")
-    scores = manifest[["name"]].assign(fraction=50, agreement=np.linspace(0.1, 0.9, len(manifest)))
+    scores = manifest[["name"]].assign(percent=50, agreement=np.linspace(0.1, 0.9, len(manifest)))
     write_csv(scores, IDENTITY / "augmented.csv")
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  plan:\n    cmd: python -m pipeline.plan\n"
@@ -152,8 +153,8 @@ def test_the_page_says_what_the_run_did(run: Params) -> None:
     assert "augmented (generator saw: all) rank-1 +10.7 +5.5 to +15.8 gain recovers 53 %" in text
     assert "standard rank-1 52.0 ± 5.0 72.0 ± 5.0" in text
     assert (
-        "shipped defaults in params.embedded.yaml" in text
-        and "subset.fractions [50] [20, 40, 60, 80]" in text
+        "shipped defaults in profiles/embedded.yaml" in text
+        and "subset.percents [50] [20, 40, 60, 80]" in text
     )
     assert "No file was rejected." in text and "No training image stands in the test set." in text
     assert "generate@all-50 12.3 567" in text and "data/plans 0123456789abcdef.dir" in text
@@ -194,7 +195,7 @@ def test_the_worst_images_may_come_from_outside_too(run: Params) -> None:
     for file in sorted((SYNTHETIC / "all" / "50").glob("*.jpg"))[:2]:
         (outside / file.name).write_bytes(file.read_bytes())
     names = sorted(file.name for file in outside.iterdir())
-    write_csv(pd.DataFrame({"fraction": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
+    write_csv(pd.DataFrame({"percent": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
     arms = run.arms | {"pidm": run.arms["augmented"].model_copy(update={"synthetic": outside})}
     worst = report.worst_generated(pd.read_csv("data/index.csv"), run.model_copy(update={"arms": arms}))
     assert worst[0]["score"] == 0 and worst[0]["pose"] is None and worst[0]["sources"] == []
@@ -235,23 +236,23 @@ def test_filters_show_their_pictures(run: Params) -> None:
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
     """A run with the paper's parameters differs from the paper's defaults in what the user changed."""
-    text = Path("params.market1501.yaml").read_text()
+    text = Path("profiles/market1501.yaml").read_text()
     Path("params.yaml").write_text(text.replace("steps: 20", "steps: 33"))
     found = report.parameters_section(load_params())
-    assert found["defaults"] == "params.market1501.yaml"
+    assert found["defaults"] == "profiles/market1501.yaml"
     assert [key for key, _, _ in found["changed"]] == ["generate.sample.steps"]
 
 
 def test_the_defaults_are_the_parameters_that_are_shipped() -> None:
     repository = Path(__file__).parents[2]
-    assert (repository / "params.embedded.yaml").read_bytes() == (repository / "params.yaml").read_bytes(), (
-        "params.embedded.yaml keeps what params.yaml was shipped with: copy params.yaml over it"
-    )
+    assert (repository / "profiles/embedded.yaml").read_bytes() == (
+        repository / "params.yaml"
+    ).read_bytes(), "profiles/embedded.yaml keeps what params.yaml was shipped with: copy params.yaml over it"
 
 
 def queries(ap: dict[tuple[str, int], float]) -> pd.DataFrame:
     rows = [
-        {"fraction": 20, "seed": seed, "query": query, "ap": x, "top": ""} for (query, seed), x in ap.items()
+        {"percent": 20, "seed": seed, "query": query, "ap": x, "top": ""} for (query, seed), x in ap.items()
     ]
     return pd.DataFrame(rows)
 

@@ -12,12 +12,12 @@ from torchvision.models import alexnet
 
 from generator.sample import IMAGPosePipeline
 from pipeline import index as index_stage
-from pipeline import pose_judge
 from pipeline import poses as poses_stage
 from pipeline import scores as stage
-from pipeline.files import md5
-from pipeline.generate import joint_requests
 from pipeline.params import Params, ScoresSettings, load_params
+from pipeline.runtime.scratch import md5
+from pipeline.shared import pose_judge
+from pipeline.shared.imagpose import joint_requests
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder
 

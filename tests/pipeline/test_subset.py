@@ -20,23 +20,21 @@ def training_set(images_per_identity: list[int]) -> pd.DataFrame:
 
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
-FRACTIONS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(
-    lambda fractions: tuple(sorted(fractions))
-)
+FRACTIONS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
 
 
 @settings(deadline=None)
-@given(counts=COUNTS, fractions=FRACTIONS, seed=st.integers(0, 99))
+@given(counts=COUNTS, percents=FRACTIONS, seed=st.integers(0, 99))
 def test_shares_are_nested_exact_and_cover_everybody(
-    counts: list[int], fractions: tuple[int, ...], seed: int
+    counts: list[int], percents: tuple[int, ...], seed: int
 ) -> None:
     train = training_set(counts)
-    assume(fractions[0] * len(train) / 100 >= len(counts))
-    subsets = stage.draw_subsets(train, SubsetSettings(fractions=fractions, seed=seed))
+    assume(percents[0] * len(train) / 100 >= len(counts))
+    subsets = stage.draw_subsets(train, SubsetSettings(percents=percents, seed=seed))
     pid = train.set_index("image").pid
-    assert list(subsets) == [*fractions, 100]
-    for fraction, images in subsets.items():
-        assert len(images) == int(fraction * len(train) / 100 + 0.5)
+    assert list(subsets) == [*percents, 100]
+    for percent, images in subsets.items():
+        assert len(images) == int(percent * len(train) / 100 + 0.5)
         assert images == sorted(set(images))
         assert set(pid[images]) == set(pid)
     ordered = list(subsets.values())
@@ -45,37 +43,35 @@ def test_shares_are_nested_exact_and_cover_everybody(
 
 
 @settings(deadline=None)
-@given(counts=COUNTS, fraction=st.integers(1, 99))
+@given(counts=COUNTS, percent=st.integers(1, 99))
 def test_a_share_that_would_miss_somebody_is_refused_with_the_least_one(
-    counts: list[int], fraction: int
+    counts: list[int], percent: int
 ) -> None:
     train = training_set(counts)
-    assume(int(fraction * len(train) / 100 + 0.5) < len(counts))
-    with pytest.raises(
-        ValueError, match=rf"subset.fractions has {fraction}; expected at least \d+"
-    ) as caught:
-        stage.draw_subsets(train, SubsetSettings(fractions=(fraction,), seed=0))
+    assume(int(percent * len(train) / 100 + 0.5) < len(counts))
+    with pytest.raises(ValueError, match=rf"subset.percents has {percent}; expected at least \d+") as caught:
+        stage.draw_subsets(train, SubsetSettings(percents=(percent,), seed=0))
     least = int(str(caught.value).split("at least ")[1].split(",")[0])
-    assert least > fraction
+    assert least > percent
     if least < 100:
-        stage.draw_subsets(train, SubsetSettings(fractions=(least,), seed=0))
+        stage.draw_subsets(train, SubsetSettings(percents=(least,), seed=0))
         with pytest.raises(ValueError):
-            stage.draw_subsets(train, SubsetSettings(fractions=(least - 1,), seed=0))
+            stage.draw_subsets(train, SubsetSettings(percents=(least - 1,), seed=0))
 
 
 def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
     train = training_set([9] * 10)
-    settings = SubsetSettings(fractions=(20, 60), seed=0)
+    settings = SubsetSettings(percents=(20, 60), seed=0)
     subsets = stage.draw_subsets(train, settings)
     assert subsets == stage.draw_subsets(train.sample(frac=1, random_state=1), settings)
-    assert subsets[20] != stage.draw_subsets(train, SubsetSettings(fractions=(20, 60), seed=1))[20]
-    assert subsets[20] == stage.draw_subsets(train, SubsetSettings(fractions=(20,), seed=0))[20]
+    assert subsets[20] != stage.draw_subsets(train, SubsetSettings(percents=(20, 60), seed=1))[20]
+    assert subsets[20] == stage.draw_subsets(train, SubsetSettings(percents=(20,), seed=0))[20]
 
 
 def test_every_image_can_be_drawn_first() -> None:
     """Whichever image stands for an identity is random too."""
     train = training_set([3, 3])
-    drawn = [stage.draw_subsets(train, SubsetSettings(fractions=(34,), seed=seed))[34] for seed in range(40)]
+    drawn = [stage.draw_subsets(train, SubsetSettings(percents=(34,), seed=seed))[34] for seed in range(40)]
     assert {image for images in drawn for image in images} == set(train.image)
 
 
@@ -94,7 +90,7 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stage, "read_index", lambda: index.assign(pid=range(40)))
     Path("data/subsets").mkdir(parents=True)
     Path("data/subsets/35.csv").write_text("of older parameters")
-    with pytest.raises(ValueError, match=r"subset.fractions has 20"):
+    with pytest.raises(ValueError, match=r"subset.percents has 20"):
         stage.main()
     assert Path("data/subsets/35.csv").exists()
     monkeypatch.setattr(stage, "read_index", lambda: index)
@@ -117,7 +113,7 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
 
 def test_a_batch_larger_than_the_smallest_subset_is_refused() -> None:
     train, reid = training_set([10] * 4), load_params(Path(__file__).parents[2] / "params.yaml").reid
-    subsets = stage.draw_subsets(train, SubsetSettings(fractions=(25, 50), seed=0))
+    subsets = stage.draw_subsets(train, SubsetSettings(percents=(25, 50), seed=0))
     fits = reid.model_copy(update={"identities_per_batch": 2, "images_per_identity": 5})
     stage.check_batch(train, subsets, fits)
     with pytest.raises(ValueError) as caught:

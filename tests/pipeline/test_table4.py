@@ -13,15 +13,15 @@ from PIL import Image
 from scipy import stats
 
 from pipeline import table4 as stage
-from pipeline.files import write_csv
 from pipeline.params import load_params
+from pipeline.runtime.outputs import write_csv
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
 
-def models(arm: str, train_on: str, fraction: int, rank1: list[float], **changes: Any) -> pd.DataFrame:
+def models(arm: str, train_on: str, percent: int, rank1: list[float], **changes: Any) -> pd.DataFrame:
     frame = pd.DataFrame({"seed": range(len(rank1)), "rank1": rank1})
-    frame = frame.assign(arm=arm, train_on=train_on, fraction=fraction, n_real=fraction, n_synthetic=5)
+    frame = frame.assign(arm=arm, train_on=train_on, percent=percent, n_real=percent, n_synthetic=5)
     frame = frame.assign(iterations=100, mAP=frame.rank1 / 2, mINP=frame.rank1 / 4, **changes)
     return frame[[*stage.COLUMNS, *changes.keys() - stage.COLUMNS.keys()]]
 
@@ -97,7 +97,7 @@ def test_seeds_that_agree_have_an_interval_of_no_width() -> None:
 
 def test_a_share_of_a_gap_that_may_be_none_is_not_given() -> None:
     """100 % real images are 20 points better on average, but in one seed of three worse."""
-    noisy = pd.concat([ROWS[ROWS.fraction == 20], models("standard", "none", 100, [90.0, 80.0, 46.0])])
+    noisy = pd.concat([ROWS[ROWS.percent == 20], models("standard", "none", 100, [90.0, 80.0, 46.0])])
     cell = stage.summarise(noisy)["augmented"]["all"]["20"]
     assert cell["rank1"]["gain"] == pytest.approx(10.667, abs=1e-3) and cell["rank1"]["recovered"] is None
 
@@ -127,9 +127,7 @@ def test_what_cannot_be_said_is_none() -> None:
     assert [one[name] for name in ("sd", "low", "high", "gain_low", "gain_high")] == [None] * 5
     alone = stage.summarise(ROWS[ROWS.arm == "augmented"])["augmented"]["all"]["20"]["rank1"]
     assert alone["gain"] is None and alone["recovered"] is None
-    no_gap = stage.summarise(
-        pd.concat([ROWS[ROWS.fraction == 20], models("standard", "none", 100, STANDARD)])
-    )
+    no_gap = stage.summarise(pd.concat([ROWS[ROWS.percent == 20], models("standard", "none", 100, STANDARD)]))
     assert no_gap["augmented"]["all"]["20"]["rank1"]["recovered"] is None
     assert "gain" not in no_gap["standard"]["none"]["20"]["rank1"]
     json.dumps(no_gap, allow_nan=False)
@@ -204,7 +202,7 @@ def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None
     save(pd.concat([ROWS, stale, gone, older, extra]), tmp_path)
     (tmp_path / ".augmented.host@1.tmp.csv").write_text("arm,fra")  # of a run that is at work
     rows = stage.collect(tmp_path, PARAMS)
-    assert rows[["arm", "train_on", "fraction", "seed"]].values.tolist() == [
+    assert rows[["arm", "train_on", "percent", "seed"]].values.tolist() == [
         *(["standard", "none", 20, seed] for seed in range(3)),
         *(["standard", "none", 100, seed] for seed in range(3)),
         *(["augmented", "all", 20, seed] for seed in range(3)),
@@ -217,7 +215,7 @@ def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None
     ("rows", "sentence"),
     [
         (ROWS[:0], "holds no results; run the stages that train re-ID models"),
-        (pd.concat([ROWS, ROWS[:1]]), "'fraction': 20, 'seed': 0} stands in two files"),
+        (pd.concat([ROWS, ROWS[:1]]), "'percent': 20, 'seed': 0} stands in two files"),
         (
             pd.concat([ROWS, models("augmented", "subset", 20, [1.0]).assign(iterations=99)]),
             "trained for 99, 100 iterations",
@@ -273,7 +271,7 @@ def test_the_figure_has_bars_with_intervals_and_the_published_rows_apart() -> No
 
 
 def test_one_seed_and_no_reference_can_be_drawn() -> None:
-    rows = ROWS[(ROWS.seed == 0) & (ROWS.fraction == 20)]
+    rows = ROWS[(ROWS.seed == 0) & (ROWS.percent == 20)]
     figure = stage.draw(stage.summarise(rows), "x")
     assert len(figure.axes[0].containers) == 2
 

@@ -10,7 +10,7 @@ import torch
 from generator.sample import IMAGPosePipeline
 from pipeline import train_generator
 from pipeline.params import DatasetSettings, Params, load_params
-from pipeline.train_generator import check_parts
+from pipeline.shared.imagpose import check_parts
 from tests.generator import tiny
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"

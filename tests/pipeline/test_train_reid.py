@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import files, train_reid
+from pipeline import train_reid
 from pipeline.params import ReidSection, load_params
+from pipeline.runtime import outputs as files
 from pipeline.train_reid import ImageSet, evaluate_model, train_model
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import reid.train
-from pipeline.checkpoints import Checkpoints
+from pipeline.runtime.checkpoints import Checkpoints
 from reid.evaluate import distances, evaluate, features
 from reid.model import BoT
 from reid.train import learning_rate, train

@@ -1,0 +1,1 @@
+"""What the packages share and none of them owns: random draws and the base of all settings."""

@@ -1,0 +1,24 @@
+"""Stateless randomness: a draw depends on its seed, purpose and index, and on nothing that came before."""
+
+from zlib import crc32
+
+import numpy as np
+
+
+def make_rng(seed: int, purpose: str, *index: int) -> np.random.Generator:
+    """Return the random number generator that belongs to (seed, purpose, index...).
+
+    Equal arguments give equal streams in any process and any order, so restarts, batch sizes and workers
+    change no draw. Other purposes or indices give independent streams.
+
+    Args:
+        seed: Seed of the section's random draws, >= 0.
+        purpose: What is drawn, for example "plan".
+        index: Which one of them, each >= 0.
+    """
+    return np.random.default_rng([seed, crc32(purpose.encode()), *index])
+
+
+def make_seed(*parts: object) -> int:
+    """Return a 32-bit seed that belongs to the words of `parts`, for noise that is drawn elsewhere."""
+    return crc32(" ".join(map(str, parts)).encode())

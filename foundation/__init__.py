@@ -1,0 +1,1 @@
+"""Base weights: the small models from which the embedded run fine-tunes."""

@@ -1,0 +1,108 @@
+"""Architectures and schedules of the small base models, which stand in for Stable Diffusion and DINOv2."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import Settings
+from generator.settings import MOST_IMAGES, MOST_STEPS
+
+MOST_CHANNELS = 4096
+Channels = Annotated[
+    tuple[Annotated[int, Field(ge=8, le=MOST_CHANNELS)], ...],
+    Field(
+        strict=False,
+        min_length=1,
+        max_length=6,
+        description="channels of each level, from high to low resolution",
+    ),
+]
+Layers = Annotated[int, Field(ge=1, le=64)]
+Heads = Annotated[int, Field(ge=1, le=64)]
+Groups = Annotated[
+    int,
+    Field(ge=1, le=MOST_CHANNELS, description="groups of the group normalisation; they divide the channels"),
+]
+
+
+def _check_groups(channels: tuple[int, ...], groups: int) -> None:
+    for level in channels:
+        if level % groups:
+            raise ValueError(f"norm_groups is {groups}; expected a divisor of {level}, one of channels")
+
+
+class VaeSettings(Settings):
+    """A diffusers AutoencoderKL and its training."""
+
+    unshuffle: int = Field(ge=1, le=8, description="k: blocks of k x k pixels become channels before the VAE")
+    latent_channels: int = Field(ge=1, le=256, description="channels of the latent (Stable Diffusion: 4)")
+    channels: Channels
+    layers: Layers = Field(description="residual blocks per level")
+    norm_groups: Groups
+    steps: int = Field(ge=1, le=MOST_STEPS, description="optimiser steps")
+    batch_size: int = Field(ge=1, le=MOST_IMAGES, description="images per step")
+    learning_rate: float = Field(gt=0, le=1, description="of AdamW, cosine decay to 0")
+    warmup_steps: int = Field(
+        ge=1, le=MOST_STEPS, description="steps over which the learning rate rises linearly from 0"
+    )
+    max_grad_norm: float = Field(gt=0, le=1e6, description="gradients are clipped to this L2 norm")
+    chroma_weight: float = Field(
+        ge=0, le=1000, description="weight of a colour's two differences beside its brightness"
+    )
+    kl_weight: float = Field(ge=0, le=1000, description="weight of the KL divergence per latent value")
+    checkpoint_every: int = Field(ge=1, le=MOST_STEPS, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        _check_groups(self.channels, self.norm_groups)
+        return self
+
+
+class ImageEncoderSettings(Settings):
+    """A transformers Dinov2Model; it is trained to tell identities apart, as a backbone of BoT."""
+
+    hidden_size: int = Field(ge=16, le=MOST_CHANNELS, description="width of a token")
+    layers: Layers = Field(description="transformer layers")
+    heads: Heads = Field(description="attention heads")
+    patch_size: int = Field(ge=2, le=64, description="pixels per side of a patch (DINOv2: 14)")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"heads is {self.heads}; expected a divisor of hidden_size, {self.hidden_size}")
+        return self
+
+
+class UnetSettings(Settings):
+    """A diffusers UNet2DConditionModel."""
+
+    channels: Channels
+    blocks: tuple[Literal["conv", "attention"], ...] = Field(
+        strict=False, description="for each level, residual blocks alone or with cross-attention after each"
+    )
+    layers: Layers = Field(description="residual blocks per level")
+    heads: tuple[Heads, ...] = Field(strict=False, description="attention heads at each level")
+    cross_attention_dim: int = Field(
+        ge=16, le=MOST_CHANNELS, description="width of the condition tokens (SD 1.5: 768)"
+    )
+    norm_groups: Groups
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
+        description="noise schedule over 1000 steps"
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] = Field(description="what the denoiser predicts")
+    zero_terminal_snr: bool = Field(description="pure noise at the last step; needs v_prediction")
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Self:
+        _check_groups(self.channels, self.norm_groups)
+        for name, entries in (("blocks", self.blocks), ("heads", self.heads)):
+            if len(entries) != len(self.channels):
+                raise ValueError(
+                    f"{name} has {len(entries)} entries; expected {len(self.channels)}, as channels has"
+                )
+        for channels, heads in zip(self.channels, self.heads, strict=True):
+            if channels % heads:
+                raise ValueError(f"heads has {heads}; expected a divisor of that level's {channels} channels")
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError("zero_terminal_snr is true; expected false with prediction_type epsilon")
+        return self

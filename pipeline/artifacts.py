@@ -1,0 +1,158 @@
+"""Every file that passes between stages: where it lies, what its columns are, and how it is read.
+
+A stage that needs another one's output imports it from here, and never from that stage. Paths are relative to
+the project's folder; `percent` is always the whole share of the real training images, such as 20.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline.runtime.outputs import read_csv
+
+# --- check, world -------------------------------------------------------------------------------------------
+CHECKED = Path("data/checked.txt")
+WORLD = Path("data/world")
+
+# --- index --------------------------------------------------------------------------------------------------
+INDEX = Path("data/index.csv")
+INDEX_COLUMNS = {
+    "image": str,  # path relative to the root of the data set, with forward slashes
+    "split": str,  # train, query, gallery, val_query or val_gallery
+    "pid": int,  # identity; in the gallery also 0 (distractor) and -1 (junk)
+    "camid": int,
+    "sequence": int,
+    "frame": int,
+    "box": int,
+    "width": int,  # pixels
+    "height": int,
+    "md5": str,
+}
+REJECTED = Path("data/rejected.csv")  # columns image, reason
+LEAKED = Path("data/leaked.csv")  # columns train, test: two names of the same picture
+LEAKED_VALIDATION = Path("data/leaked_validation.csv")  # likewise
+DATA_SUMMARY = Path("reports/data.json")
+
+
+def read_index() -> pd.DataFrame:
+    """Read data/index.csv, with the columns `INDEX_COLUMNS`."""
+    return read_csv(INDEX, INDEX_COLUMNS, "index")
+
+
+# --- poses --------------------------------------------------------------------------------------------------
+POSES = Path("data/poses.csv")
+COORDINATES = [f"{name}_{part}" for name in KEYPOINT_NAMES for part in ("x", "y", "score")]
+POSE_COLUMNS = {"image": str} | dict.fromkeys(COORDINATES, float)
+POSES_SUMMARY = Path("reports/poses.json")
+
+
+def to_keypoints(table: pd.DataFrame, images: Sequence[str]) -> NDArray[np.float32]:
+    """Return the keypoints [N, 18, 3] of `images` from a table with the columns `POSE_COLUMNS`."""
+    values = table.set_index("image").loc[list(images), COORDINATES].to_numpy(np.float32)
+    return values.reshape(len(images), len(KEYPOINT_NAMES), 3)
+
+
+def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
+    """Read the keypoints of `images` from data/poses.csv.
+
+    Returns:
+        [N, 18, 3] x, y in pixels of an image of dataset.height x dataset.width, and score (0: not visible).
+    """
+    return to_keypoints(read_csv(POSES, POSE_COLUMNS, "poses"), images)
+
+
+# --- subset, plan -------------------------------------------------------------------------------------------
+SUBSETS = Path("data/subsets")  # <percent>.csv, and 100.csv with all training images
+PLANS = Path("data/plans")  # <percent>.csv
+PLAN_COLUMNS = {
+    "name": str,  # file name of the synthetic image: that of its first source and a counter
+    "pid": int,
+    "camid": int,  # that of the first source, as the name says
+    "sources": str,  # 1 to 3 images of the identity, joined by |
+    "pose": str,  # image whose keypoints are the target pose
+    "joint": int,  # rows of one joint image are adjacent and share identity and sources
+    "scenario": str,  # of the joint image: T1, T2, T3, or multi for IMAGPose*
+    "seed": int,  # of the image's noise, 32 bits
+}
+
+
+def read_subset(percent: int) -> list[str]:
+    """Read the images of a subset, in the order of their names."""
+    return read_csv(SUBSETS / f"{percent}.csv", {"image": str}, "subset").image.tolist()
+
+
+def read_plan(percent: int) -> pd.DataFrame:
+    """Read the plan of a subset; the columns are `PLAN_COLUMNS`."""
+    return read_csv(PLANS / f"{percent}.csv", PLAN_COLUMNS, "plan")
+
+
+# --- train_generator, generate, import_images, filter, identity ---------------------------------------------
+GENERATORS = Path("models/generator")
+GENERATOR_CURVES = Path("reports/generator")  # <train_on>.csv
+CURVE_COLUMNS = {"percent": int, "step": int, "loss": float}
+SYNTHETIC = Path("data/synthetic")  # <generator>/<percent>/, images and MANIFEST
+MANIFEST = "manifest.csv"
+MANIFEST_COLUMNS = {"name": str, "pid": int, "md5": str}  # those of a plan follow where this pipeline made it
+FILTER_FIGURES = Path("reports/filters")  # <filter>.png
+IDENTITY = Path("data/identity")  # <arm>.csv
+IDENTITY_COLUMNS = {"percent": int, "name": str, "agreement": float}
+
+
+def generator_folder(train_on: str, percent: int) -> Path:
+    """Return the folder of the generator that may make images for a subset.
+
+    Args:
+        train_on: "all", whose one generator serves every subset, or "subset".
+        percent: The subset's share.
+    """
+    return GENERATORS / train_on / str(100 if train_on == "all" else percent)
+
+
+# --- standard, augmented, cross -----------------------------------------------------------------------------
+REID_RESULTS = Path("data/reid")  # <arm>.csv, <arm>.queries.csv, <arm>.curves.csv
+RESULT_COLUMNS = {
+    "arm": str,  # "standard" has real images only
+    "train_on": str,  # what the generator was trained on: all or subset of the real images, none, or other
+    "percent": int,  # of the real training images
+    "seed": int,
+    "n_real": int,  # training images
+    "n_synthetic": int,
+    "iterations": int,
+    "rank1": float,  # percent
+    "mAP": float,
+    "mINP": float,
+}
+METRICS = ("rank1", "mAP", "mINP")  # that every model has; rankings of other kinds and data sets may follow
+GENERATOR_COLUMN = (
+    "generator"  # follows where this pipeline's images were added: the generator's `model_hash`
+)
+QUERY_COLUMNS = {  # one row per model and query
+    "percent": int,
+    "seed": int,
+    "query": str,  # image
+    "ap": float,  # percent; empty where nothing can be found
+    "top": str,  # the best gallery images, best first, separated by spaces
+}
+REID_MODELS = Path("models/reid")
+CROSS = REID_RESULTS / "cross"  # <data set>.csv, <data set>.rejected.csv, <data set>.leaked.csv
+CROSS_COLUMNS = {"arm": str, "percent": int, "seed": int}
+
+
+def reid_weights(percent: int, seed: int) -> str:
+    """Return the name of a re-ID model's file in the folder of its arm in `REID_MODELS`."""
+    return f"{percent}-{seed}.safetensors"
+
+
+# --- table4, gains, contact_sheets, report, scores ----------------------------------------------------------
+TABLE4 = Path("reports/table4.csv")  # all rows of `REID_RESULTS`
+TABLE4_SUMMARY = TABLE4.with_suffix(".json")
+HEADLINE = Path("reports/summary.json")
+GAINS = Path("reports/gains")  # <question>.csv
+GAINS_FIGURE = Path("reports/gains.png")
+CONTACT_SHEETS = Path("reports/contact_sheets")  # <train_on>-<percent>.png
+REPORT = Path("reports/report.html")
+SCORES = Path("reports/scores.json")

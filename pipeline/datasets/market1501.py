@@ -1,0 +1,167 @@
+"""Market-1501's layout: three folders of images whose names say identity and camera.
+
+    bounding_box_train/, query/, bounding_box_test/
+    keypoints.csv                                     for poses.source annotations
+
+The rule for names of images stands here (`_NAME`).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline.artifacts import INDEX_COLUMNS, POSE_COLUMNS, to_keypoints
+from pipeline.datasets.images import inspect_all, not_a_file, printable
+from pipeline.datasets.splits import find_leaks, hold_out_validation
+from pipeline.params import IndexSettings
+from pipeline.runtime.outputs import read_csv
+
+NAME = "Market-1501"
+FOLDERS = {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("bounding_box_test",)}
+KEYPOINT_FILES = ("keypoints.csv",)
+_SPLIT_OF = {folder: split for split, (folder,) in FOLDERS.items()}
+
+# Identity, camera, sequence, frame, box; synthetic images add a counter. The rule is stricter than that of
+# public loaders, which search `([-\d]+)_c(\d)` in the whole path: to them 0002_p12_c1... is identity 12, and
+# camera c12 is camera 1.
+_NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
+FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
+_LAST_IDENTITY = 1501  # public loaders assert it
+
+
+def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """List the images of a data set.
+
+    A file is an image of the data set if public loaders take it, and read the right identity and camera from
+    its name and the same pixels from its content (`read_image`). Files may be links. Of the training identities `validation_identities`, drawn by the seed, become a validation set: one query per
+    identity and camera, the rest gallery.
+
+    Returns:
+        The images (`INDEX_COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of
+        `find_leaks` (train, test).
+
+    Raises:
+        ValueError: a folder is missing or has no image, the path of `root` would mislead public loaders, an
+            identity stands in training and test, no query has a match, or no identity is left to train on.
+    """
+    # Loaders see the path as it is given: they follow links, but do not resolve them.
+    path = root.absolute()
+    if FOOLS_LOADERS.search(str(path)):
+        raise ValueError(f"{path}: public loaders read an identity and a camera from this path; rename it")
+    if not root.is_dir():
+        raise ValueError(f"dataset.root is {root}; expected a folder with {', '.join(_SPLIT_OF)}")
+    files = [file for folder in _SPLIT_OF for file in _list_folder(root / folder)]
+    names = [_parse_name(file) for file in files]
+    print(f"{len(files)} files to decode", flush=True)
+    decoded = iter(
+        inspect_all([file for file, name in zip(files, names, strict=True) if isinstance(name, dict)])
+    )
+    rows, rejected = [], []
+    for file, name in zip(files, names, strict=True):
+        image = {"image": file.relative_to(root).as_posix()}
+        content = next(decoded) if isinstance(name, dict) else name
+        if isinstance(name, dict) and isinstance(content, dict):
+            rows.append(image | {"split": _SPLIT_OF[file.parent.name]} | name | content)
+        else:
+            rejected.append({"image": printable(image["image"]), "reason": content})
+    found = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, "pixels"])
+    index, bad = found[list(INDEX_COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
+    _check_splits(root, index, bad)
+    index = hold_out_validation(index, settings)
+    return index, bad, find_leaks(index.assign(pixels=found.pixels))
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    if folder.is_dir():
+        return sorted(folder.iterdir())
+    state = "leads nowhere" if folder.is_symlink() else "is no folder" if folder.exists() else "is missing"
+    raise ValueError(f"{folder} {state}; a data set in Market-1501 format has {', '.join(_SPLIT_OF)}")
+
+
+def _parse_name(file: Path) -> dict[str, int] | str:
+    """Return what a file's name says, or why it is not indexed."""
+    if not file.is_file():
+        return not_a_file(file)
+    if file.suffix != ".jpg":
+        return "public loaders read only *.jpg"
+    match = _NAME.fullmatch(file.name)
+    if match is None:
+        return "the name is not of the form 0002_c1s1_000451_03.jpg with cameras c1 to c6"
+    pid, camid, sequence, frame, box = map(int, match.groups())
+    if pid > _LAST_IDENTITY:
+        return f"identity {pid} is over {_LAST_IDENTITY}, the last one that public loaders take"
+    if pid < 1 and file.parent.name != "bounding_box_test":
+        return "distractors (0000) and junk (-1) belong in bounding_box_test"
+    return {"pid": pid, "camid": camid, "sequence": sequence, "frame": frame, "box": box}
+
+
+def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    for folder, split in _SPLIT_OF.items():
+        if not (index.split == split).any():
+            why = rejected.reason[rejected.image.str.startswith(f"{folder}/")]
+            reason = f"; {len(why)} files are rejected, the first: {why.iloc[0]}" if len(why) else ""
+            raise ValueError(f"{root / folder} holds no image that can be used{reason}")
+    train = index.split == "train"
+    both = sorted(set(index.pid[train]) & set(index.pid[~train]))
+    if both:
+        there = [index.image[(index.pid == both[0]) & side].iloc[0] for side in (train, ~train)]
+        raise ValueError(
+            f"{root}: {len(both)} of the identities stand in training and in test, the first is "
+            f"{both[0]:04d} ({' and '.join(there)})"
+        )
+    ranked = index[index.split == "query"].merge(index[index.split == "gallery"], on="pid")
+    if not (ranked.camid_x != ranked.camid_y).any():
+        raise ValueError(
+            f"{root}: no query has an image of its identity from another camera in bounding_box_test"
+        )
+
+
+def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Read the keypoints of `images` from the root's keypoints.csv, and check that they are of these images.
+
+    Args:
+        root: Folder of the data set. Rows of keypoints.csv about other images are passed over.
+        images: names in the column `image`.
+        sizes: [N, 2] width and height of the images in pixels.
+
+    Returns:
+        [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an image has no row or two, or a visible keypoint is not finite or lies outside the image.
+    """
+    path = root / KEYPOINT_FILES[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; without annotations, set poses.source to openpose")
+    frame = read_csv(path, POSE_COLUMNS, "world")
+    unknown = [name for name in frame.columns if name not in POSE_COLUMNS]
+    if unknown:
+        raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
+    twice = frame.image[frame.image.duplicated()]
+    if len(twice):
+        raise ValueError(f"{path}: {twice.iloc[0]} has two rows")
+    missing = sorted(set(images) - set(frame.image))
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} images have no row, the first is {missing[0]}")
+    keypoints = to_keypoints(frame, images)
+    scores = keypoints[..., 2]
+    visible = scores != 0
+    # Pixel centres lie at integers, so an image ends half a pixel beyond them.
+    inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
+    for valid, complaint in (
+        (~visible | np.isfinite(keypoints).all(-1), "is not finite"),
+        ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
+        (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
+    ):
+        if not valid.all():
+            image, point = np.argwhere(~valid)[0]
+            x, y, score = keypoints[image, point]
+            what = f"{KEYPOINT_NAMES[point]} of {images[image]} ({x:g}, {y:g}, score {score:g})"
+            raise ValueError(f"{path}: {what} {complaint}")
+    return np.where(visible[..., None], keypoints, np.float32(0))

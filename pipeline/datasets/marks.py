@@ -1,0 +1,129 @@
+"""Marks inside synthetic images: that a model made them, which one, and from what; and in pictures of them.
+
+XMP carries IPTC's digital source type (Photo Metadata Standard 2025.1), which search engines, social networks
+and photo archives read, and what is known of the image's making; EXIF says the same in words. Readers of
+pixels see no difference. A mark is a label and no proof: who wants to can take it off or forge it.
+"""
+
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Self
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+DESCRIPTION = "Synthetic image of a person in a pose, made by a generative model (IMAGPose); no photograph"
+
+_IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_OURS = "urn:reid-imagpose:mark:1.0/"
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+
+
+def _packet(values: dict[str, str]) -> bytes:
+    """XMP that gives properties their values."""
+    attributes = "\n   ".join(f"{name}={quoteattr(value)}" for name, value in values.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/">\n <rdf:RDF xmlns:rdf="{_RDF}">\n'
+        f'  <rdf:Description rdf:about=""\n   xmlns:Iptc4xmpExt="{_IPTC}"\n   xmlns:imagpose="{_OURS}"\n'
+        f"   {attributes}/>\n"
+        ' </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end="r"?>'
+    ).encode()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is written into a synthetic image.
+
+    Attributes:
+        generator: `pipeline.runtime.outputs.model_hash` of the model that made it.
+        sources: source images, joined by |, as in the manifest.
+        pose: image whose keypoints are the target pose.
+        seed: of the image's noise.
+    """
+
+    generator: str
+    sources: str
+    pose: str
+    seed: int
+
+    def to_xmp(self) -> bytes:
+        """The XMP packet; equal marks give equal bytes."""
+        values = {
+            "Iptc4xmpExt:DigitalSourceType": DIGITAL_SOURCE_TYPE,
+            "Iptc4xmpExt:AISystemUsed": "IMAGPose",
+            "Iptc4xmpExt:AISystemVersionUsed": self.generator,
+            **{f"imagpose:{name}": str(value) for name, value in asdict(self).items()},
+        }
+        return _packet(values)
+
+    @classmethod
+    def from_xmp(cls, packet: bytes) -> Self:
+        """Read a packet; properties may be attributes or elements, as another program may have put them.
+
+        Raises:
+            ValueError: it does not say that a trained model made the image, or lacks a property.
+        """
+        if b"<!DOCTYPE" in packet:
+            raise ValueError("its XMP declares entities")  # which can be made to fill the memory
+        try:
+            root = ElementTree.fromstring(packet)
+        except ElementTree.ParseError as error:
+            raise ValueError(f"its XMP is broken ({error})") from None
+        found: dict[str, str] = {}
+        for description in root.iter(f"{{{_RDF}}}Description"):
+            found |= description.attrib | {child.tag: child.text or "" for child in description}
+        if found.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
+            raise ValueError("its XMP does not say that a model made it")
+        try:
+            generator, sources, pose, seed = (
+                found[f"{{{_OURS}}}{name}"] for name in ("generator", "sources", "pose", "seed")
+            )
+        except KeyError as error:
+            raise ValueError(f"its XMP has no {str(error).split('}')[-1][:-1]}") from None
+        return cls(generator, sources, pose, int(seed))
+
+
+def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) -> None:
+    """Write a synthetic image [H, W, 3] as a JPEG that bears its mark; equal arguments give equal bytes."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = DESCRIPTION
+    exif[ExifTags.Base.Software] = "reid-imagpose"
+    encoded = BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
+    # Pillow's own writing of a JPEG to a file overlooks that only a part of it fits on the disk.
+    path.write_bytes(encoded.getvalue())
+
+
+def save_composite(picture: Image.Image, path: Path) -> None:
+    """Write a picture that shows synthetic images, as a .png or .jpg that says so as IPTC defines it."""
+    packet = _packet({"Iptc4xmpExt:DigitalSourceType": COMPOSITE, "Iptc4xmpExt:AISystemUsed": "IMAGPose"})
+    if path.suffix == ".png":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", packet.decode())
+        picture.save(path, pnginfo=chunks)
+    else:
+        picture.save(path, quality=90, xmp=packet)
+
+
+def read_mark(path: Path) -> Mark:
+    """Read the mark of an image.
+
+    Raises:
+        ValueError: the file is no readable image, or bears no mark.
+    """
+    try:
+        with Image.open(path) as image:
+            packet = image.info.get("xmp")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError("it is no readable image") from None
+    if not packet:
+        raise ValueError("it has no XMP")
+    return Mark.from_xmp(packet)

@@ -1,0 +1,242 @@
+"""The IMAGPose pipeline in the hands of the stages: loaded by the settings, with its inputs encoded."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import generator
+import pipeline.datasets.images as images_module
+import pipeline.datasets.marks as marks_module
+import pipeline.datasets.views as views_module
+from generator.cost import in_words, pipeline_flops, sampling_flops
+from generator.data import EncodedViews, encode_views
+from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
+from generator.model import IMAGPoseDenoiser, load_denoiser
+from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
+from generator.scheduler import load_scheduler
+from pipeline.artifacts import read_poses
+from pipeline.datasets.images import read_image
+from pipeline.datasets.marks import Mark, save_image
+from pipeline.datasets.views import from_view, to_view
+from pipeline.params import DatasetSettings, Params
+from pipeline.runtime.outputs import atomic
+from pipeline.runtime.scratch import is_sealed, md5, scratch, seal
+
+
+def check_parts(
+    params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
+) -> None:
+    """Raise a ValueError, with the keys, unless the parts fit each other and the sizes of the images."""
+    settings, height, width = params.generator, params.dataset.height, params.dataset.width
+    made, taken = vae.config.latent_channels, denoiser.unet.config.out_channels
+    if made != taken:
+        raise ValueError(
+            f"generator.base is {settings.base}; expected parts of one model, but the latents of its vae "
+            f"have {made} channels and its denoiser takes {taken}"
+        )
+    patch = encoder.config.patch_size
+    for name, side in (("height", settings.token_height), ("width", settings.token_width)):
+        if side % patch:
+            raise ValueError(
+                f"generator.token_{name} is {side}; expected a multiple of {patch}, the patch of "
+                f"{settings.image_encoder}"
+            )
+    try:
+        denoiser.check_view(height, width, vae_factor(vae))
+    except ValueError as error:
+        sizes = f"dataset.height is {height}, dataset.width is {width}"
+        raise ValueError(f"{sizes}, generator.base is {settings.base}: {error}") from None
+
+
+def load_parts(params: Params) -> IMAGPosePipeline:
+    """Load the base model and add what the settings ask for; frozen parts stay as they are."""
+    settings, base = params.generator, params.generator.base
+    encoder = load_image_encoder(settings.image_encoder)
+    vae = load_vae(base / "vae")
+    denoiser = load_denoiser(
+        settings.denoiser_folder, settings.denoiser, encoder.config.hidden_size, settings.seed
+    )
+    check_parts(params, vae, encoder, denoiser)
+    return IMAGPosePipeline(
+        vae,
+        encoder,
+        denoiser,
+        load_scheduler(base / "scheduler", settings.scheduler),
+        view_height=params.dataset.height,
+        view_width=params.dataset.width,
+        token_height=settings.token_height,
+        token_width=settings.token_width,
+    )
+
+
+def encode_images(
+    dataset: DatasetSettings,
+    images: list[str],
+    pids: np.ndarray,
+    parts: IMAGPosePipeline,
+    batch_size: int,
+    *,
+    flip: bool,
+) -> EncodedViews:
+    """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
+
+    Where `batch_size` does not fit into the accelerator's memory, a tenth less is tried, and so on.
+    """
+    poses = read_poses(images)
+
+    @find_executable_batch_size(starting_batch_size=batch_size)
+    def encode(batch_size: int) -> EncodedViews:
+        with tqdm(total=len(images), desc="encoding", unit="image", delay=2) as bar:
+            return encode_views(
+                (to_view(read_image(dataset.root / image), dataset) for image in images),
+                poses,
+                pids,
+                parts.vae,
+                cast(ImageEncoder, parts.image_encoder),
+                view_size=parts.view_size,
+                token_size=parts.token_size,
+                flip=flip,
+                batch_size=batch_size,
+                progress=bar.update,
+            )
+
+    return encode()
+
+
+def joint_requests(
+    plan: pd.DataFrame, sources: dict[str, int], poses: dict[str, np.ndarray]
+) -> list[JointRequest]:
+    """One request per joint image of a plan, in its order; `sources` numbers the encoded views."""
+    return [
+        JointRequest(
+            sources=tuple(sources[image] for image in rows.sources.iloc[0].split("|")),
+            poses=np.stack([poses[image] for image in rows.pose]),
+            seeds=tuple(rows.seed),
+            fill="source" if rows.scenario.iloc[0] == "T2" else "target",
+        )
+        for _, rows in plan.groupby("joint", sort=False)
+    ]
+
+
+def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
+    """The mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
+    columns = (plan[column].tolist() for column in ("name", "sources", "pose", "seed"))
+    return {name: Mark(model, *made_of) for name, *made_of in zip(*columns, strict=True)}
+
+
+def scratch_images(
+    stage: str, plan: pd.DataFrame, checksums: pd.Series, generator_hash: str, params: Params
+) -> Path:
+    """The scratch folder for a plan's images.
+
+    Args:
+        stage: that wants them.
+        plan: as `generate` takes it.
+        checksums: MD5 of images, those of the plan's sources among them, by their name.
+        generator_hash: `model_hash` of the generator.
+        params: of the run.
+    """
+    return scratch(
+        stage,
+        __file__,
+        generator,
+        images_module,
+        marks_module,
+        views_module,
+        settings=params.generate,
+        encode_batch=params.generator.encode_batch,
+        border=params.dataset.border,
+        plan=plan.to_csv(),
+        sources=checksums[_sources(plan)].to_dict(),
+        poses=md5("data/poses.csv"),
+        model=generator_hash,
+    )
+
+
+def _sources(plan: pd.DataFrame) -> list[str]:
+    return sorted(set("|".join(plan.sources).split("|")))
+
+
+def write_batch(
+    images: dict[str, NDArray[np.uint8]], done: Path, marks: dict[str, Mark], params: Params
+) -> None:
+    """Write the images of a batch beside `done`, by their names, and last `done`, their seal.
+
+    A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
+    that grows with the plan. They move out of it one by one, and what a kill leaves there is made again.
+    """
+    batch = done.with_suffix("")
+    with atomic(batch) as folder:
+        folder.mkdir()
+
+        def save(name: str) -> None:
+            picture = from_view(images[name], params.dataset.border)
+            save_image(picture, folder / name, params.generate.jpeg_quality, marks[name])
+
+        with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it encodes
+            for _ in pool.map(save, images):
+                pass
+    for name in images:
+        (batch / name).replace(done.parent / name)
+    batch.rmdir()
+    seal(done, *(done.parent / name for name in images))
+
+
+def generate(
+    plan: pd.DataFrame,
+    model: Path,
+    marks: dict[str, Mark],
+    params: Params,
+    folder: Path,
+    state: PartialState,
+) -> None:
+    """Write the images of a plan to `folder`; batches that a killed run finished are not made again.
+
+    Batches are cut from the whole plan before the processes share them out, so that neither their number
+    nor a restart changes what is in a batch, and with it the last bit of an image.
+    """
+    settings = params.generate.sample
+    parts = load_pipeline(model)
+    parts.to(state.device)
+    parts.denoiser.suit_device(state.device)
+    sources = _sources(plan)
+    poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
+    requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
+    names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
+    if state.is_main_process:
+        flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
+        print(
+            f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
+            f"{in_words(flops)}; {len(sources)} sources to encode",
+            flush=True,
+        )
+    views = encode_images(
+        params.dataset,
+        sources,
+        np.zeros(len(sources), int),
+        parts,
+        params.generator.encode_batch,
+        flip=False,
+    ).near(state.device)
+    size = settings.batch_size
+    batches = range(state.process_index * size, len(requests), state.num_processes * size)
+    with tqdm(
+        total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
+    ) as bar:
+        for start in batches:
+            wanted = [name for group in names[start : start + size] for name in group]
+            done = folder / f"batch-{start:08d}.json"
+            if not is_sealed(done):
+                made = parts.generate(views, requests[start : start + size], settings)
+                images = (image for group in made for image in group)
+                write_batch(dict(zip(wanted, images, strict=True)), done, marks, params)
+            bar.update(state.num_processes * len(wanted))
+    state.wait_for_everyone()

@@ -1,0 +1,148 @@
+"""Re-ID models in the hands of the stages: sets of images in memory, and what a model makes of a test set."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import pipeline.datasets.images
+import reid
+from pipeline.datasets.images import load_images
+from pipeline.params import ReidSection
+from pipeline.runtime.outputs import write_csv, write_json
+from pipeline.runtime.scratch import is_sealed, md5, release, scratch, seal
+from reid.evaluate import average_precision_by_camera, distances, evaluate, features
+from reid.model import BoT, load_model
+from reid.rerank import rerank
+
+TOP = 10  # best gallery images of each query that are written down
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with what training and test need to know of them; decoded once for all models of a stage.
+
+    Attributes:
+        table: Columns pid and md5; to be tested on, also image and camid.
+        pixels: uint8 [N, H, W, 3], at the input size of the re-ID model.
+    """
+
+    table: pd.DataFrame
+    pixels: np.ndarray
+
+    @classmethod
+    def read(cls, table: pd.DataFrame, files: list[Path], settings: ReidSection) -> "ImageSet":
+        """Decode `files`, one per row of `table`."""
+        return cls(table.reset_index(drop=True), load_images(files, settings.height, settings.width))
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return identities and cameras, int [N] each."""
+        return self.table.pid.to_numpy(), self.table.camid.to_numpy()
+
+
+def evaluate_model(
+    weights: Path, query: ImageSet, gallery: ImageSet, settings: ReidSection
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Rank the gallery for each query. A result that is known already is read again.
+
+    Args:
+        weights: Saved re-ID model.
+        query: Images to search for.
+        gallery: Images to search in.
+        settings: Settings of the model and of re-ranking.
+
+    Returns:
+        The summaries (percent), and a table of the queries: query (its image), ap (percent; of the whole
+        gallery), first_match (rank from 1 of the first right gallery image), top (the best ten gallery images
+        in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
+        alone. What a query cannot have, for want of right images, is empty.
+    """
+    columns = ["image", "pid", "camid", "md5"]
+    folder = scratch(
+        "test_reid",
+        __file__,
+        reid,
+        pipeline.datasets.images,
+        weights=md5(weights),
+        settings=settings.model_dump(mode="json", exclude={"seeds"}),
+        images=[images.table[columns].values.tolist() for images in (query, gallery)],
+    )
+    summary, table, done = folder / "result.json", folder / "queries.csv", folder / "done.json"
+    if not is_sealed(done):
+        values, queries = _rank(load_model(weights, settings, reid_device()), query, gallery, settings)
+        write_csv(queries, table, float_format="%.4f")
+        write_json({name: round(100 * value, 4) for name, value in values.items()}, summary)
+        seal(done, summary, table)
+    release(folder)
+    return json.loads(summary.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
+
+
+def _rank(
+    model: BoT, query: ImageSet, gallery: ImageSet, settings: ReidSection
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return the summaries, shares in [0, 1], and the table of the queries."""
+    with name_memory_keys("testing", settings, "evaluation_batch"):
+        query_features = features(model, query.pixels, settings.evaluation_batch)
+        gallery_features = features(model, gallery.pixels, settings.evaluation_batch)
+    pids, camids = gallery.labels()
+    ranking = evaluate(distances(query_features, gallery_features), *query.labels(), pids, camids, top=TOP)
+    values = {
+        "rank1": ranking.rank(1),
+        "mAP": ranking.mAP,
+        "mINP": ranking.mINP,
+        "rank5": ranking.rank(5),
+        "rank10": ranking.rank(10),
+        "mAP_trapezoid": ranking.mAP_trapezoid,
+    }
+    if settings.rerank:
+        people = pids != -1  # junk must not count among the neighbours
+        blocks = rerank(
+            query_features,
+            gallery_features[people],
+            settings.rerank_k1,
+            settings.rerank_k2,
+            settings.rerank_lambda,
+        )
+        reranked = evaluate(blocks, *query.labels(), pids[people], camids[people])
+        values |= {"rank1_rerank": reranked.rank(1), "mAP_rerank": reranked.mAP}
+
+    names = gallery.table.image.to_numpy()
+    queries = pd.DataFrame(
+        {
+            "query": query.table.image,
+            "ap": 100 * ranking.average_precision,
+            "first_match": pd.Series(ranking.first_rank).where(ranking.matches > 0).astype("Int64"),
+            "top": [" ".join(names[places[places >= 0]]) for places in ranking.top],
+        }
+    )
+    by_camera = average_precision_by_camera(
+        query_features, gallery_features, *query.labels(), *gallery.labels()
+    )
+    for camera, precision in by_camera.items():
+        queries[f"ap_c{camera}"] = 100 * precision
+    return values, queries
+
+
+@contextmanager
+def name_memory_keys(work: str, settings: ReidSection, *keys: str) -> Iterator[None]:
+    """Name the keys that decide how much memory `work` needs, when a GPU has too little.
+
+    A batch of a training is not taken in parts as the generator's is: batch normalisation and the hardest
+    triplets would change with them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        named = " and ".join(f"reid.{key} ({getattr(settings, key)})" for key in keys)
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"{work} does not fit into the memory ({reason}); lower {named}") from None
+
+
+def reid_device() -> str:
+    """Return torch's name of the device on which re-ID models train."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

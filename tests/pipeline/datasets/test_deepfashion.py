@@ -1,0 +1,159 @@
+"""DeepFashion's public files become the tables that every later stage reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from generator.keypoints import KEYPOINT_NAMES
+from pipeline import check
+from pipeline import index as index_stage
+from pipeline import poses as poses_stage
+from pipeline.artifacts import INDEX_COLUMNS as COLUMNS
+from pipeline.datasets import deepfashion as stage
+from pipeline.params import IndexSettings, Params, load_params
+from tests.pipeline.market import deepfashion_folder, save_image
+
+PARAMS = load_params(Path(__file__).parents[2] / "profiles/market1501.yaml")
+NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
+SIZES = np.array([[750, 1101]])
+
+
+def deepfashion_params(root: Path, border: int = 0) -> Params:
+    """Paper scale with the values for DeepFashion at 256 x 176, annotated."""
+    values = PARAMS.model_dump(mode="json")
+    values["dataset"] |= {"format": "deepfashion", "root": str(root), "height": 256, "width": 192}
+    values["dataset"] |= {"border": border}
+    values["poses"] |= {"source": "annotations"}
+    values["index"] |= {"validation_identities": 1}
+    values["scores"] |= {"pairs": str(root / "fasion-resize-pairs-test.csv"), "height": 256, "width": 176}
+    return Params.model_validate(values)
+
+
+def test_every_image_has_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, rejected, leaked = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
+    assert capsys.readouterr().out == "train_highres: 9 files to decode\ntest_highres: 6 files to decode\n"
+    assert list(index.columns) == list(COLUMNS) and rejected.empty
+    assert leaked.train.nunique() == 6, "the test images are copies of training images here"
+    assert index.split.value_counts().to_dict() == {"train": 9, "query": 2, "gallery": 4}
+    row = index[index.image == "train_highres/fashionMENShirts_Polosid0000473801_7additional.jpg"].iloc[0]
+    assert (row.pid, row.camid, row.sequence, row.width, row.height) == (473801, 7, 1, 75, 110)
+    assert not set(index.pid[index.split == "train"]) & set(index.pid[index.split != "train"])
+
+
+def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
+    root = deepfashion_folder(tmp_path)
+    names = {
+        "0002_c1s1_000451_03.jpg": "the name is not of the form",
+        "fashionWOMENDressesid0000262902_3back.png": "the name is not of the form",
+        "fashionWOMENDressesid0000262902_2side.jpg": "a square image",
+        "fashionWOMENDressesid0000262902_4full.jpg": "an empty file",
+    }
+    for name in names:
+        save_image(root / "train_highres" / name, size=(64, 64))
+    (root / "train_highres" / list(names)[-1]).write_bytes(b"")
+    names["more"] = "a folder, into which public loaders do not look"
+    (root / "train_highres" / "more").mkdir()
+    names["gone.jpg"] = "a link that leads nowhere"
+    (root / "train_highres" / "gone.jpg").symlink_to("nowhere")
+    index, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
+    assert len(index) == 15
+    reasons = dict(zip(rejected.image, rejected.reason, strict=True))
+    assert set(reasons) == {f"train_highres/{name}" for name in names}
+    for name, reason in names.items():
+        assert reason in reasons[f"train_highres/{name}"]
+
+
+def test_a_name_that_breaks_a_line_is_listed_escaped(tmp_path: Path) -> None:
+    root = deepfashion_folder(tmp_path)
+    (root / "train_highres" / "Icon\r").write_bytes(b"")
+    _, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
+    assert rejected.image.tolist() == ["train_highres/Icon\\r"]
+
+
+@pytest.mark.parametrize(
+    ("copied", "sentence"),
+    [
+        ("fashionMENShirts_Polosid0000473801_2side.jpg", "1 identities stand in training and in test"),
+        ("fashionWOMENDressesid0000473801_2side.jpg", "item 00004738 is both"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(tmp_path: Path, copied: str, sentence: str) -> None:
+    root = deepfashion_folder(tmp_path)
+    save_image(root / "test_highres" / copied, size=(75, 110))
+    with pytest.raises(ValueError, match=sentence):
+        stage.index_dataset(root, NONE_HELD_OUT)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train_highres is missing; a DeepFashion folder has it, or train/"):
+        stage.index_dataset(tmp_path, NONE_HELD_OUT)
+
+
+def annotate(root: Path, *lines: str) -> None:
+    for split in ("train", "test"):
+        text = "\n".join(["name:keypoints_y:keypoints_x", *lines]) + "\n"
+        (root / f"fasion-resize-annotation-{split}.csv").write_text(text)
+
+
+def row(name: str, ys: list[int], xs: list[int]) -> str:
+    rest = [-1] * (18 - len(xs))
+    return f"{name}: {[*ys, *rest]}: {[*xs, *rest]}"
+
+
+def test_keypoints_follow_the_image_from_176_x_256_to_its_own_size(tmp_path: Path) -> None:
+    annotate(tmp_path, row("a.jpg", [0, 255, 100, -1, 300], [0, 175, -1, 20, 20]))
+    keypoints = stage.read_annotations(tmp_path, ["train_highres/a.jpg"], SIZES)[0]
+    # The corner pixels of one image cover the corners of the other.
+    assert keypoints[0].tolist() == pytest.approx([750 / 176 / 2 - 0.5, 1101 / 256 / 2 - 0.5, 1])
+    assert keypoints[1].tolist() == pytest.approx([749.5 - 750 / 176 / 2, 1100.5 - 1101 / 256 / 2, 1])
+    assert not keypoints[2:].any(), "-1 in x or y, and a point below the image, are no keypoints"
+
+
+def test_an_image_without_a_row_has_no_keypoints(tmp_path: Path) -> None:
+    annotate(tmp_path)
+    assert not stage.read_annotations(tmp_path, ["test/b.jpg"], SIZES).any()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a.jpg: [1, 2]: [1, 2]", row("a.jpg", [1] * 18, [1] * 17 + [2])[:-9], "a.jpg", "a.jpg: left: right"],
+)
+def test_a_row_of_another_form_is_named(tmp_path: Path, line: str) -> None:
+    annotate(tmp_path, row("b.jpg", [1], [1]), line)
+    with pytest.raises(ValueError, match=r"annotation-train.csv: line 3 is no name with 18 y and 18 x"):
+        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
+
+
+def test_annotations_that_are_missing_or_something_else_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"annotation-train\.csv is missing"):
+        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
+    (tmp_path / "fasion-resize-annotation-train.csv").write_text("from,to\n")
+    with pytest.raises(ValueError, match="its first line is not name:keypoints_y:keypoints_x"):
+        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
+
+
+@pytest.mark.parametrize("border", [0, 8])
+def test_the_stages_write_the_tables_that_market_1501_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, border: int
+) -> None:
+    root = deepfashion_folder(tmp_path / "fashion")
+    monkeypatch.chdir(tmp_path)
+    for module in (index_stage, poses_stage):
+        monkeypatch.setattr(module, "load_params", lambda: deepfashion_params(root, border))
+    check.check_dataset(deepfashion_params(root, border))
+    index_stage.main()
+    poses_stage.main()
+    index = index_stage.read_index()
+    assert set(index.split) == {"train", "query", "gallery", "val_query", "val_gallery"}
+    poses = poses_stage.read_poses(index.image.tolist())
+    assert json.loads(Path("reports/poses.json").read_text())["images_without_person"] == 1
+    raw = pd.read_csv(root / "fasion-resize-annotation-test.csv", sep=":").set_index("name")
+    image = index.image[index.split == "query"].iloc[0]
+    xs = json.loads(raw.keypoints_x[Path(image).name])
+    x, _, score = poses[index.image.tolist().index(image), KEYPOINT_NAMES.index("neck")]
+    # Stretched to 192 columns, or moved by the border.
+    expected = xs[1] + 8 if border else (xs[1] + 0.5) * 192 / 176 - 0.5
+    assert x == pytest.approx(expected, abs=0.01) and score == 1

@@ -1,0 +1,224 @@
+"""Replication on a repository whose only stage writes a table that tells its parameters."""
+
+import fcntl
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from pipeline.params import load
+from pipeline.runtime.scratch import SCRATCH, release
+from tests import REPOSITORY
+from tools import replicate as stage
+from tools.replicate import Replication, change_params, gains, replicate
+
+STAGE = """
+import pandas as pd
+from ruamel.yaml import YAML
+values = YAML(typ="safe", pure=True).load(open("params.yaml"))
+row = {"arm": "standard", "train_on": "none", "percent": 100, "n_real": 1, "n_synthetic": 0, "iterations": 1,
+       "rank1": float(values["world"]["seed"]), "mAP": 0.0, "mINP": 0.0}
+rows = pd.DataFrame([row | {"seed": seed} for seed in values["reid"]["seeds"]])
+rows.to_csv("reports/table4.csv", index=False)
+with open("runs.log", "a") as log:
+    log.write("run\\n")
+"""
+DVC = """
+stages:
+  table4:
+    cmd: mkdir -p reports && python code/stage.py
+    params: [world.seed, reid.seeds]
+    deps: [code]
+    metrics:
+      - reports/table4.csv: {cache: false}
+"""
+
+SCORES_DVC = """
+stages:
+  scores:
+    wdir: ../..
+    cmd: >-
+      echo '{"T1": {"ssim": 0.5, "fid": null}}' > reports/scores.json
+    metrics:
+      - reports/scores.json: {cache: false}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    for name, text in {
+        "params.yaml": (REPOSITORY / "profiles/embedded.yaml").read_text(),
+        "dvc.yaml": DVC,
+        "code/stage.py": STAGE,
+        ".gitignore": "/runs.log\n",
+        ".dvc/config": "[core]\n    analytics = false\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return folder
+
+
+def settings(*changes, every=None):
+    runs = [{"columns": {"world_seed": number}, "changes": change} for number, change in enumerate(changes)]
+    return Replication.model_validate({"table": "study.csv", "every": every or {}, "runs": runs})
+
+
+def test_every_run_has_its_own_parameters_and_its_rows_say_which(repository, tmp_path):
+    wanted = settings({"world.seed": 5}, {"world.seed": 6}, every={"reid.seeds": [3, 4]})
+    rows = replicate(repository, wanted, tmp_path / "scratch")
+    assert list(rows.columns[:3]) == ["world_seed", "arm", "train_on"]
+    assert rows[["world_seed", "seed", "rank1"]].to_numpy().tolist() == [
+        [0, 3, 5], [0, 4, 5], [1, 3, 6], [1, 4, 6],
+    ]  # fmt: skip
+    # Once more, with a file that is gone: nothing is left to do, and nothing of the old code stays.
+    (repository / "code/old.py").write_text("")
+    replicate(repository, wanted, tmp_path / "scratch")
+    (repository / "code/old.py").unlink()
+    again = replicate(repository, wanted, tmp_path / "scratch")
+    assert again.equals(rows)
+    workspace = tmp_path / "scratch" / "world_seed-0"
+    assert not (workspace / "code/old.py").exists()
+    assert (workspace / "runs.log").read_text().count("run") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"world.sead": 1}, "params.yaml has no key world.sead, which a run wants to change"),
+        ({"world.seed": -1}, "world.seed"),
+        ({"arms.new": {"synthetic": "data/synthetic/all"}}, "arms.new"),
+        ({"world.seed.deeper": 1}, "no key world.seed.deeper"),
+    ],
+)
+def test_a_bad_change_is_named_before_anything_runs(repository, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        replicate(repository, settings({"world.seed": 5}, change), tmp_path / "scratch")
+    assert not list((tmp_path / "scratch").rglob("runs.log"))
+
+
+def test_two_runs_that_nothing_tells_apart_are_refused(repository, tmp_path):
+    wanted = settings({"world.seed": 5}, {"world.seed": 6})
+    wanted = wanted.model_copy(update={"runs": [wanted.runs[0], wanted.runs[0]]})
+    with pytest.raises(
+        ValueError, match=r"two runs have the columns .*-.*, which tell runs apart; give each its own"
+    ):
+        replicate(repository, wanted, tmp_path / "scratch")
+
+
+def test_a_second_replication_waits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["replicate", str(REPOSITORY / "experiments/study.yaml")])
+
+    def at_work(*_):
+        with (SCRATCH / "replicate/lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(stage, "replicate", at_work)
+    with pytest.raises(ValueError, match="seen"):
+        stage.main()
+    release(SCRATCH / "replicate")
+
+
+def test_gains_are_paired_within_each_run_and_over_all():
+    """One arm gains 1, 2, 3 points in a run and 11, 12, 13 in another, over standards far apart."""
+    rows = pd.DataFrame(
+        {
+            "world": world,
+            "arm": arm,
+            "train_on": "none" if arm == "standard" else "all",
+            "percent": 20,
+            "seed": seed,
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": standard + (0 if arm == "standard" else gain + seed),
+            "mAP": 0.0,
+            "mINP": 0.0,
+            "score_ssim": world / 10,
+        }
+        for world, standard, gain in ((0, 20.0, 1), (1, 60.0, 11))
+        for arm in ("standard", "new")
+        for seed in range(3)
+    )
+    wanted = settings({}, {}).model_copy(update={"pooled": True, "scores": "T1"})
+    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
+    wanted = wanted.model_copy(update={"runs": [run]})
+    lines = gains(rows, wanted).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| new" in line]
+    assert [row[0] for row in cells] == ["0", "1", "all"]
+    assert [row[4] for row in cells] == ["3", "3", "6"]
+    assert [row[6].split(" ± ")[0] for row in cells] == ["+2.0", "+12.0", "+7.0"]
+    halves = [float(row[6].split(" ± ")[1]) for row in cells]
+    assert halves[2] < halves[0] == halves[1]  # six pairs about the mean of their run
+    assert [row[-1] for row in cells] == ["0", "0.1", "0.05"]
+    assert "Arms against each other" not in "".join(lines), "there is one alone"
+
+
+def test_arms_are_compared_with_the_first_one():
+    """Over the first arm's gain of 1, 2, 3 points the second has 4 more in one run and 6 in the other."""
+    rows = pd.DataFrame(
+        {
+            "world": world,
+            "arm": arm,
+            "train_on": train_on,
+            "percent": 20,
+            "seed": seed,
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": 20.0 + gain * seed + more,
+            "mAP": 0.0,
+            "mINP": 0.0,
+        }
+        for world in (0, 1)
+        for arm, train_on, gain, more in (
+            ("standard", "none", 0, 0),
+            ("new", "all", 1, 1),
+            ("newer", "subset", 1, 5 + 2 * world),
+        )
+        for seed in range(3)
+    )
+    wanted = settings({}, {}).model_copy(update={"pooled": True})
+    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
+    text = gains(rows, wanted.model_copy(update={"runs": [run]}))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert [row for row in cells if "newer - new" in row] == [
+        ["0", "20 %", "newer - new", "+4.0 ± 0.0", "+0.0 ± 0.0"],
+        ["1", "20 %", "newer - new", "+6.0 ± 0.0", "+0.0 ± 0.0"],
+        ["all", "20 %", "newer - new", "+5.0 ± 0.0", "+0.0 ± 0.0"],
+    ]
+
+
+def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_path):
+    (repository / "experiments/scores").mkdir(parents=True)
+    (repository / "experiments/scores/dvc.yaml").write_text(SCORES_DVC)
+    wanted = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
+    rows = replicate(repository, wanted, tmp_path / "scratch")
+    assert rows.score_ssim.tolist() == [0.5] * len(rows) and rows.score_fid.isna().all()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_the_shipped_experiments_fit_the_shipped_parameters(tmp_path, file):
+    wanted = load(file, Replication)
+    for run in wanted.runs:
+        shutil.copy(REPOSITORY / "profiles/embedded.yaml", tmp_path)
+        change_params(tmp_path / "params.yaml", wanted.every | run.changes)
+    names = [tuple(run.columns.values()) for run in wanted.runs]
+    assert len(set(names)) == len(names), "two runs would share a workspace"
+
+
+def test_a_run_that_fails_is_named(repository, tmp_path):
+    (repository / "code/stage.py").write_text("raise SystemExit(1)")
+    with pytest.raises(ValueError, match="world_seed-0 failed"):
+        replicate(repository, settings({"world.seed": 5}), tmp_path / "scratch")
+
+
+def test_outside_git_there_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="is no git repository"):
+        replicate(tmp_path, settings({"world.seed": 5}), tmp_path / "scratch")

@@ -1,0 +1,266 @@
+"""Generate a few images of one person and put them on one picture, to try guidance, steps, sources and poses.
+
+The picture shows the sources, then for each column the photo that lent its pose, the pose, and one generated
+image per row of settings. Poses come from other images, so the photos are no ground truth. Needs the stages
+`index` and `poses`; a trained generator is used where there is one, else the base weights.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import ValidationError
+
+from common.seeding import make_rng
+from generator.grid import VIEWS
+from generator.pose import draw_skeleton
+from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
+from generator.settings import SampleSettings
+from pipeline.artifacts import GENERATORS as MODELS
+from pipeline.artifacts import read_index, read_poses
+from pipeline.datasets.images import read_image
+from pipeline.datasets.marks import save_composite
+from pipeline.datasets.views import to_view
+from pipeline.params import Params, load_params
+from pipeline.runtime.outputs import atomic
+from pipeline.runtime.stage import command_line, stage_main
+from pipeline.shared.imagpose import encode_images, load_parts
+
+_TILE_HEIGHT = 224  # pixels on the picture; a tile is then as wide as an image's name
+_GAP, _LINE, _LABEL_WIDTH = 6, 22, 96  # pixels between tiles, for a line of text, and left of the rows
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+class Row(NamedTuple):
+    """One row of the picture."""
+
+    label: str  # beside the row, its lines separated by newlines
+    images: list[NDArray[np.uint8]]
+    captions: list[str]  # below the images; may be shorter
+
+
+def choose_sources(index: pd.DataFrame, pid: int, named: Sequence[str], count: int, seed: int) -> list[str]:
+    """The named images of an identity, or `count` random ones.
+
+    Args:
+        index: of the data set.
+        pid: whose images.
+        named: file names, with or without their folder.
+        count: 1 to 3; fewer where the identity has fewer.
+        seed: of the draw.
+
+    Raises:
+        ValueError: the identity is not in the index, or a named image is not one of its.
+    """
+    own = index.image[index.pid == pid]
+    if own.empty:
+        known = sorted(index.pid[index.pid > 0].unique())
+        raise ValueError(f"identity {pid} is not in data/index.csv; it has {_some(known)}")
+    if named:
+        found = [_find(own, name) for name in named]
+        if None in found:
+            name = named[found.index(None)]
+            raise ValueError(f"{name} is no image of identity {pid}; it has {_some(sorted(own))}")
+        return [str(image) for image in found]
+    return make_rng(seed, "preview sources", pid).permutation(sorted(own))[:count].tolist()
+
+
+def choose_poses(index: pd.DataFrame, named: Sequence[str], count: int, least: int, seed: int) -> list[str]:
+    """The named images, or `count` random training images that show `least` keypoints, to lend their poses.
+
+    Raises:
+        ValueError: a named image is not in the index, or too few show so many keypoints.
+    """
+    if named:
+        found = [_find(index.image, name) for name in named]
+        if None in found:
+            raise ValueError(f"{named[found.index(None)]} is not in data/index.csv")
+        return [str(image) for image in found]
+    train = sorted(index.image[index.split == "train"])
+    shown = (read_poses(train)[..., 2] > 0).sum(-1) >= least
+    candidates = np.array(train)[shown]
+    if len(candidates) < count:
+        raise ValueError(
+            f"plan.min_keypoints is {least}; only {len(candidates)} training images show as many"
+        )
+    return make_rng(seed, "preview poses").permutation(candidates)[:count].tolist()
+
+
+def _find(images: pd.Series, name: str) -> str | None:
+    found = images[(images == name) | (images.str.rsplit("/", n=1).str[-1] == name)]
+    return None if found.empty else found.iloc[0]
+
+
+def _some(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def joint_requests(sources: int, poses: NDArray[np.floating], seed: int) -> list[JointRequest]:
+    """As few joint images as hold all poses beside all sources; image i has the seed `seed` + i."""
+    room = VIEWS - sources
+    return [
+        JointRequest(
+            tuple(range(sources)),
+            poses[start : start + room],
+            tuple(range(seed + start, seed + start + len(poses[start : start + room]))),
+        )
+        for start in range(0, len(poses), room)
+    ]
+
+
+def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, str]:
+    """Load a generator and name it: the one asked for, else the trained one, else the base weights.
+
+    Raises:
+        ValueError: the folder that was asked for holds no generator, or a damaged one.
+    """
+    if model is None:
+        model = MODELS / "all" / "100"
+        if not (model / "model_index.json").is_file():
+            return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
+    if not (model / "model_index.json").is_file():
+        raise ValueError(f"{model} holds no generator; expected a folder such as {MODELS / 'all' / '100'}")
+    return load_pipeline(model), str(model)
+
+
+def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Image:
+    """Draw labelled rows of images, each image uint8 [height, width, 3], under a title."""
+    tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    columns = max(len(row.images) for row in rows)
+    step = _TILE_HEIGHT + _LINE
+    row_width = _LABEL_WIDTH + columns * (tile[0] + _GAP)
+    size = (max(row_width, round(font.getlength(title)) + _GAP) + _GAP, _LINE + len(rows) * step + _GAP)
+    picture = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((_GAP, 2), title, _INK, font)
+    for i, row in enumerate(rows):
+        top = _LINE + _GAP + i * step
+        pen.multiline_text((_GAP, top + _TILE_HEIGHT // 3), row.label, _INK, font)
+        for j, image in enumerate(row.images):
+            left = _LABEL_WIDTH + j * (tile[0] + _GAP)
+            picture.paste(Image.fromarray(image).resize(tile, Image.Resampling.BICUBIC), (left, top))
+            if j < len(row.captions):
+                pen.text((left, top + _TILE_HEIGHT + 2), row.captions[j], _INK, small)
+    return picture
+
+
+def variants(asked: SampleSettings, guidance: Sequence[float], steps: Sequence[int]) -> list[SampleSettings]:
+    """The settings of each row: every guidance with every number of steps; what is empty stays as asked.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    try:
+        return [
+            SampleSettings(**asked.model_dump() | {"guidance_scale": scale, "steps": count})
+            for scale, count in product(guidance or [asked.guidance_scale], steps or [asked.steps])
+        ]
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        option = {"guidance_scale": "guidance"}.get(str(mistake["loc"][0]), mistake["loc"][0])
+        raise ValueError(f"--{option} is {mistake['input']}: {mistake['msg'].lower()}") from None
+
+
+def generate_rows(
+    parts: IMAGPosePipeline,
+    params: Params,
+    sources: list[str],
+    lenders: list[str],
+    settings: Sequence[SampleSettings],
+    seed: int,
+) -> list[Row]:
+    """Generate from these sources in the poses of the lenders, a row of images for each of the settings."""
+    dataset, poses = params.dataset, read_poses(lenders)
+    nobody = np.zeros(len(sources), int)
+    views = encode_images(dataset, sources, nobody, parts, params.generator.encode_batch, flip=False)
+    photos = [to_view(read_image(dataset.root / image), dataset) for image in [*sources, *lenders]]
+    rows = [
+        Row("sources", photos[: len(sources)], _names(sources)),
+        Row("photo of\nthe pose", photos[len(sources) :], []),
+        Row("target\npose", [draw_skeleton(pose, *parts.view_size) for pose in poses], _names(lenders)),
+    ]
+    for each in settings:
+        made = np.concatenate(list(parts.generate(views, joint_requests(len(sources), poses, seed), each)))
+        label = f"guidance\n{each.guidance_scale:g}\n{each.steps} steps"
+        rows.append(Row(label, list(made), [f"seed {seed + i}" for i in range(len(made))]))
+    return rows
+
+
+def _names(images: Sequence[str]) -> list[str]:
+    return [Path(image).stem for image in images]
+
+
+def _parse() -> Namespace:
+    parser = command_line("preview", __doc__)
+    parser.add_argument("--identity", type=int, required=True, help="whom to generate, as in the file names")
+    parser.add_argument("--source", nargs="+", default=[], metavar="IMAGE", help="1 to 3 of their images")
+    parser.add_argument("--sources", type=int, default=1, choices=(1, 2, 3), help="or so many random ones")
+    parser.add_argument("--pose", nargs="+", default=[], metavar="IMAGE", help="images that lend their poses")
+    parser.add_argument("--poses", type=int, default=3, help="or so many random training images")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="W",
+        help="one row each (default: as in params.yaml)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="of DDIM, one row each (default: as in params.yaml)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random choices and the noise")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="a generator (default: models/generator/all/100 where it is trained, else the base weights)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png or .jpg file")
+    arguments = parser.parse_args()
+    if len(arguments.source) > VIEWS - 1:
+        raise ValueError(f"--source names {len(arguments.source)} images; expected 1 to {VIEWS - 1}")
+    if arguments.poses < 1 or arguments.seed < 0:
+        raise ValueError("--poses and --seed: expected at least one pose and no negative seed")
+    if arguments.output.suffix not in (".png", ".jpg"):
+        raise ValueError(f"--output is {arguments.output}; expected a .png or .jpg file")
+    return arguments
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = _parse()
+    params, index, seed = load_params(), read_index(), arguments.seed
+    settings = variants(params.generate.sample, arguments.guidance, arguments.steps)
+    sources = choose_sources(index, arguments.identity, arguments.source, arguments.sources, seed)
+    lenders = choose_poses(index, arguments.pose, arguments.poses, params.plan.min_keypoints, seed)
+    started = time.monotonic()
+    parts, name = load_model(arguments.model, params)
+    parts.to("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = time.monotonic()
+    rows = generate_rows(parts, params, sources, lenders, settings, seed)
+    seconds = time.monotonic() - loaded
+    picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *parts.view_size)
+    with atomic(arguments.output) as file:
+        save_composite(picture, file)
+    print(
+        f"{arguments.output}: {len(settings) * len(lenders)} images by {name}; "
+        f"{loaded - started:.1f} s to load, {seconds:.1f} s to generate"
+    )
+
+
+if __name__ == "__main__":
+    stage_main(main)

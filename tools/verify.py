@@ -1,0 +1,107 @@
+"""Compare a folder of synthetic images with its manifest: what was altered, removed or added since.
+
+`python -m tools.verify data/synthetic/all/20`, or `data/synthetic/all` for all shares at once, or any copy
+of such a folder. `--manifest` takes the manifest from elsewhere, which is safer: whoever alters images can
+alter the manifest beside them. Exit code 1 when anything differs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, Mark, read_mark
+from pipeline.runtime.outputs import read_csv
+from pipeline.runtime.scratch import md5
+from pipeline.runtime.stage import command_line, progress, stage_main
+
+MANIFEST = "manifest.csv"
+TABLES = (MANIFEST, "scores.csv")  # that stages write beside images
+COLUMNS = {"name": str, "md5": str}
+MARKS = ("generator", "sources", "pose", "seed", "digital_source_type")
+
+
+def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
+    """The rows of a manifest by the file in `folder` that each describes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_csv`; or a name leads out of the folder or comes twice.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
+    for row in read_csv(path, COLUMNS, "generate").to_dict("records"):
+        name = row["name"]
+        if Path(name).name != name or folder / name in rows:
+            reason = "leads out of its folder" if Path(name).name != name else "is listed twice"
+            raise ValueError(f"{path}: {name!r} {reason}; this is no manifest of `generate`")
+        rows[folder / name] = {str(key): value for key, value in row.items()}
+    return rows
+
+
+def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
+    """Sentences, sorted, on all that differs between the files beneath a folder and the listed ones.
+
+    The tables of stages beside the images do not count. A linked folder counts as one file: what it shows may
+    change behind it, and no manifest lists it. Where a manifest tells nothing of marks, as one of another
+    generator, checksums alone are compared.
+    """
+    found = {
+        file
+        for file in folder.rglob("*")
+        if (file.is_symlink() or not file.is_dir()) and file.name not in TABLES
+    }
+    differences = [f"removed: {file.relative_to(folder)}" for file in listed.keys() - found]
+    differences += [f"added: {file.relative_to(folder)}" for file in found - listed.keys()]
+    present = sorted(found & listed.keys())
+    for file in progress(present, total=len(present), desc="verifying"):
+        row = listed[file]
+        reasons = [] if md5(file) == row["md5"] else ["its checksum is another"]
+        if all(column in row for column in MARKS):
+            reasons += _compare_mark(file, row)
+        if reasons:
+            differences.append(f"altered: {file.relative_to(folder)}: {', '.join(reasons)}")
+    return sorted(differences)
+
+
+def _compare_mark(file: Path, row: dict[str, Any]) -> list[str]:
+    try:
+        mark = read_mark(file)
+    except ValueError as error:
+        return [f"its mark is gone: {error}"]
+    expected = Mark(row["generator"], row["sources"], row["pose"], row["seed"])
+    reasons = [
+        f"its mark says {name} {getattr(mark, name)}, the manifest {getattr(expected, name)}"
+        for name in ("generator", "sources", "pose", "seed")
+        if getattr(mark, name) != getattr(expected, name)
+    ]
+    if row["digital_source_type"] != DIGITAL_SOURCE_TYPE:
+        reasons.append("the manifest does not call it synthetic")
+    return reasons
+
+
+def main() -> None:
+    """Run the command."""
+    parser = command_line("verify", __doc__)
+    parser.add_argument("folder", type=Path, help="folder of synthetic images, or of such folders")
+    parser.add_argument("--manifest", type=Path, help="manifest of the folder, if not the one within")
+    arguments = parser.parse_args()
+    folder, manifest = arguments.folder, arguments.manifest
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder")
+    manifests = {manifest: folder} if manifest else {path: path.parent for path in folder.rglob(MANIFEST)}
+    if not manifests:
+        raise FileNotFoundError(f"{folder} holds no {MANIFEST}; name one with --manifest")
+    listed = {
+        file: row
+        for path, images in sorted(manifests.items())
+        for file, row in read_manifest(path, images).items()
+    }
+    differences = compare(folder, listed)
+    for difference in differences:
+        print(difference)
+    count = f"{len(listed)} images in {len(manifests)} manifest{'s' if len(manifests) > 1 else ''}"
+    if differences:
+        sys.exit(f"verify: {folder}: {len(differences)} differences from {count}")
+    print(f"{folder}: {count}, all as listed")
+
+
+if __name__ == "__main__":
+    stage_main(main)
