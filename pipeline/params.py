@@ -1,7 +1,6 @@
 """The typed form of params.yaml: every key checked before a stage spends time on it, every mistake named."""
 
 import reprlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -11,28 +10,17 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from common.settings import Settings
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
+from pipeline.artifacts import WORLD
 from pipeline.world.settings import WorldSection
 from reid.settings import Mix, ReidSettings
 
 T = TypeVar("T", bound=BaseModel)
-
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's random draws")]
 TrainOn = Literal["all", "subset"]  # what a generator may see of the real training images
 _TRAIN_ON = get_args(TrainOn)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
 Folder = Annotated[Path, Field(strict=False, description="folder of a data set in Market-1501 format")]
-
-
-_KINDS = {  # JSON schema's types in words
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "a text",
-    "array": "a list of",
-    "object": "a section of settings",
-    "null": "null",
-}
 
 
 class ParamsError(ValueError):
@@ -66,7 +54,7 @@ class DatasetSettings(Settings):
 class IndexSettings(Settings):
     """Which training identities are held out to make choices on."""
 
-    validation_identities: int = Field(ge=0, le=10_000, description="identities")
+    validation_identities: int = Field(ge=0, description="training identities that are held out")
     seed: Seed
 
 
@@ -85,7 +73,7 @@ class SubsetSettings(Settings):
     """The shares of the real training images."""
 
     percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
-        strict=False, min_length=1, max_length=20, description="percent of the training images, increasing"
+        strict=False, min_length=1, description="percent of the training images, increasing"
     )
     seed: Seed
 
@@ -100,7 +88,7 @@ class PlanSettings(Settings):
     """Which synthetic images are made of whom, in which pose."""
 
     fill_percent: int = Field(
-        ge=1, le=1000, description="real and synthetic images together, in percent of all training images"
+        ge=1, description="real and synthetic images together, in percent of all training images"
     )
     sources: int = Field(
         ge=1, le=3, description="source images per synthetic image, fewer where there are fewer"
@@ -124,18 +112,16 @@ class ReidSection(ReidSettings):
     """How re-ID models are trained, and how often: one model per arm, percent and seed."""
 
     seeds: tuple[Seed, ...] = Field(
-        strict=False, min_length=1, max_length=100, description="of the trainings; arms are paired by them"
+        strict=False, min_length=1, description="seeds of the trainings; arms are paired by them"
     )
     evaluate_on: Literal["test", "validation"] = Field(
         description="validation (needs index.validation_identities) is for choices, test for the table"
     )
     rerank: bool = Field(description="also rank with k-reciprocal re-ranking (Zhong et al. 2017)")
-    rerank_k1: int = Field(ge=1, le=1000, description="neighbours that describe an image")
-    rerank_k2: int = Field(ge=1, le=1000, description="nearest images over which these are averaged")
+    rerank_k1: int = Field(ge=1, description="neighbours that describe an image")
+    rerank_k2: int = Field(ge=1, description="nearest images over which these are averaged")
     rerank_lambda: float = Field(ge=0, le=1, description="share of the original distance")
-    checkpoint_every: int = Field(
-        ge=1, le=10**8, description="iterations between checkpoints of a model in training"
-    )
+    checkpoint_every: int = Field(ge=1, description="iterations between checkpoints of a model in training")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -184,7 +170,7 @@ class GenerateSection(Settings):
     """How synthetic images are drawn and stored."""
 
     sample: SampleSettings
-    jpeg_quality: int = Field(ge=50, le=100, description="of the synthetic images")
+    jpeg_quality: int = Field(ge=50, le=100, description="quality of the JPEGs")
 
 
 class ImportSettings(Settings):
@@ -211,9 +197,7 @@ class ScoresSettings(Settings):
     identities: Literal["validation", "test"] = Field(
         description="whose photographs; validation (needs index.validation_identities) leaves the test alone"
     )
-    sources: int = Field(
-        ge=1, le=1_000_000, description="source images, each with up to 3 target poses; without pairs"
-    )
+    sources: int = Field(ge=1, description="source images, each with up to 3 target poses; without pairs")
     pairs: Path | None = Field(
         strict=False, description="table with the columns from and to, image names; null draws the pairs"
     )
@@ -273,7 +257,9 @@ class Params(Settings):
     """All of params.yaml; sections stand in the order in which data flows."""
 
     dataset: DatasetSettings
-    world: WorldSection
+    world: WorldSection | None = Field(
+        description="The embedded world; null where dataset.root is another data set, which needs none."
+    )
     index: IndexSettings
     poses: PosesSettings
     subset: SubsetSettings
@@ -319,6 +305,8 @@ class Params(Settings):
                 f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.percents, "
                 "or that subset gets no synthetic images"
             )
+        if self.dataset.root == WORLD and self.world is None:
+            raise ValueError(f"world is null; expected its settings, since dataset.root is {WORLD}")
         if self.reid.evaluate_on == "validation" and not self.index.validation_identities:
             raise ValueError(
                 "index.validation_identities is 0; expected some, since reid.evaluate_on is validation"
@@ -339,11 +327,12 @@ class Params(Settings):
     def _check_generators(self) -> None:
         """See that each arm's images are made, and nothing that no arm asks for."""
         made, imports, filters = self.generator.train_on, set(self.imports), set(self.filters)
-        for name in sorted(imports | filters):
-            section = "imports" if name in imports else "filters"
-            if name in _TRAIN_ON or name in imports & filters:
-                taken = "both are data/synthetic/" if name in imports & filters else "is IMAGPose's own "
-                raise ValueError(f"{section}.{name}: the name {taken}{name}; choose another")
+        for section, names in (("imports", imports), ("filters", filters)):
+            for name in sorted(names):
+                if name in _TRAIN_ON:
+                    raise ValueError(f"{section}.{name}: the name is IMAGPose's own {name}; choose another")
+        for name in sorted(imports & filters):
+            raise ValueError(f"filters.{name}: the name is taken by imports.{name}; choose another")
         asked = [(f"arms.{name}", arm.generator, [*filters, *imports]) for name, arm in self.arms.items()]
         asked += [(f"filters.{name}", entry.generator, [*imports]) for name, entry in self.filters.items()]
         for key, generator, others in asked:
@@ -384,16 +373,20 @@ class Params(Settings):
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml; raises as `load` does."""
+    """Read and check a parameter file; raises as `load` does."""
     return load(path, Params)
+
+
+def parse_params(values: Any, name: str | Path = "params.yaml") -> Params:
+    """Check the values of a parameter file that is called `name`; raises as `parse` does."""
+    return parse(values, Params, name)
 
 
 def load(path: str | Path, schema: type[T]) -> T:
     """Read a YAML file of settings and check it against a model of them.
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or has a key that is missing, unknown or out of its
-            range; one sentence per key, with its value and what is allowed.
+        ParamsError: The file is missing or is not YAML, or `parse` refuses its values.
     """
     try:
         # The parser and the YAML version (1.2: 1e-5 is a number) with which DVC reads and writes the file.
@@ -405,84 +398,57 @@ def load(path: str | Path, schema: type[T]) -> T:
         raise ParamsError(f"{path}: {line}{_one_line(error.problem)}") from None
     except Exception as error:  # the parser lets errors of many kinds through, for tags, digits and depth
         raise ParamsError(f"{path}: this is no YAML of settings ({_one_line(error)})") from None
+    return parse(values, schema, path)
+
+
+def parse(values: Any, schema: type[T], name: str | Path) -> T:
+    """Check values against a model of settings.
+
+    Args:
+        values: Contents of a YAML file.
+        schema: Model of the settings.
+        name: Name of the file, for the sentences.
+
+    Raises:
+        ParamsError: A key is missing, unknown or out of its range; one sentence per key, with its value and
+            what is allowed.
+    """
     if not isinstance(values, dict):
-        raise ParamsError(f"{path}: it holds {_show(values)}, expected sections with settings")
+        raise ParamsError(f"{name}: it holds {_show(values)}, expected sections with settings")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        allowed = schema.model_json_schema()
         mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
         # A bad entry of a list makes the list bad too; the entry alone is worth a sentence.
         outer = {mistake["loc"][:depth] for mistake in mistakes for depth in range(1, len(mistake["loc"]))}
-        sentences = [_sentence(mistake, allowed) for mistake in mistakes if mistake["loc"] not in outer]
-        raise ParamsError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from None
+        sentences = [_sentence(mistake, schema) for mistake in mistakes if mistake["loc"] not in outer]
+        raise ParamsError("\n".join(f"{name}: {sentence}" for sentence in dict.fromkeys(sentences))) from None
 
 
-def describe(schema: dict[str, Any], node: dict[str, Any] | None = None) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, what is allowed, description) of all settings of a JSON schema, in their order.
-
-    In a dict of sections, such as the arms, `<name>` stands for a section's name.
-    """
-    node = schema if node is None else node
-    properties = node.get("properties") or dict(
-        zip(["<name>"], node["patternProperties"].values(), strict=True)
-    )
-    for name, field in properties.items():
-        found = _schema_at({**field, "$defs": schema["$defs"]}, ())
-        if "properties" in found or "patternProperties" in found:
-            for key, allowed, meaning in describe(schema, found):
-                yield f"{name}.{key}", allowed, meaning
-        else:
-            yield name, _expected(found), field.get("description", found.get("description", ""))
-
-
-def _sentence(error: dict[str, Any], schema: dict[str, Any]) -> str:
-    """Say what is wrong with one key, from pydantic's error and the JSON schema of the settings."""
+def _sentence(error: dict[str, Any], schema: type[BaseModel]) -> str:
+    """Say what is wrong with one key: the key, its value, and pydantic's message."""
     kind, loc = error["type"], tuple(part for part in error["loc"] if part != "[key]")
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{_one_line(part)}" for part in loc)[1:]
     if kind == "missing":
         return f"{key} is missing"
     if kind in ("extra_forbidden", "invalid_key"):
-        known = _schema_at(schema, loc[:-1]).get("properties", {})
-        return f"{key} is no setting; the settings here are {', '.join(known)}"
+        return f"{key} is no setting; the settings here are {', '.join(_settings_at(schema, loc[:-1]))}"
     if kind == "value_error":  # a validator's own sentence
         return _one_line(f"{key}.{error['ctx']['error']}").removeprefix(".")  # it begins with a key
     if loc != error["loc"]:
-        return f"{key} is no name for a section: {error['msg']}"
-    return f"{key} is {_show(error['input'])}; expected {_expected(_schema_at(schema, loc)) or error['msg']}"
+        return f"{key} is no name; expected small letters, digits, - and _, and a letter first"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} is {_show(error['input'])}; {message}"
 
 
-def _schema_at(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
-    """Return the part of a JSON schema that describes a key, an empty one where the key leads nowhere."""
-    node = schema
-    for part in (*loc, None):
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        if part is not None:
-            if isinstance(part, int):
-                node = dict(enumerate(node.get("prefixItems", []))).get(part) or node.get("items", {})
-            else:
-                named = node.get("patternProperties", {})  # a dict of sections, such as the arms
-                node = node.get("properties", {}).get(part) or next(iter(named.values()), {})
-    return node
-
-
-def _expected(schema: dict[str, Any]) -> str:
-    """Describe in words what a JSON schema allows: type and range, or the choices."""
-    if "anyOf" in schema:
-        return " or ".join(_expected(option) for option in schema["anyOf"])
-    if "enum" in schema:
-        return f"one of {', '.join(map(str, schema['enum']))}"
-    kind = schema.get("type", "")
-    bounds = {
-        "greater than": schema.get("exclusiveMinimum"),
-        "at least": schema.get("minimum", schema.get("minItems", schema.get("minProperties"))),
-        "less than": schema.get("exclusiveMaximum"),
-        "at most": schema.get("maximum", schema.get("maxItems")),
-    }
-    stated = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
-    entries = " entries" if stated and kind in ("array", "object") else ""
-    return f"{_KINDS.get(kind, '')} {stated}{entries}".strip()
+def _settings_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the settings in a section; empty where `loc` leads nowhere."""
+    model: Any = schema
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        # An entry of a dict of sections, such as an arm, is described by the dict's type of value.
+        model = field.annotation if field else (get_args(model) or (None,))[-1]
+    return list(getattr(model, "model_fields", {}))
 
 
 def _show(value: Any) -> str:

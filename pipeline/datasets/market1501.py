@@ -38,8 +38,9 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
     """List the images of a data set.
 
     A file is an image of the data set if public loaders take it, and read the right identity and camera from
-    its name and the same pixels from its content (`read_image`). Files may be links. Of the training identities `validation_identities`, drawn by the seed, become a validation set: one query per
-    identity and camera, the rest gallery.
+    its name and the same pixels from its content (`read_image`). Files may be links. Of the training
+    identities `validation_identities`, drawn by the seed, become a validation set: one query per identity and
+    camera, the rest gallery.
 
     Returns:
         The images (`INDEX_COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of
