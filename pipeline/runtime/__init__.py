@@ -1,1 +1,1 @@
-"""What every stage runs on: outputs, checkpoints, worker processes, pages and the command line."""
+"""What stages and tools run on: outputs, scratch folders, worker processes, pages, the command line."""

@@ -16,15 +16,18 @@ from pipeline.runtime.outputs import atomic
 
 KEEP = 2
 
+# Why not torch.save and torch.load(weights_only=True), without `_split` and `_join`: they pickle, and the
+# restricted unpickler has let code run before (CVE-2025-32434). Here files hold only numbers and JSON.
+
 
 class Stateful(Protocol):
-    """A module, an optimiser, an EMA: whatever gives its state away and takes it back."""
+    """A module, an optimizer, an EMA: anything with a state to save and to load."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state: nested dicts, lists and tuples of tensors and plain values."""
+        """Return the state: nested dicts, lists and tuples of tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take a state back."""
+        """Take over a state that `state_dict` returned."""
 
 
 class Checkpoints:
@@ -35,22 +38,22 @@ class Checkpoints:
     the one before is used.
 
     Args:
-        folder: must belong to this run's exact inputs and parameters, as
-            `pipeline.runtime.scratch` makes them.
+        folder: Folder that belongs to this run's exact inputs and parameters, as `pipeline.runtime.scratch`
+            makes them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __str__(self) -> str:
-        found = self._newest_first()
-        return f"checkpoint {found[0]}" if found else "no checkpoint"
+        folders = self._newest_first()
+        return f"checkpoint {folders[0]}" if folders else "no checkpoint"
 
     def save(self, done: int, **parts: Stateful) -> None:
-        """Write the state of `parts` after so many steps.
+        """Write the state of `parts` after `done` steps.
 
         Raises:
-            OSError: the disk is full or lost; the checkpoints before stay.
+            OSError: The disk is full or lost; earlier checkpoints stay.
         """
         tensors: dict[str, torch.Tensor] = {}
         state = {name: _split(part.state_dict(), name, tensors) for name, part in parts.items()}
@@ -67,17 +70,18 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def load(self, **parts: Stateful) -> int:
-        """Restore `parts` in place from the newest valid checkpoint; returns its step, or 0.
+        """Restore `parts` in place from the newest valid checkpoint; return its step, or 0 without one.
 
         Raises:
-            OSError: a checkpoint cannot be read at present, which says nothing about it; it stays.
+            OSError: A checkpoint cannot be read at present, which says nothing about it; it stays.
         """
         for folder in self._newest_first():
+            # Compare both files with the checksums in the first line of state.json.
             try:
                 seal_line, text = (folder / "state.json").read_text().split("\n", 1)
                 seal = json.loads(seal_line)
-                found = _file_sha256(folder / "tensors.safetensors")
-                if seal != {"tensors": found, "state": _sha256(text.encode())}:
+                tensors_hash = _file_sha256(folder / "tensors.safetensors")
+                if seal != {"tensors": tensors_hash, "state": _sha256(text.encode())}:
                     raise ValueError("its checksum is wrong")
             except (ValueError, FileNotFoundError) as error:
                 aside = folder.with_suffix(".corrupt")
@@ -85,9 +89,11 @@ class Checkpoints:
                 folder.rename(aside)
                 warnings.warn(f"{folder} is set aside as {aside.name}: {error}", stacklevel=2)
                 continue
+
+            # Load one part after the other: a whole state of Stable Diffusion takes 18 GB.
             content = json.loads(text)
             with safe_open(folder / "tensors.safetensors", framework="pt") as tensors:
-                for name, part in parts.items():  # one after the other: a state of Stable Diffusion has 18 GB
+                for name, part in parts.items():
                     part.load_state_dict(_join(content["state"][name], tensors.get_tensor))
             return content["step"]
         return 0
@@ -106,7 +112,7 @@ def _file_sha256(file: Path) -> str:
 
 
 def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Nested state -> JSON, its tensors moved to `tensors` under their path."""
+    """Turn a nested state into JSON; put its tensors into `tensors`, under their path."""
     if isinstance(value, torch.Tensor):
         # A copy in any case, because safetensors refuses tensors that share memory.
         copy = value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
@@ -120,11 +126,11 @@ def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _join(value: Any, tensors: Callable[[str], torch.Tensor]) -> Any:
-    """The inverse of `_split`, with the tensors by their path."""
+    """Undo `_split`; `tensors` returns a tensor by its path."""
     ((kind, content),) = value.items()
     if kind == "tensor":
-        # safetensors stores row-major memory only, but a fused optimiser walks a parameter and its moments in
-        # parallel, so they need the same order in memory again.
+        # safetensors stores row-major memory only. A fused optimizer walks a parameter and its moments in
+        # parallel, so they need their old order in memory again.
         name, stride = content
         tensor = tensors(name)
         return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)

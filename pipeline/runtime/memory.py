@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: training on a CPU allocates the same large blocks again at every step."""
+"""Freed memory stays in the process: training on a CPU allocates the same large blocks at every step."""
 
 import ctypes
 import sys
@@ -10,12 +10,12 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_memory() -> None:
-    """Tell glibc not to return large blocks to the system, where every step would fault them in anew.
+    """Tell glibc not to return large blocks to the system, which every step would have to fault in again.
 
-    What this saves depends on what a page fault costs on the machine; `python -m benchmarks.memory` measures
-    it. Other C libraries keep their own ways.
+    The gain depends on what a page fault costs on the machine; `python -m benchmarks.memory` measures it.
+    Other C libraries are left as they are.
     """
-    if torch.cuda.is_available():  # whose steps have their large blocks on the GPU
+    if torch.cuda.is_available():  # the large blocks are on the GPU
         return
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Read and write the files that stages hand to each other: whole or not at all, and refused by name."""
+"""Files that stages hand to each other: written whole or not at all, read with their columns checked."""
 
 import errno
 import fcntl
@@ -11,27 +11,28 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
 
-T = TypeVar("T")
-
 _KIND = {str: "text", int: "a whole number", float: "a number"}
+
+
+# --- whole or not at all ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to make a file or directory at; on success it takes its place.
+    """Yield a temporary path beside `path`, for a file or a directory; on success it takes its place.
 
-    On an error the temporary is removed and what stood at `path` stays. A killed process leaves its
-    temporary behind; the next `atomic` on that path removes it. A directory cannot be replaced in one
-    system call: a kill between the two renames leaves no directory at `path`, never half of one, and the
-    next `atomic` puts the old one back before it starts.
+    On an error the temporary is removed and `path` stays as it was. A killed process leaves its temporary
+    behind; the next `atomic` on that path removes it. A directory cannot be replaced in one system call: a
+    kill between the two renames leaves no directory at `path`, never half of one, and the next `atomic` puts
+    the old one back before it starts.
 
     Raises:
-        OSError: the disk is full, lost or may not be written to; the message names `path`.
+        OSError: The disk is full, lost or may not be written to; the message names `path`.
     """
     path = Path(path)
     # The suffix stays last: image writers choose the format by it.
@@ -47,7 +48,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        number = _why_not_written(error, temporary)
+        number = _write_error(error, temporary)
         if number is None:
             raise
         reason = f"cannot be written ({os.strerror(number)}); it was not changed"
@@ -57,11 +58,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
             _remove(temporary)
 
 
-def _why_not_written(error: OSError | SafetensorError, temporary: Path) -> int | None:
-    """The number of an error in writing `temporary` or its parents; None where something else went wrong."""
+def _write_error(error: OSError | SafetensorError, temporary: Path) -> int | None:
+    """Return the number of an error in writing `temporary` or its parents; None for any other error."""
     if isinstance(error, SafetensorError):  # it has the number in its text only
-        found = re.search(r"os error (\d+)", str(error))
-        return int(found[1]) if found and int(found[1]) != errno.ENOENT else None
+        number = re.search(r"os error (\d+)", str(error))
+        return int(number[1]) if number and int(number[1]) != errno.ENOENT else None
     if isinstance(error, FileExistsError) and Path(str(error.filename)) in temporary.parents:
         return errno.ENOTDIR  # a file, or a link to a disk that is gone, stands where a folder is needed
     names = [Path(str(name)) for name in (error.filename, error.filename2) if name]
@@ -71,21 +72,21 @@ def _why_not_written(error: OSError | SafetensorError, temporary: Path) -> int |
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from renaming outputs in a folder, as far as its disk has locks (NFS has none)."""
-    opened = os.open(folder, os.O_RDONLY)
+    """Keep other processes from renaming outputs in a folder, if its disk has locks (NFS has none)."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _clean_up(path: Path, prefix: str) -> None:
-    """Remove what killed processes of this machine left beside `path`; what they took away goes back.
+    """Remove what killed processes of this machine left beside `path`; put an old directory back.
 
-    Leftovers of other machines stay: nobody here can tell whether their process runs, and age does not say
-    it either, since a training makes its output in a temporary that is as old as the training.
+    Leftovers of other machines stay: nobody here can tell whether their process runs. Age does not say it
+    either, since a training makes its output in a temporary that is as old as the training.
     """
     with _alone_in(path.parent):
         for leftover in path.parent.glob(f"{glob.escape(prefix)}*.tmp{glob.escape(path.suffix)}"):
@@ -99,6 +100,7 @@ def _clean_up(path: Path, prefix: str) -> None:
 
 
 def _replace_directory(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; the directory that was there is removed, or goes back if that fails."""
     old = new.with_name(new.name.replace(".tmp", ".old.tmp"))  # a name that the next `atomic` cleans up
     with _alone_in(path.parent):
         if path.exists():
@@ -117,8 +119,8 @@ def _sync(path: Path) -> None:
     """Put the bytes on the disk before the name: a machine that stops must not leave an empty output."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def _remove(path: Path) -> None:
@@ -139,13 +141,16 @@ def _is_running(pid: int) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link of `source`, or a copy where the disk has no hard links or is another one."""
+    """Make `target` a hard link to `source`, or a copy if the disk has no hard links or is another one."""
     try:
         os.link(source.resolve(), target)
     except FileNotFoundError:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+# --- tables and JSON ----------------------------------------------------------------------------------------
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path, float_format: str | None = None) -> None:
@@ -155,20 +160,25 @@ def write_csv(frame: pd.DataFrame, path: str | Path, float_format: str | None = 
 
 
 def write_json(value: Any, path: str | Path) -> None:
-    """Write indented JSON; NaN and infinity are a ValueError, for JSON has none: a missing number is null."""
+    """Write indented JSON; NaN and infinity raise ValueError, for JSON has none: a missing number is null."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.DataFrame:
-    """Read a table that `stage` writes; `columns` names those that must be there, with str, int or float.
+    """Read a table that a stage writes.
 
-    Columns that are not named are kept, with the types that pandas finds. Text and whole numbers must not be
-    empty; an empty float is NaN.
+    Text and whole numbers must not be empty; an empty float is NaN. Further columns keep the types that
+    pandas gives them.
+
+    Args:
+        path: File of the table.
+        columns: Columns that must be there, with their types: str, int or float.
+        stage: Name of the stage, for the sentence that sends the user there.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no CSV table, a column is missing, or a cell is not of its column's type.
+        FileNotFoundError: The file is missing.
+        ValueError: It is no CSV table, a column is missing, or a cell is not of its column's type.
     """
     path = Path(path)
     if not path.is_file():
@@ -192,12 +202,12 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.Da
 
 
 def _first_bad_cell(path: Path, columns: Mapping[str, type]) -> str:
-    """Say where a table breaks its types, or return an empty text; lines count from the header, line 1."""
+    """Describe the first cell that is not of its type; empty if there is none. The header is line 1."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     for name, kind in columns.items():
         for line, cell in enumerate(frame[name], start=2):
             try:
-                if kind(cell) == "":  # only text can be
+                if kind(cell) == "":  # only a text can be empty here: int("") and float("") raise
                     raise ValueError
             except ValueError:
                 if cell == "" and kind is float:

@@ -1,4 +1,7 @@
-"""What each command took, in a log and in no output: an output that held it would differ at every run."""
+"""Log of run time and memory per command.
+
+It is no output of a stage, for such an output would differ at every run.
+"""
 
 import json
 import resource
@@ -15,16 +18,23 @@ FILE = "times.jsonl"
 
 @dataclass(frozen=True)
 class Took:
-    """One finished run of a command."""
+    """One finished run of a command.
 
-    command: str  # what follows `python -m`
-    started: str  # ISO 8601, local time
+    Attributes:
+        command: What follows `python -m` on its command line.
+        started: Local time of its start, ISO 8601.
+        seconds: Run time, Python's own start included.
+        peak_mib: Peak memory of the largest of its processes, MiB.
+    """
+
+    command: str
+    started: str
     seconds: float
-    peak_mib: int  # of the largest of its processes
+    peak_mib: int
 
 
 def log(folder: Path) -> None:
-    """Append what this process took, Python's own start included, to the log in `folder`."""
+    """Append this process to the log in `folder`."""
     started = psutil.Process().create_time()
     command = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else sys.argv
     # Linux counts in KiB.
@@ -41,7 +51,7 @@ def log(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Took]:
-    """The last finished run of each command, by what follows `python -m`; empty where nothing was logged."""
+    """Return the last finished run of each command, by its `command`; empty if nothing was logged."""
     file = folder / FILE
     last = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
