@@ -1,7 +1,7 @@
-"""Stage `report`: one page to look at, reports/report.html, with what a run has to show.
+"""Stage `report`: one page with the results of a run, reports/report.html.
 
 Reads what the other stages wrote. The page is a single file without scripts: it opens offline, prints, and
-can be sent to somebody. What each stage took comes from the log in .scratch/, which is no input of the stage.
+can be sent to somebody. Time and memory of each stage come from the log in .scratch/, which is no input.
 """
 
 import json
@@ -56,7 +56,7 @@ _SMOOTH = 20  # a running mean takes in one of so many parts of its curve
 
 
 def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
-    """Table 4 in text: the means of rank-1 and mAP with their intervals, and what was gained."""
+    """Return Table 4 as text: the means of rank-1 and mAP with their intervals, and the gains."""
     arms = [(arm, saw, cells) for arm, by_source in summary.items() for saw, cells in by_source.items()]
     percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
     augmented = {percent for arm, _, cells in arms if arm != "standard" for percent in cells}
@@ -65,10 +65,10 @@ def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
     for arm, saw, cells in arms:
         name = arm if saw == "none" else f"{arm} (generator saw: {saw})"
         for metric, title in (("rank1", "rank-1"), ("mAP", "mAP")):
-            found = {percent: cell[metric] for percent, cell in cells.items()}
-            rows.append((name, title, [_mean(found.get(percent)) for percent in percents]))
+            values = {percent: cell[metric] for percent, cell in cells.items()}
+            rows.append((name, title, [_mean(values.get(percent)) for percent in percents]))
             if arm != "standard":
-                gains.append((name, title, [_gain(found.get(percent)) for percent in gain_percents]))
+                gains.append((name, title, [_gain(values.get(percent)) for percent in gain_percents]))
     return {
         "percents": percents,
         "gain_percents": gain_percents,
@@ -102,21 +102,21 @@ def _gain(metric: dict[str, Any] | None) -> dict[str, str] | None:
 
 
 def parameters_section(params: Params) -> dict[str, Any]:
-    """All settings by their dotted names, beside those defaults, of the shipped ones, that are nearest."""
+    """Return all settings by their dotted names, and how they differ from the nearest profile."""
     mine = _flatten(params.model_dump(mode="json"))
     shipped = {name: _flatten(load_params(name).model_dump(mode="json")) for name in PROFILES}
 
-    def differing(name: str) -> list[str]:
+    def list_changes(name: str) -> list[str]:
         defaults = shipped[name]
         keys = [*mine, *(key for key in defaults if key not in mine)]
         return [key for key in keys if mine.get(key, "") != defaults.get(key, "")]
 
-    nearest = min(PROFILES, key=lambda name: len(differing(name)))
+    nearest = min(PROFILES, key=lambda name: len(list_changes(name)))
     sections: dict[str, list[tuple[str, str]]] = {}
     for key, value in mine.items():
         section, _, rest = key.partition(".")
         sections.setdefault(section, []).append((rest, value))
-    changed = [(key, mine.get(key, "-"), shipped[nearest].get(key, "-")) for key in differing(nearest)]
+    changed = [(key, mine.get(key, "-"), shipped[nearest].get(key, "-")) for key in list_changes(nearest)]
     return {"defaults": nearest, "changed": changed, "sections": sections}
 
 
@@ -131,7 +131,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
-    """Who and what is in the data set, how many images people have, and what was rejected."""
+    """Return the images, identities and cameras of each split and subset, and the rejected files."""
     splits = [
         (name, len(rows), rows.pid[rows.pid > 0].nunique(), rows.camid.nunique(), _spread(rows))
         for name, rows in index.groupby("split", sort=False)
@@ -185,7 +185,7 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
 
 
 def curves_section(params: Params) -> list[tuple[str, Any]]:
-    """The learning curves of the generators, and of the re-ID models in the mean over seeds."""
+    """Return the learning curves of the generators, and of the re-ID models as means over the seeds."""
     columns = {"step": int, "loss": float, "percent": int}
     tables = {
         f"Generator trained on: {name}": read_csv(
@@ -226,7 +226,7 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
 
 
 def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
-    """Per folder of synthetic images, subset and identity: what the subset shows of it, and what was made."""
+    """Return for each generator, subset and identity the real images of the subset and the generated ones."""
     return [
         {
             "folder": SYNTHETIC / generator,
@@ -258,11 +258,11 @@ def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> lis
     for pid in people[: settings.identities]:
         order = make_rng(settings.seed, "gallery", pid)
         real = subset[subset.pid == pid]
-        made = manifest[manifest.pid == pid]
+        generated = manifest[manifest.pid == pid]
         identities.append(
             {
                 "pid": pid,
-                "score": made.agreement.mean(),
+                "score": generated.agreement.mean(),
                 "real": [
                     photograph(root / str(row.image), f"Real image, camera {row.camid}")
                     for row in _some(real, settings.images_per_identity, order).itertuples()
@@ -270,9 +270,9 @@ def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> lis
                 "real_total": len(real),
                 "made": [
                     show_generated(row, images, params)
-                    for row in _some(made, settings.images_per_identity, order).to_dict("records")
+                    for row in _some(generated, settings.images_per_identity, order).to_dict("records")
                 ],
-                "made_total": len(made),
+                "made_total": len(generated),
             }
         )
     return identities
@@ -283,7 +283,7 @@ def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.Data
 
 
 def read_generated(arm: str, percent: int, index: pd.DataFrame, params: Params) -> tuple[Path, pd.DataFrame]:
-    """Where an arm's synthetic images for a subset lie, and which they are, with their identity scores."""
+    """Return the folder and the manifest of an arm's images for a subset, with their identity scores."""
     pids = set(index.pid[index.image.isin(read_subset(percent))])
     images, table = read_synthetic(params.arms[arm].generator, percent, pids)
     file = IDENTITY / f"{arm}.csv"
@@ -295,11 +295,11 @@ def read_generated(arm: str, percent: int, index: pd.DataFrame, params: Params) 
 
 
 def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[str, Any]:
-    """A generated image with its sources and its target pose, as far as its manifest names them."""
+    """Return a generated image with its sources and its target pose, as far as its manifest names them."""
     root, height, width = params.dataset.root, params.dataset.height, params.dataset.width
-    planned = {"sources", "pose"} <= set(row)  # by this pipeline; others need not say it
-    pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if planned else None
-    sources = row["sources"].split("|") if planned else []
+    is_planned = {"sources", "pose"} <= set(row)  # images of another generator have neither
+    pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if is_planned else None
+    sources = row["sources"].split("|") if is_planned else []
     return {
         "pid": row["pid"],
         "sources": [photograph(root / source, f"Source {source}") for source in sources],
@@ -310,9 +310,9 @@ def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[st
 
 
 def filters_section(params: Params) -> list[dict[str, Any]]:
-    """Each filter's picture, how its scores are distributed and examples, and what it did to rank-1.
+    """Return each filter's picture, and the change in rank-1 that it made.
 
-    That is told by arms which differ in their folder of images alone.
+    The change is that between two arms which differ in their generator alone: with the filter and without.
     """
     recipes = {name: arm.model_dump(exclude={"generator"}) for name, arm in params.arms.items()}
     sections = []
@@ -328,7 +328,7 @@ def filters_section(params: Params) -> list[dict[str, Any]]:
             and params.arms[other].generator == params.filters[name].generator
             and recipes[arm] == recipes[other]
         ]
-        rows = table4.collect(REID_RESULTS, params) if pairs else pd.DataFrame()
+        rows = table4.collect(params) if pairs else pd.DataFrame()
         sections.append(
             {
                 "name": name,
@@ -365,7 +365,7 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
-    """Per arm the ranking lists of queries won, lost and failed, before and after augmentation."""
+    """Return for each arm the rankings of queries that it won, lost or failed, with those of `standard`."""
     standard = read_queries("standard")
     images = index.set_index("image")
     by_arm = []
@@ -380,7 +380,7 @@ def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]
 
 
 def read_queries(arm: str) -> pd.DataFrame:
-    """The queries of every model of an arm that have a right image in the gallery."""
+    """Read the queries of every model of an arm that have a right image in the gallery."""
     return read_csv(REID_RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, "train_reid").dropna(subset="ap")
 
 
@@ -388,12 +388,12 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
     person = images.loc[row["query"]]
 
     def hits(top: str) -> list[tuple[bool, Picture]]:
-        shown = []
+        pictures = []
         for rank, image in enumerate(top.split(), start=1):
             right = bool(images.pid[image] == person.pid)
             alt = f"Rank {rank}, {'right' if right else 'wrong'} person, camera {images.camid[image]}"
-            shown.append((right, photograph(root / image, alt)))
-        return shown
+            pictures.append((right, photograph(root / image, alt)))
+        return pictures
 
     return {
         "query": photograph(root / row["query"], f"Query: identity {person.pid}, camera {person.camid}"),
@@ -410,21 +410,23 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 
 
 def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
-    """The generated images with the lowest identity scores, over all folders."""
-    found: list[tuple[dict[Any, Any], Path]] = []
+    """Return the generated images with the lowest identity scores, over all generators."""
+    images: list[tuple[dict[Any, Any], Path]] = []
     for arm in _arm_of_generator(params).values():
         for percent in params.subset.percents:
-            images, table = read_generated(arm, percent, index, params)
-            # Rows and no table: manifests of different folders have different columns.
-            found += [(row, images) for row in table.to_dict("records")]
-    worst = sorted(found, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
-    return [show_generated(row, images, params) for row, images in worst]
+            folder, table = read_generated(arm, percent, index, params)
+            # Rows and no table: manifests of different generators have different columns.
+            images += [(row, folder) for row in table.to_dict("records")]
+    worst = sorted(images, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
+    return [show_generated(row, folder, params) for row, folder in worst]
 
 
 def stages_section() -> list[dict[str, Any]]:
-    """Every stage of dvc.lock with the time and memory of its last run here, and the files it made."""
+    """Return every stage of dvc.lock with the time and memory of its last run here, and its outputs."""
     lock = (
-        YAML(typ="safe", pure=True).load(Path("dvc.lock").read_text()) if Path("dvc.lock").is_file() else {}
+        YAML(typ="safe", pure=True).load(Path("dvc.lock").read_text(encoding="utf-8"))
+        if Path("dvc.lock").is_file()
+        else {}
     )
     took = times.read(SCRATCH)
     stages = []
@@ -441,20 +443,22 @@ def stages_section() -> list[dict[str, Any]]:
 
 
 def versions_section() -> list[tuple[str, str]]:
-    """Versions of the code, of Python, of the packages that the project asks for, and the machine."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    found = [("commit", _commit()), ("Python", platform.python_version())]
+    """Return the versions of the code, of Python and of the packages, and the kind of machine."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    versions = [("commit", _commit()), ("Python", platform.python_version())]
     for requirement in project["dependencies"]:
         name = Requirement(requirement).name
         try:
-            found.append((name, version(name)))
+            versions.append((name, version(name)))
         except PackageNotFoundError:
-            found.append((name, "not installed"))
-    return [*found, ("machine", f"{platform.system()} {platform.machine()}")]
+            versions.append((name, "not installed"))
+    return [*versions, ("machine", f"{platform.system()} {platform.machine()}")]
 
 
 def _commit() -> str:
-    """The commit of the code, and which tracked files differ from it."""
+    """Return the commit of the code, and the tracked files that differ from it."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(

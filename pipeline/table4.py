@@ -1,10 +1,9 @@
-"""Stage `table4`: what generated images bring, over all trained re-ID models, as a table and a figure.
+"""Stage `table4`: the gain from generated images over all trained re-ID models, as a table and a figure.
 
 Reads data/reid/<arm>.csv, one row per model, and data/reid/cross/<data set>.csv; writes reports/table4.csv
 with all rows and the summary as reports/table4.json, .md and .png.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +11,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.artifacts import REID_RESULTS, RESULT_COLUMNS, TABLE4
+from pipeline.artifacts import (
+    CROSS,
+    CROSS_COLUMNS,
+    HEADLINE,
+    REID_RESULTS,
+    RESULT_COLUMNS,
+    TABLE4,
+    TABLE4_SUMMARY,
+)
 from pipeline.params import Params, load_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
+from pipeline.runtime.page import COLOURS
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.statistics import INTERVALS, Summary, _half, aligned_table, result_cells, summarise
 
@@ -41,19 +49,19 @@ PUBLISHED = {
     "IMAGPose": (66.4, 69.2, 75.1, 77.6),
 }
 PUBLISHED_FULL = 76.7  # 100 % real images
-_COLOURS = ("#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 _HATCHES = ("", "////", "....", "xxxx")  # for arms beyond the colours
 _FULL = "100 % real images"
 
 
-def collect(folder: Path, params: Params) -> pd.DataFrame:
+def collect(params: Params) -> pd.DataFrame:
     """Put the rows of all result files that belong to the present parameters into one table.
 
     Results of an arm, a percent or a seed that was taken out of params.yaml may still lie in the folder.
 
     Raises:
-        ValueError: there is none, a model stands there twice, or models were not trained equally long.
+        ValueError: There is no result, two rows are of one model, or models were not trained equally long.
     """
+    folder = REID_RESULTS
     # <arm>.csv alone, not <arm>.queries.csv and <arm>.curves.csv: an arm's name has no dot. Hidden files are
     # temporaries of a run that is at work, or was killed.
     files = [file for file in sorted(folder.glob("[!.]*.csv")) if "." not in file.stem]
@@ -72,13 +80,11 @@ def collect(folder: Path, params: Params) -> pd.DataFrame:
         raise ValueError(
             f"{folder}: models were trained for {lengths} iterations; a table compares equal ones"
         )
-    model = ["arm", "percent", "seed"]
     for name in params.cross_datasets:
-        columns = {"arm": str, "percent": int, "seed": int}
-        tested = read_csv(folder / "cross" / f"{name}.csv", columns, f"cross@{name}")
-        rows = rows.merge(tested, on=model, how="left", validate="many_to_one")
-    by_arm = rows.arm.map(arms.index)
-    return rows.assign(by_arm=by_arm).sort_values(["by_arm", *_KEY], ignore_index=True).drop(columns="by_arm")
+        results = read_csv(CROSS / f"{name}.csv", CROSS_COLUMNS, f"cross@{name}")
+        rows = rows.merge(results, on=list(CROSS_COLUMNS), how="left", validate="many_to_one")
+    place = rows.arm.map(arms.index)  # arms stand in the order of params.yaml
+    return rows.assign(place=place).sort_values(["place", *_KEY], ignore_index=True).drop(columns="place")
 
 
 def render(summary: Summary, dataset: str) -> str:
@@ -187,31 +193,11 @@ def draw(summary: Summary, dataset: str) -> Figure:
     """Draw rank-1 and mAP as bars with their 95 % intervals, and beside them the published rows."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1])
-    arms = _arms(summary)
-    percents = sorted({int(f) for _, _, cells in arms for f in cells if f != "100"})
-    full = summary.get("standard", {}).get("none", {}).get("100")
-    width = 0.84 / len(arms)
+    percents = sorted(
+        {int(percent) for _, _, cells in _arms(summary) for percent in cells if percent != "100"}
+    )
     for axis, metric in zip(axes, ("rank1", "mAP"), strict=False):
-        for i, (arm, train_on, cells) in enumerate(arms):
-            known = [(place, cells[str(f)][metric]) for place, f in enumerate(percents) if str(f) in cells]
-            places = [place + width * (i - (len(arms) - 1) / 2) for place, _ in known]
-            halves = [0 if cell["high"] is None else cell["high"] - cell["mean"] for _, cell in known]
-            axis.bar(
-                places,
-                [cell["mean"] for _, cell in known],
-                0.92 * width,
-                yerr=halves if any(halves) else None,
-                label=arm if train_on == "none" else f"{arm} (generator saw: {train_on})",
-                facecolor=_COLOURS[i % len(_COLOURS)],
-                edgecolor="white",
-                linewidth=0,
-                hatch=_HATCHES[i // len(_COLOURS) % len(_HATCHES)],
-                error_kw={"elinewidth": 1, "capsize": 2.5},
-            )
-        if full is not None:
-            axis.axhline(full[metric]["mean"], color="black", ls="--", lw=1, label=_FULL)
-            if full[metric]["high"] is not None:
-                axis.axhspan(full[metric]["low"], full[metric]["high"], color="#ebebeb", lw=0, zorder=0)
+        _draw_bars(axis, summary, percents, metric)
         axis.set_title(f"{dataset}: {_TITLES[metric]}", fontsize=10)
     _draw_published(axes[2])
     for axis, ticks in zip(axes, (percents, percents, PUBLISHED_PERCENTS), strict=True):
@@ -226,8 +212,39 @@ def draw(summary: Summary, dataset: str) -> Figure:
     return figure
 
 
+def _draw_bars(axis: Axes, summary: Summary, percents: list[int], metric: str) -> None:
+    """Draw a group of bars for each percent, one bar per arm, and 100 % real images as a line."""
+    arms = _arms(summary)
+    width = 0.84 / len(arms)
+    for i, (arm, train_on, cells) in enumerate(arms):
+        offset = width * (i - (len(arms) - 1) / 2)
+        bars = [
+            (place + offset, cells[str(percent)][metric])
+            for place, percent in enumerate(percents)
+            if str(percent) in cells
+        ]
+        halves = [0 if cell["high"] is None else cell["high"] - cell["mean"] for _, cell in bars]
+        axis.bar(
+            [place for place, _ in bars],
+            [cell["mean"] for _, cell in bars],
+            0.92 * width,
+            yerr=halves if any(halves) else None,
+            label=arm if train_on == "none" else f"{arm} (generator saw: {train_on})",
+            facecolor=COLOURS[i % len(COLOURS)],
+            edgecolor="white",
+            linewidth=0,
+            hatch=_HATCHES[i // len(COLOURS) % len(_HATCHES)],
+            error_kw={"elinewidth": 1, "capsize": 2.5},
+        )
+    full = summary.get("standard", {}).get("none", {}).get("100")
+    if full is not None:
+        axis.axhline(full[metric]["mean"], color="black", ls="--", lw=1, label=_FULL)
+        if full[metric]["high"] is not None:
+            axis.axhspan(full[metric]["low"], full[metric]["high"], color="#ebebeb", lw=0, zorder=0)
+
+
 def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
-    """The columns of `dvc exp show`: 100 % real images, and what each arm gains at every percent.
+    """Return the columns of `dvc exp show`: 100 % real images, and the gain of each arm at every percent.
 
     Returns:
         "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
@@ -272,13 +289,13 @@ def _draw_published(axis: Axes) -> None:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    rows = collect(REID_RESULTS, params)
+    rows = collect(params)
     print(f"{len(rows)} models to compare", flush=True)
     summary = summarise(rows)
     text = render(summary, params.tested_on)
     write_csv(rows, TABLE4)
-    write_json(summary, TABLE4.with_suffix(".json"))
-    write_json(headline(summary), TABLE4.with_name("summary.json"))
+    write_json(summary, TABLE4_SUMMARY)
+    write_json(headline(summary), HEADLINE)
     with atomic(TABLE4.with_suffix(".md")) as file:
         file.write_text(text, encoding="utf-8")
     with atomic(TABLE4.with_suffix(".png")) as file:

@@ -32,9 +32,13 @@ def read_synthetic(generator: str, percent: int, identities: set[int]) -> tuple[
     """
     folder = SYNTHETIC / generator / str(percent)
     manifest = folder / MANIFEST
-    table = read_csv(manifest, MANIFEST_COLUMNS, "generate, import_images or filter")
+    if not manifest.is_file():
+        raise FileNotFoundError(
+            f"{manifest} is missing; `dvc repro` makes the images of generator {generator}"
+        )
+    table = read_csv(manifest, MANIFEST_COLUMNS, "generate")
     if table.empty:
-        raise ValueError(f"{manifest} lists no image; run the stage that makes {SYNTHETIC / generator} again")
+        raise ValueError(f"{manifest} lists no image; `dvc repro` makes the images of generator {generator}")
     for name, pid in zip(table.name, table.pid, strict=True):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; {manifest} lists it")

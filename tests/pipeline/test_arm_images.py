@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from pipeline.artifacts import SYNTHETIC
 from pipeline.params import Params
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.scratch import SCRATCH, md5
+from pipeline.shared import reid_models
 
 GENERATED = SYNTHETIC / "all"
 
@@ -59,35 +61,33 @@ def test_bad_images_of_the_last_subset_end_the_stage_before_the_first_training(
     monkeypatch.setattr(train_reid, "train_model", None)
     sentence = spoil(GENERATED / "75")
     with pytest.raises(ValueError) as caught:
-        train_reid.run_arm("augmented", params)
+        train_reid.run_arm("imagpose", params)
     assert str(caught.value) == sentence
 
 
-def test_files_that_no_list_names_are_counted(
-    params: Params, one_core: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("left.jpg", "notes.txt"):
-        (GENERATED / "75" / name).touch()
-    rows, *_ = train_reid.run_arm("augmented", params)
-    assert len(rows) == 2
-    said = capsys.readouterr().out
-    assert f"{GENERATED}: 2 files are not used, the first is {GENERATED / '75/left.jpg'}\n" in said
-
-
 @pytest.mark.parametrize(
-    ("part", "sentence"),
+    ("module", "part", "sentence"),
     [
-        ("train", "training {}; lower reid.identities_per_batch (2) and reid.images_per_identity (2)"),
-        ("features", "testing {}; lower reid.evaluation_batch (256)"),
+        (
+            train_reid,
+            "train",
+            "training {}; lower reid.identities_per_batch (2) and reid.images_per_identity (2)",
+        ),
+        (reid_models, "features", "testing {}; lower reid.evaluation_batch (256)"),
     ],
 )
 def test_too_little_memory_names_the_keys_to_lower(
-    part: str, sentence: str, params: Params, one_core: None, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType,
+    part: str,
+    sentence: str,
+    params: Params,
+    one_core: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
 
-    monkeypatch.setattr(train_reid, part, fail)
+    monkeypatch.setattr(module, part, fail)
     with pytest.raises(ValueError) as caught:
         train_reid.run_arm("standard", params)
     assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
@@ -98,15 +98,16 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
 ) -> None:
     several = params.reid.model_copy(update={"seeds": (0, 1), "iterations": 21, "rerank": True})
     params = params.model_copy(update={"reid": several})
-    alone = train_reid.run_arm("augmented", params)
-    weights = [md5(file) for file in alone[3].values()]
+    alone = train_reid.run_arm("imagpose", params)
+    weights = [md5(outcome.weights) for outcome in alone]
     shutil.rmtree(SCRATCH)
     monkeypatch.setattr(train_reid, "available_cores", lambda: 3)
-    together = train_reid.run_arm("augmented", params)
-    for one, other in zip(alone[:3], together[:3], strict=True):
-        assert len(one) >= 4
-        pd.testing.assert_frame_equal(one, other)
-    assert list(alone[3]) == list(together[3]) == [f"{f}-{s}.safetensors" for f in (50, 75) for s in (0, 1)]
-    assert [md5(file) for file in together[3].values()] == weights
-    shown = [child.name for child in Path("dvclive/plots/metrics/reid").iterdir()]
-    assert shown == ["augmented"]
+    together = train_reid.run_arm("imagpose", params)
+    assert [outcome.row for outcome in together] == [outcome.row for outcome in alone]
+    assert [(o.row["percent"], o.row["seed"]) for o in alone] == [(p, s) for p in (50, 75) for s in (0, 1)]
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one.queries, other.queries)
+        pd.testing.assert_frame_equal(one.curve, other.curve)
+    assert [md5(outcome.weights) for outcome in together] == weights
+    curves = [child.name for child in Path("dvclive/plots/metrics/reid").iterdir()]
+    assert curves == ["imagpose"]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline import identity, index
-from pipeline.artifacts import IDENTITY
+from pipeline.artifacts import IDENTITY, read_index
+from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
 
 
@@ -20,13 +21,16 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = text.replace("validation_identities: 20", "validation_identities: 0")
     Path("params.yaml").write_text(text.replace("[20, 40, 60, 80]", "[40, 60]"))
     index.main()
-    train = index.read_index().query("split == 'train'")
+    train = read_index().query("split == 'train'")
     photographs = [market / image for image in train.drop_duplicates("pid").image[:2]]
     for percent, shown in ((40, photographs), (60, photographs[::-1])):
-        for i, (named, file) in enumerate(zip(photographs, shown, strict=True), start=1):
-            made = Path(f"data/synthetic/all/{percent}/{named.stem}_g{i:04d}.jpg")
-            made.parent.mkdir(parents=True, exist_ok=True)
-            made.write_bytes(file.read_bytes())
+        folder = Path(f"data/synthetic/all/{percent}")
+        folder.mkdir(parents=True)
+        names = [f"{named.stem}_g0001.jpg" for named in photographs]
+        for name, file in zip(names, shown, strict=True):
+            (folder / name).write_bytes(file.read_bytes())
+        pids = [int(name[:4]) for name in names]
+        write_csv(pd.DataFrame({"name": names, "pid": pids, "md5": "-"}), folder / "manifest.csv")
     return market
 
 
@@ -39,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, arm: str) -> pd.DataFrame:
 def test_a_person_s_photograph_agrees_more_than_another_s(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = run(monkeypatch, "augmented")
+    table = run(monkeypatch, "imagpose")
     assert list(table) == ["percent", "name", "agreement"]
     assert table.percent.tolist() == [40, 40, 60, 60]
     agreement = table.groupby("percent").agreement.mean()
@@ -48,5 +52,5 @@ def test_a_person_s_photograph_agrees_more_than_another_s(
 
 
 def test_an_unknown_arm_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="the arm is pidm; expected one of augmented"):
+    with pytest.raises(ValueError, match="the arm is pidm; expected one of imagpose"):
         run(monkeypatch, "pidm")

@@ -12,16 +12,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import report, table4
-from pipeline.artifacts import IDENTITY, SYNTHETIC
-from pipeline.params import FILTERED, FilterSettings, Params, load_params
+from pipeline import report
+from pipeline.artifacts import (
+    FILTER_FIGURES,
+    GENERATOR_CURVES,
+    IDENTITY,
+    REID_RESULTS,
+    SYNTHETIC,
+    TABLE4_SUMMARY,
+)
+from pipeline.params import ArmSettings, FilterSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv, write_json
+from pipeline.shared.statistics import summarise
 from tests.pipeline.test_table4 import models
 
 ROWS = pd.concat(
     [
         models("standard", "none", 50, [50.0, 52.0, 54.0]),
-        models("augmented", "all", 50, [60.0, 61.0, 67.0]),
+        models("imagpose", "all", 50, [60.0, 61.0, 67.0]),
         models("standard", "none", 100, [70.0, 72.0, 74.0]),
     ]
 )
@@ -30,10 +38,10 @@ ROWS = pd.concat(
 @pytest.fixture
 def run(workspace: Params) -> Params:
     """A finished run in the present folder: what the stages before the report wrote."""
-    write_json(table4.summarise(ROWS), table4.TABLE.with_suffix(".json"))
+    write_json(summarise(ROWS), TABLE4_SUMMARY)
     index = pd.read_csv("data/index.csv")
     queries, gallery = (index[index.split == split] for split in ("query", "gallery"))
-    for arm in ("standard", "augmented"):
+    for arm in ("standard", "imagpose"):
         order = np.random.default_rng(len(arm))
         rows = [
             {
@@ -47,18 +55,18 @@ def run(workspace: Params) -> Params:
             for row, query in enumerate(queries.image)
             for seed in (0, 1)
         ]
-        write_csv(pd.DataFrame(rows), table4.RESULTS / f"{arm}.queries.csv")
+        write_csv(pd.DataFrame(rows), REID_RESULTS / f"{arm}.queries.csv")
         curves = [
             {"percent": 50, "seed": seed, "step": step, "loss": 4 / step + seed, "accuracy": 0.5}
             for seed in (0, 1)
             for step in (20, 40, 60)
         ]
-        write_csv(pd.DataFrame(curves), table4.RESULTS / f"{arm}.curves.csv")
+        write_csv(pd.DataFrame(curves), REID_RESULTS / f"{arm}.curves.csv")
     curve = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(1, 0.3, 40), "percent": 100})
-    write_csv(curve, report.CURVES / "all.csv")
+    write_csv(curve, GENERATOR_CURVES / "all.csv")
     manifest = pd.read_csv("data/synthetic/all/50/manifest.csv")
     scores = manifest[["name"]].assign(percent=50, agreement=np.linspace(0.1, 0.9, len(manifest)))
-    write_csv(scores, IDENTITY / "augmented.csv")
+    write_csv(scores, IDENTITY / "imagpose.csv")
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  plan:\n    cmd: python -m pipeline.plan\n"
         "    outs:\n    - path: data/plans\n      md5: 0123456789abcdef.dir\n"
@@ -150,7 +158,7 @@ def test_the_file_holds_everything_that_it_shows(run: Params) -> None:
 def test_the_page_says_what_the_run_did(run: Params) -> None:
     page = report.make_report(run)
     text = text_of(page)
-    assert "augmented (generator saw: all) rank-1 +10.7 +5.5 to +15.8 gain recovers 53 %" in text
+    assert "imagpose (generator saw: all) rank-1 +10.7 +5.5 to +15.8 gain recovers 53 %" in text
     assert "standard rank-1 52.0 ± 5.0 72.0 ± 5.0" in text
     assert (
         "shipped defaults in profiles/embedded.yaml" in text
@@ -158,7 +166,7 @@ def test_the_page_says_what_the_run_did(run: Params) -> None:
     )
     assert "No file was rejected." in text and "No training image stands in the test set." in text
     assert "generate@all-50 12.3 567" in text and "data/plans 0123456789abcdef.dir" in text
-    assert "mean identity score 0." in text and "Queries that augmented won" in text
+    assert "mean identity score 0." in text and "Queries that imagpose won" in text
     assert "its numbers say nothing of Market-1501" not in text  # the data set is not the rendered one
     assert re.search(r"torch \d+\.\d+", text)
 
@@ -168,7 +176,7 @@ def test_learning_curves_are_those_of_the_generator_and_of_every_arm(run: Params
     assert list(curves) == [
         "Generator trained on: all",
         "Re-ID models of the arm standard, mean over seeds",
-        "Re-ID models of the arm augmented, mean over seeds",
+        "Re-ID models of the arm imagpose, mean over seeds",
     ]
     # Means over the seeds: 4 / 20 + 0.5 and 4 / 60 + 0.5.
     said = "mean over seeds: loss over the steps; at 50 % from 0.700 to 0.567"
@@ -180,23 +188,26 @@ def test_every_generated_image_has_its_identity_score(run: Params) -> None:
     shown = re.findall(r"<figcaption>identity \d+, score (\d\.\d\d)</figcaption>", page)
     assert len(shown) == page.count('<figure class="made">') > 10
     worst = page.split("Generated images least like their person")[1]
-    scores = pd.read_csv(IDENTITY / "augmented.csv")
+    scores = pd.read_csv(IDENTITY / "imagpose.csv")
     lowest = [f"{score:.2f}" for score in sorted(scores.agreement)[: 2 * run.report.queries]]
     assert re.findall(r"score (\d\.\d\d)</figcaption>", worst) == lowest
-    write_csv(scores.iloc[1:], IDENTITY / "augmented.csv")
-    with pytest.raises(ValueError, match=r"augmented.csv: images of .*/50 are missing; run the stage 'iden"):
+    write_csv(scores.iloc[1:], IDENTITY / "imagpose.csv")
+    with pytest.raises(ValueError, match=r"imagpose.csv: images of .*/50 are missing; run the stage 'iden"):
         report.make_report(run)
 
 
-def test_the_worst_images_may_come_from_outside_too(run: Params) -> None:
-    """Their folder has no manifest that says sources and pose."""
-    outside = Path("elsewhere")
-    outside.mkdir()
-    for file in sorted((SYNTHETIC / "all" / "50").glob("*.jpg"))[:2]:
-        (outside / file.name).write_bytes(file.read_bytes())
-    names = sorted(file.name for file in outside.iterdir())
+def test_the_worst_images_may_be_those_of_another_generator(run: Params) -> None:
+    """Their manifest does not say sources and pose."""
+    folder = SYNTHETIC / "pidm" / "50"
+    folder.mkdir(parents=True)
+    files = sorted((SYNTHETIC / "all" / "50").glob("*.jpg"))[:2]
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
+    names = [file.name for file in files]
+    pids = [int(name[:4]) for name in names]
+    write_csv(pd.DataFrame({"name": names, "pid": pids, "md5": "-"}), folder / "manifest.csv")
     write_csv(pd.DataFrame({"percent": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
-    arms = run.arms | {"pidm": run.arms["augmented"].model_copy(update={"synthetic": outside})}
+    arms = run.arms | {"pidm": ArmSettings(generator="pidm")}
     worst = report.worst_generated(pd.read_csv("data/index.csv"), run.model_copy(update={"arms": arms}))
     assert worst[0]["score"] == 0 and worst[0]["pose"] is None and worst[0]["sources"] == []
     assert sum(image["pose"] is not None for image in worst) == len(worst) - 2 > 0
@@ -204,14 +215,12 @@ def test_the_worst_images_may_come_from_outside_too(run: Params) -> None:
 
 def test_filters_show_their_pictures(run: Params) -> None:
     assert report.filters_section(run) == []
-    recipe = FilterSettings(
-        synthetic=SYNTHETIC / "all", judge="subset", min_agreement=0.9, min_diversity=0.0, seed=0
-    )
+    recipe = FilterSettings(generator="all", min_agreement=0.9)
     filtered = run.model_copy(update={"filters": {"sure": recipe}})
     with pytest.raises(FileNotFoundError, match=r"filters/sure.png is missing; run the stage 'filter'"):
         report.make_report(filtered)
-    report.FILTERS.mkdir()
-    Image.new("RGB", (1210, 605), "orange").save(report.FILTERS / "sure.png")
+    FILTER_FIGURES.mkdir()
+    Image.new("RGB", (1210, 605), "orange").save(FILTER_FIGURES / "sure.png")
     page = report.make_report(filtered)
     assert "Filter <code>sure</code>" in page
     (picture,) = [image for image in Tags(page).of("img") if "filter sure" in str(image["alt"])]
@@ -219,19 +228,19 @@ def test_filters_show_their_pictures(run: Params) -> None:
     assert "which trains on what it kept" not in page
 
     arms = {
-        name: run.arms["augmented"].model_copy(update=changes)
+        name: run.arms["imagpose"].model_copy(update=changes)
         for name, changes in {
-            "augmented": {},
-            "sure": {"synthetic": FILTERED / "sure"},
-            "surer": {"synthetic": FILTERED / "sure", "synthetic_weight": 0.5},
+            "imagpose": {},
+            "sure": {"generator": "sure"},
+            "surer": {"generator": "sure", "rate": 1.0},
         }.items()
     }
-    ranks = {"augmented": [50.0, 52.0], "sure": [51.0, 55.0], "surer": [0.0, 0.0]}
+    ranks = {"imagpose": [50.0, 52.0], "sure": [51.0, 55.0], "surer": [0.0, 0.0]}
     for name, rank1 in ranks.items():
-        write_csv(models(name, "all", 50, rank1), table4.RESULTS / f"{name}.csv")
+        write_csv(models(name, "all", 50, rank1), REID_RESULTS / f"{name}.csv")
     (section,) = report.filters_section(filtered.model_copy(update={"arms": arms}))
-    # Differences 1 and 3: mean 2, sd sqrt(2), t(0.975, 1) = 12.706; surer differs in its weight, too.
-    assert section["changes"] == [("sure", "augmented", {50: "+2.0 ± 12.7"})]
+    # Differences 1 and 3: mean 2, sd sqrt(2), t(0.975, 1) = 12.706; surer differs in its rate, too.
+    assert section["changes"] == [("sure", "imagpose", {50: "+2.0 ± 12.7"})]
 
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
@@ -241,13 +250,6 @@ def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
     found = report.parameters_section(load_params())
     assert found["defaults"] == "profiles/market1501.yaml"
     assert [key for key, _, _ in found["changed"]] == ["generate.sample.steps"]
-
-
-def test_the_defaults_are_the_parameters_that_are_shipped() -> None:
-    repository = Path(__file__).parents[2]
-    assert (repository / "profiles/embedded.yaml").read_bytes() == (
-        repository / "params.yaml"
-    ).read_bytes(), "profiles/embedded.yaml keeps what params.yaml was shipped with: copy params.yaml over it"
 
 
 def queries(ap: dict[tuple[str, int], float]) -> pd.DataFrame:
@@ -280,7 +282,7 @@ def test_frames_tell_right_from_wrong_people(run: Params) -> None:
     (arm,) = report.rankings_section(index, run)
     shown = [found for name in ("won", "lost", "failed") for found in arm["lists"][name]]
     assert shown
-    tops = pd.read_csv(table4.RESULTS / "standard.queries.csv").set_index(["seed", "query"]).top
+    tops = pd.read_csv(REID_RESULTS / "standard.queries.csv").set_index(["seed", "query"]).top
     for found in shown:
         assert [len(hits) for _, _, hits in found["rows"]] == [10, 10]
         _, _, hits = found["rows"][0]
@@ -294,9 +296,9 @@ def test_frames_tell_right_from_wrong_people(run: Params) -> None:
 
 
 def test_what_is_missing_is_named(run: Params) -> None:
-    (table4.RESULTS / "augmented.queries.csv").unlink()
+    (REID_RESULTS / "imagpose.queries.csv").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"augmented.queries.csv is missing; run the stage 'train_reid'"
+        FileNotFoundError, match=r"imagpose.queries.csv is missing; run the stage 'train_reid'"
     ):
         report.make_report(run)
 

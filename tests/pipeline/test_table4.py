@@ -13,17 +13,20 @@ from PIL import Image
 from scipy import stats
 
 from pipeline import table4 as stage
+from pipeline.artifacts import REID_RESULTS, RESULT_COLUMNS
 from pipeline.params import load_params
 from pipeline.runtime.outputs import write_csv
+from pipeline.shared.statistics import interval, summarise
+from tests import REPOSITORY
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(REPOSITORY / "profiles/embedded.yaml")
 
 
 def models(arm: str, train_on: str, percent: int, rank1: list[float], **changes: Any) -> pd.DataFrame:
     frame = pd.DataFrame({"seed": range(len(rank1)), "rank1": rank1})
     frame = frame.assign(arm=arm, train_on=train_on, percent=percent, n_real=percent, n_synthetic=5)
     frame = frame.assign(iterations=100, mAP=frame.rank1 / 2, mINP=frame.rank1 / 4, **changes)
-    return frame[[*stage.COLUMNS, *changes.keys() - stage.COLUMNS.keys()]]
+    return frame[[*RESULT_COLUMNS, *changes.keys() - RESULT_COLUMNS.keys()]]
 
 
 STANDARD = [50.0, 52.0, 54.0]
@@ -31,14 +34,14 @@ AUGMENTED = [60.0, 61.0, 67.0]
 ROWS = pd.concat(
     [
         models("standard", "none", 20, STANDARD),
-        models("augmented", "all", 20, AUGMENTED),
+        models("imagpose", "all", 20, AUGMENTED),
         models("standard", "none", 100, [70.0, 72.0, 74.0]),
     ]
 )
 
 
 def test_a_case_done_by_hand() -> None:
-    cell = stage.summarise(ROWS)["augmented"]["all"]["20"]
+    cell = summarise(ROWS)["imagpose"]["all"]["20"]
     assert cell["seeds"] == 3 and cell["n_real"] == 20 and cell["n_synthetic"] == 5
     # t(0.975, 2) = 4.3027. Gains are 10, 9 and 13: mean 10.667, sd 2.0817.
     assert cell["rank1"]["mean"] == pytest.approx(188 / 3, abs=1e-3)
@@ -53,13 +56,13 @@ def test_a_case_done_by_hand() -> None:
 
 def test_intervals_agree_with_the_library() -> None:
     rng = np.random.default_rng(0)
-    standard, augmented = rng.normal(50, 3, 7), rng.normal(55, 3, 7)
+    standard, imagpose = rng.normal(50, 3, 7), rng.normal(55, 3, 7)
     rows = pd.concat(
-        [models("standard", "none", 20, list(standard)), models("augmented", "all", 20, list(augmented))]
+        [models("standard", "none", 20, list(standard)), models("imagpose", "all", 20, list(imagpose))]
     )
-    summary = stage.summarise(rows)
-    paired = stats.ttest_rel(augmented, standard).confidence_interval(0.95)
-    gain = summary["augmented"]["all"]["20"]["rank1"]
+    summary = summarise(rows)
+    paired = stats.ttest_rel(imagpose, standard).confidence_interval(0.95)
+    gain = summary["imagpose"]["all"]["20"]["rank1"]
     assert (gain["gain_low"], gain["gain_high"]) == pytest.approx((paired.low, paired.high), abs=1e-3)
     alone = stats.ttest_1samp(standard, 0).confidence_interval(0.95)
     cell = summary["standard"]["none"]["20"]["rank1"]
@@ -73,8 +76,8 @@ def test_the_data_of_students_own_paper() -> None:
     """
     first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
     second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-    rows = pd.concat([models("standard", "none", 20, second), models("augmented", "all", 20, first)])
-    cell = stage.summarise(rows)["augmented"]["all"]["20"]["rank1"]
+    rows = pd.concat([models("standard", "none", 20, second), models("imagpose", "all", 20, first)])
+    cell = summarise(rows)["imagpose"]["all"]["20"]["rank1"]
     assert (cell["gain"], cell["gain_low"], cell["gain_high"]) == (-1.58, -2.46, -0.7)
 
 
@@ -87,103 +90,101 @@ def test_the_interval_over_runs_is_that_of_a_linear_model_with_a_level_for_each_
     contrast = np.full(2, 0.5)
     error = np.sqrt(squares[0] / 4 * contrast @ np.linalg.inv(design.T @ design) @ contrast)
     low, high = stats.t.interval(0.95, 4, contrast @ levels, error)
-    assert stage.interval(values) == pytest.approx((contrast @ levels, low, high))
-    assert stage.interval(values.drop([(0, 1), (0, 2), (1, 1), (1, 2)]))[1:] == (None, None)
+    assert interval(values) == pytest.approx((contrast @ levels, low, high))
+    assert interval(values.drop([(0, 1), (0, 2), (1, 1), (1, 2)]))[1:] == (None, None)
 
 
 def test_seeds_that_agree_have_an_interval_of_no_width() -> None:
-    assert stage.interval(pd.Series([0.1, 0.1, 0.1])) == pytest.approx((0.1, 0.1, 0.1))
+    assert interval(pd.Series([0.1, 0.1, 0.1])) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_a_share_of_a_gap_that_may_be_none_is_not_given() -> None:
     """100 % real images are 20 points better on average, but in one seed of three worse."""
     noisy = pd.concat([ROWS[ROWS.percent == 20], models("standard", "none", 100, [90.0, 80.0, 46.0])])
-    cell = stage.summarise(noisy)["augmented"]["all"]["20"]
+    cell = summarise(noisy)["imagpose"]["all"]["20"]
     assert cell["rank1"]["gain"] == pytest.approx(10.667, abs=1e-3) and cell["rank1"]["recovered"] is None
 
 
 def test_every_measure_of_the_models_is_summarised() -> None:
     rows = ROWS.assign(rank1_rerank=ROWS.rank1 + 1, mAP_duke=ROWS.mAP)
-    cell = stage.summarise(rows)["augmented"]["all"]["20"]
+    cell = summarise(rows)["imagpose"]["all"]["20"]
     assert cell["rank1_rerank"]["mean"] == pytest.approx(cell["rank1"]["mean"] + 1, abs=1e-3)
     assert cell["mAP_duke"] == cell["mAP"]
-    text = stage.render(stage.summarise(rows), "x")
+    text = stage.render(summarise(rows), "x")
     assert "rank-1, re-ranked" in text and "mAP, duke" in text
 
 
 def test_the_gain_is_paired_by_seed_whatever_the_order_of_the_rows() -> None:
     """Seeds that move both arms alike do not widen the interval; a seed of one arm alone does not count."""
     shuffled = ROWS.sample(frac=1, random_state=0)
-    assert stage.summarise(shuffled)["augmented"] == stage.summarise(ROWS)["augmented"]
-    lonely = pd.concat([ROWS, models("augmented", "all", 20, [0.0]).assign(seed=9)])
-    assert stage.summarise(lonely)["augmented"]["all"]["20"]["rank1"]["gain"] == pytest.approx(
-        10.667, abs=1e-3
-    )
+    assert summarise(shuffled)["imagpose"] == summarise(ROWS)["imagpose"]
+    lonely = pd.concat([ROWS, models("imagpose", "all", 20, [0.0]).assign(seed=9)])
+    assert summarise(lonely)["imagpose"]["all"]["20"]["rank1"]["gain"] == pytest.approx(10.667, abs=1e-3)
 
 
 def test_what_cannot_be_said_is_none() -> None:
-    one = stage.summarise(ROWS[ROWS.seed == 0])["augmented"]["all"]["20"]["rank1"]
+    one = summarise(ROWS[ROWS.seed == 0])["imagpose"]["all"]["20"]["rank1"]
     assert one["mean"] == 60 and one["gain"] == 10 and one["recovered"] == 0.5
     assert [one[name] for name in ("sd", "low", "high", "gain_low", "gain_high")] == [None] * 5
-    alone = stage.summarise(ROWS[ROWS.arm == "augmented"])["augmented"]["all"]["20"]["rank1"]
+    alone = summarise(ROWS[ROWS.arm == "imagpose"])["imagpose"]["all"]["20"]["rank1"]
     assert alone["gain"] is None and alone["recovered"] is None
-    no_gap = stage.summarise(pd.concat([ROWS[ROWS.percent == 20], models("standard", "none", 100, STANDARD)]))
-    assert no_gap["augmented"]["all"]["20"]["rank1"]["recovered"] is None
+    no_gap = summarise(pd.concat([ROWS[ROWS.percent == 20], models("standard", "none", 100, STANDARD)]))
+    assert no_gap["imagpose"]["all"]["20"]["rank1"]["recovered"] is None
     assert "gain" not in no_gap["standard"]["none"]["20"]["rank1"]
     json.dumps(no_gap, allow_nan=False)
-    no_gain = models("augmented", "all", 20, [STANDARD[0] + 9, STANDARD[1] - 9, STANDARD[2] + 1])
-    no_gain = stage.summarise(pd.concat([ROWS[ROWS.arm == "standard"], no_gain]))
-    assert no_gain["augmented"]["all"]["20"]["rank1"]["recovered"] is None
+    no_gain = models("imagpose", "all", 20, [STANDARD[0] + 9, STANDARD[1] - 9, STANDARD[2] + 1])
+    no_gain = summarise(pd.concat([ROWS[ROWS.arm == "standard"], no_gain]))
+    assert no_gain["imagpose"]["all"]["20"]["rank1"]["recovered"] is None
 
 
 def test_the_headline_has_the_reference_and_each_arms_gains() -> None:
-    more = models("augmented", "all", 40, [1.0, 1.0, 1.0]), models("standard", "none", 40, [2.0, 2.0, 2.0])
-    assert stage.headline(stage.summarise(pd.concat([ROWS, *more]))) == {
+    more = models("imagpose", "all", 40, [1.0, 1.0, 1.0]), models("standard", "none", 40, [2.0, 2.0, 2.0])
+    assert stage.headline(summarise(pd.concat([ROWS, *more]))) == {
         "standard": {"rank1_100": 72, "mAP_100": 36},
-        "augmented": {"gain_20": pytest.approx(32 / 3, abs=1e-3), "gain_40": -1},
+        "imagpose": {"gain_20": pytest.approx(32 / 3, abs=1e-3), "gain_40": -1},
     }
-    leak_free = models("augmented", "subset", 20, AUGMENTED)
-    assert list(stage.headline(stage.summarise(pd.concat([ROWS, leak_free])))) == [
+    leak_free = models("imagpose", "subset", 20, AUGMENTED)
+    assert list(stage.headline(summarise(pd.concat([ROWS, leak_free])))) == [
         "standard",
-        "augmented_all",
-        "augmented_subset",
+        "imagpose_all",
+        "imagpose_subset",
     ]
-    lonely = stage.headline(stage.summarise(ROWS[ROWS.arm == "augmented"]))
+    lonely = stage.headline(summarise(ROWS[ROWS.arm == "imagpose"]))
     assert lonely == {
         "standard": {"rank1_100": None, "mAP_100": None},
-        "augmented": {"gain_20": None},
+        "imagpose": {"gain_20": None},
     }
 
 
 def test_the_table_can_be_read() -> None:
-    lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
+    lines = stage.render(summarise(ROWS), "embedded world").splitlines()
     assert "embedded world" in lines[0]
     tables = [line for line in lines if line.startswith("|")]
     assert tables[:4] == [
-        "| arm       | generator saw |        20 % |       100 % |",
-        "| --------- | ------------- | ----------: | ----------: |",
-        "| standard  | -             | 52.0 / 26.0 | 72.0 / 36.0 |",
-        "| augmented | all           | 62.7 / 31.3 |             |",
+        "| arm      | generator saw |        20 % |       100 % |",
+        "| -------- | ------------- | ----------: | ----------: |",
+        "| standard | -             | 52.0 / 26.0 | 72.0 / 36.0 |",
+        "| imagpose | all           | 62.7 / 31.3 |             |",
     ]
     assert tables[4:9] == [
-        "| real  | arm       | generator saw |  images | rank-1 (%) |        gain | recovered |    mAP (%) "
+        "| real  | arm      | generator saw |  images | rank-1 (%) |        gain | recovered |    mAP (%) "
         "|       gain | recovered |",
-        "| ----- | --------- | ------------- | ------: | ---------: | ----------: | --------: | ---------: "
+        "| ----- | -------- | ------------- | ------: | ---------: | ----------: | --------: | ---------: "
         "| ---------: | --------: |",
-        "| 20 %  | standard  | -             |  20 + 5 | 52.0 ± 5.0 |             |           | 26.0 ± 2.5 "
+        "| 20 %  | standard | -             |  20 + 5 | 52.0 ± 5.0 |             |           | 26.0 ± 2.5 "
         "|            |           |",
-        "| 20 %  | augmented | all           |  20 + 5 | 62.7 ± 9.4 | +10.7 ± 5.2 |      53 % | 31.3 ± 4.7 "
+        "| 20 %  | imagpose | all           |  20 + 5 | 62.7 ± 9.4 | +10.7 ± 5.2 |      53 % | 31.3 ± 4.7 "
         "| +5.3 ± 2.6 |      53 % |",
-        "| 100 % | standard  | -             | 100 + 5 | 72.0 ± 5.0 |             |           | 36.0 ± 2.5 "
+        "| 100 % | standard | -             | 100 + 5 | 72.0 ± 5.0 |             |           | 36.0 ± 2.5 "
         "|            |           |",
     ]
-    assert "| 20 %  | augmented | all           | 15.7 (+2.7 ± 1.3) |" in tables
-    alone = stage.render(stage.summarise(ROWS[ROWS.arm == "standard"]), "x")
+    assert "| 20 %  | imagpose | all           | 15.7 (+2.7 ± 1.3) |" in tables
+    alone = stage.render(summarise(ROWS[ROWS.arm == "standard"]), "x")
     assert "+0" not in alone and "nan" not in alone.lower()
 
 
 def test_published_rows_are_labelled_and_come_with_their_share() -> None:
-    lines = stage.render(stage.summarise(ROWS), "embedded world").splitlines()
+    lines = stage.render(summarise(ROWS), "embedded world").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("Published, Market-1501"))
     imagpose = next(line for line in lines[start:] if "IMAGPose" in line and line.startswith("|"))
     assert "66.4 (76 %)" in imagpose  # (66.4 - 33.4) / (76.7 - 33.4)
@@ -194,19 +195,22 @@ def save(rows: pd.DataFrame, folder: Path) -> None:
         write_csv(row.to_frame().T, folder / f"{i:02d}.csv")
 
 
-def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None:
-    stale = models("augmented", "all", 20, [1.0]).assign(seed=77)
+def test_collecting_keeps_what_belongs_to_the_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stale = models("imagpose", "all", 20, [1.0]).assign(seed=77)
     gone = models("no-longer-an-arm", "all", 20, [1.0])
-    older = models("augmented", "all", 35, [1.0])
-    extra = models("augmented", "subset", 20, [55.0], rank5=88.0)
-    save(pd.concat([ROWS, stale, gone, older, extra]), tmp_path)
-    (tmp_path / ".augmented.host@1.tmp.csv").write_text("arm,fra")  # of a run that is at work
-    rows = stage.collect(tmp_path, PARAMS)
+    older = models("imagpose", "all", 35, [1.0])
+    extra = models("imagpose", "subset", 20, [55.0], rank5=88.0)
+    save(pd.concat([ROWS, stale, gone, older, extra]), REID_RESULTS)
+    (REID_RESULTS / ".imagpose.host@1.tmp.csv").write_text("arm,fra")  # of a run that is at work
+    rows = stage.collect(PARAMS)
     assert rows[["arm", "train_on", "percent", "seed"]].values.tolist() == [
         *(["standard", "none", 20, seed] for seed in range(3)),
         *(["standard", "none", 100, seed] for seed in range(3)),
-        *(["augmented", "all", 20, seed] for seed in range(3)),
-        ["augmented", "subset", 20, 0],
+        *(["imagpose", "all", 20, seed] for seed in range(3)),
+        ["imagpose", "subset", 20, 0],
     ]
     assert rows.rank5.dropna().tolist() == [88.0]
 
@@ -217,18 +221,19 @@ def test_collecting_keeps_what_belongs_to_the_parameters(tmp_path: Path) -> None
         (ROWS[:0], "holds no results; run the stages that train re-ID models"),
         (pd.concat([ROWS, ROWS[:1]]), "'percent': 20, 'seed': 0} stands in two files"),
         (
-            pd.concat([ROWS, models("augmented", "subset", 20, [1.0]).assign(iterations=99)]),
+            pd.concat([ROWS, models("imagpose", "subset", 20, [1.0]).assign(iterations=99)]),
             "trained for 99, 100 iterations",
         ),
         (ROWS.drop(columns="mAP"), "it has no column 'mAP'"),
     ],
 )
 def test_results_that_cannot_stand_in_one_table_are_refused(
-    rows: pd.DataFrame, sentence: str, tmp_path: Path
+    rows: pd.DataFrame, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(rows, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save(rows, REID_RESULTS)
     with pytest.raises(ValueError) as caught:
-        stage.collect(tmp_path, PARAMS)
+        stage.collect(PARAMS)
     assert sentence in str(caught.value)
 
 
@@ -236,12 +241,12 @@ def test_the_stage_writes_table_summary_text_and_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
-    save(ROWS, Path("data/reid"))
+    Path("params.yaml").write_text((REPOSITORY / "profiles/embedded.yaml").read_text())
+    save(ROWS, REID_RESULTS)
     stage.main()
     assert len(pd.read_csv("reports/table4.csv")) == len(ROWS)
-    assert json.loads(Path("reports/table4.json").read_text()) == stage.summarise(ROWS)
-    assert json.loads(Path("reports/summary.json").read_text()) == stage.headline(stage.summarise(ROWS))
+    assert json.loads(Path("reports/table4.json").read_text()) == summarise(ROWS)
+    assert json.loads(Path("reports/summary.json").read_text()) == stage.headline(summarise(ROWS))
     assert Path("reports/table4.md").read_text() in capsys.readouterr().out
     with Image.open("reports/table4.png") as figure:
         assert min(figure.size) > 300
@@ -249,7 +254,7 @@ def test_the_stage_writes_table_summary_text_and_figure(
 
 
 def test_the_figure_has_bars_with_intervals_and_the_published_rows_apart() -> None:
-    summary = stage.summarise(ROWS)
+    summary = summarise(ROWS)
     figure = stage.draw(summary, "embedded world")
     rank1, _, published = figure.axes
     assert [axis.get_title() for axis in figure.axes] == [
@@ -259,27 +264,27 @@ def test_the_figure_has_bars_with_intervals_and_the_published_rows_apart() -> No
     ]
     bars = [container for container in rank1.containers if isinstance(container, BarContainer)]
     assert [bar.patches[0].get_height() for bar in bars] == pytest.approx([52, 188 / 3], abs=1e-3)
-    for bar, arm, source in zip(bars, ("standard", "augmented"), ("none", "all"), strict=True):
+    for bar, arm, source in zip(bars, ("standard", "imagpose"), ("none", "all"), strict=True):
         (segment,) = bar.errorbar.lines[2][0].get_segments()
         cell = summary[arm][source]["20"]["rank1"]
         assert segment[:, 1] == pytest.approx([cell["low"], cell["high"]], abs=2e-3)
     heights = [[patch.get_height() for patch in bar.patches] for bar in published.containers]
     assert heights == [list(values) for values in stage.PUBLISHED.values()]
     own, theirs = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
-    assert own == ["standard", "augmented (generator saw: all)", "100 % real images"]
+    assert own == ["standard", "imagpose (generator saw: all)", "100 % real images"]
     assert theirs == [*stage.PUBLISHED, "100 % real images"]
 
 
 def test_one_seed_and_no_reference_can_be_drawn() -> None:
     rows = ROWS[(ROWS.seed == 0) & (ROWS.percent == 20)]
-    figure = stage.draw(stage.summarise(rows), "x")
+    figure = stage.draw(summarise(rows), "x")
     assert len(figure.axes[0].containers) == 2
 
 
 def test_no_two_of_many_arms_look_alike() -> None:
-    augmented = ROWS[ROWS.arm == "augmented"]
-    rows = pd.concat([ROWS[ROWS.arm == "standard"], *(augmented.assign(arm=f"arm{i}") for i in range(12))])
-    axis = stage.draw(stage.summarise(rows), "x").axes[0]
+    imagpose = ROWS[ROWS.arm == "imagpose"]
+    rows = pd.concat([ROWS[ROWS.arm == "standard"], *(imagpose.assign(arm=f"arm{i}") for i in range(12))])
+    axis = stage.draw(summarise(rows), "x").axes[0]
     bars = [container for container in axis.containers if isinstance(container, BarContainer)]
     looks = {(bar.patches[0].get_facecolor(), bar.patches[0].get_hatch()) for bar in bars}
     assert len(bars) == len(looks) == 13

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import train_reid
 from pipeline.params import ReidSection, load_params
-from pipeline.runtime import outputs as files
-from pipeline.train_reid import ImageSet, evaluate_model, train_model
+from pipeline.runtime import scratch
+from pipeline.shared import reid_models
+from pipeline.shared.reid_models import ImageSet, evaluate_model
+from pipeline.train_reid import train_model
+from tests import REPOSITORY
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = REPOSITORY / "profiles/embedded.yaml"
 SMALL = {
     "channels": 8,
     "height": 64,
@@ -75,16 +77,16 @@ def test_a_change_of_the_stage_s_own_code_is_a_new_result(
     for _ in range(2):
         evaluate_model(weights, images(1), images(2), settings)
     assert len(list(Path(".scratch/test_reid").iterdir())) == 1
-    edited = tmp_path / "train_reid.py"
-    shutil.copy(train_reid.__file__, edited)
+    edited = tmp_path / "reid_models.py"
+    shutil.copy(reid_models.__file__, edited)
     with edited.open("a") as file:
         file.write("# edited\n")
-    monkeypatch.setattr(train_reid, "__file__", str(edited))
+    monkeypatch.setattr(reid_models, "__file__", str(edited))
     evaluate_model(weights, images(1), images(2), settings)
     assert len(list(Path(".scratch/test_reid").iterdir())) == 2
 
 
 def test_no_lock_is_held_beyond_its_model(settings: ReidSection) -> None:
     evaluate_model(train(settings), images(1), images(2), settings)
-    held = [folder for folder in files._locks if Path.cwd() in folder.parents]
-    assert held == []
+    locked = [folder for folder in scratch._locks if Path.cwd() in folder.parents]
+    assert locked == []
