@@ -1,4 +1,4 @@
-"""The one way from an image file to pixels, which every stage takes, for real and synthetic images alike."""
+"""Read image files: the one way from a file to pixels, for real and for synthetic images."""
 
 import errno
 import hashlib
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.runtime.scratch import md5
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.stage import progress
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = range(2, 9)  # its values that turn or mirror; all others mean nothing
 _MODES = ("1", "L", "P", "RGB", "CMYK")
-_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # errors that say something about one file
+_FILE_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM)  # errors that concern one file
 _MOST_PIXELS = 4096 * 4096  # more is no crop of a person, and decoding it may exhaust the memory
 
 
 def read_image(file: Path) -> Image.Image:
     """Decode an image to 8-bit RGB as public re-ID loaders do: `Image.open(file).convert("RGB")`.
 
-    An image that torchreid, reid-strong-baseline and fast-reid read alike is read; one that they read
-    differently or wrong is refused:
+    An image is read if torchreid, reid-strong-baseline and fast-reid agree on its pixels; it is refused if
+    they differ or are wrong:
 
     - The content decides, not the name: JPEG and PNG. Other formats are refused, also because decoding some
       of them starts other programs.
@@ -39,8 +39,8 @@ def read_image(file: Path) -> Image.Image:
       are decoded. Links are followed wherever they lead: DVC's cache may be made of links.
 
     Raises:
-        ValueError: the file is refused, may not be read or is missing; the message is "<file>: <reason>".
-        OSError: the disk or the system fails, which says nothing about the image.
+        ValueError: The file is refused, may not be read or is missing; the message is "<file>: <reason>".
+        OSError: The disk or the system fails, which says nothing about the image.
     """
     try:
         with Image.open(file, formats=("JPEG", "PNG")) as image:
@@ -64,7 +64,7 @@ def read_image(file: Path) -> Image.Image:
         reason = "an empty file" if file.stat().st_size == 0 else "no JPEG or PNG image"
     except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files, without a number
         number = getattr(error, "errno", None)
-        if number is not None and number not in _OF_THE_FILE:
+        if number is not None and number not in _FILE_ERRORS:
             reason = f"cannot be read at present ({os.strerror(number)}); run again when this is mended"
             raise OSError(number, reason, str(file)) from None
         reason = f"damaged or unreadable: {os.strerror(number) if number else error}"
@@ -74,10 +74,11 @@ def read_image(file: Path) -> Image.Image:
 
 
 def load_images(files: Sequence[Path], height: int, width: int) -> NDArray[np.uint8]:
-    """Decode images at the size (pixels) at which re-ID models take them: [N, height, width, 3], RGB.
+    """Decode images and resize them to `height` x `width` pixels: uint8 [N, height, width, 3], RGB.
 
     Raises:
-        ValueError, OSError: as `read_image` does.
+        ValueError: An image is refused (`read_image`).
+        OSError: The disk or the system fails.
     """
     images = np.empty((len(files), height, width, 3), np.uint8)
 
@@ -92,6 +93,7 @@ def load_images(files: Sequence[Path], height: int, width: int) -> NDArray[np.ui
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image; 1 means upright."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged block raises errors of many kinds; every loader ignores it
@@ -99,21 +101,21 @@ def _orientation(image: Image.Image) -> int:
 
 
 def printable(name: str) -> str:
-    """A file's name as a cell of a table: control characters and bytes that are no text are escaped."""
+    """Escape control characters and bytes that are no text, so that a file's name fits a cell of a table."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name
     )
 
 
 def not_a_file(path: Path) -> str:
-    """Why what stands in a folder of images is no file."""
+    """Return why an entry of a folder of images is no file."""
     if path.is_dir():
         return "a folder, into which public loaders do not look"
     return "a link that leads nowhere" if path.is_symlink() else "no regular file"
 
 
 def inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:
-    """Decode images; for each its width, height, md5 and pixels' checksum, or why it cannot be used."""
+    """Decode images; return width, height, md5 and a checksum `pixels` of each, or why it cannot be used."""
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
         return list(progress(pool.map(_inspect, files), total=len(files), desc="decoding images"))
 

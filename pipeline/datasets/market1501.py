@@ -1,9 +1,7 @@
 """Market-1501's layout: three folders of images whose names say identity and camera.
 
-    bounding_box_train/, query/, bounding_box_test/
-    keypoints.csv                                     for poses.source annotations
-
-The rule for names of images stands here (`_NAME`).
+bounding_box_train/, query/, bounding_box_test/
+keypoints.csv                                     for poses.source annotations
 """
 
 import re
@@ -26,9 +24,8 @@ FOLDERS = {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("b
 KEYPOINT_FILES = ("keypoints.csv",)
 _SPLIT_OF = {folder: split for split, (folder,) in FOLDERS.items()}
 
-# Identity, camera, sequence, frame, box; synthetic images add a counter. The rule is stricter than that of
-# public loaders, which search `([-\d]+)_c(\d)` in the whole path: to them 0002_p12_c1... is identity 12, and
-# camera c12 is camera 1.
+# Identity, camera, sequence, frame, box; synthetic images add a counter. Public loaders are less strict: they
+# search `([-\d]+)_c(\d)` in the whole path, and read 0002_p12_c1... as identity 12, and camera c12 as camera 1.
 _NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
 FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
 _LAST_IDENTITY = 1501  # public loaders assert it
@@ -37,18 +34,22 @@ _LAST_IDENTITY = 1501  # public loaders assert it
 def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """List the images of a data set.
 
-    A file is an image of the data set if public loaders take it, and read the right identity and camera from
-    its name and the same pixels from its content (`read_image`). Files may be links. Of the training
-    identities `validation_identities`, drawn by the seed, become a validation set: one query per identity and
-    camera, the rest gallery.
+    A file belongs to it if public loaders take it, read the right identity and camera from its name, and read
+    the same pixels from its content (`read_image`). Files may be links. `validation_identities` of the
+    training identities, drawn at random, become a validation set: one query per identity and camera, the rest
+    gallery.
+
+    Args:
+        root: Folder of the data set.
+        settings: Number of validation identities and the seed of their draw.
 
     Returns:
         The images (`INDEX_COLUMNS`, by folder and name), the rejected files (image, reason), and the pairs of
         `find_leaks` (train, test).
 
     Raises:
-        ValueError: a folder is missing or has no image, the path of `root` would mislead public loaders, an
-            identity stands in training and test, no query has a match, or no identity is left to train on.
+        ValueError: A folder is missing or has no image, the path of `root` would mislead public loaders, an
+            identity is in training and test, no query has a match, or no identity is left to train on.
     """
     # Loaders see the path as it is given: they follow links, but do not resolve them.
     path = root.absolute()
@@ -56,28 +57,33 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
         raise ValueError(f"{path}: public loaders read an identity and a camera from this path; rename it")
     if not root.is_dir():
         raise ValueError(f"dataset.root is {root}; expected a folder with {', '.join(_SPLIT_OF)}")
+
+    # Decode the files whose names are right; a name or a content that is a text is a reason to reject.
     files = [file for folder in _SPLIT_OF for file in _list_folder(root / folder)]
     names = [_parse_name(file) for file in files]
     print(f"{len(files)} files to decode", flush=True)
     decoded = iter(
         inspect_all([file for file, name in zip(files, names, strict=True) if isinstance(name, dict)])
     )
-    rows, rejected = [], []
+    rows, rejections = [], []
     for file, name in zip(files, names, strict=True):
         image = {"image": file.relative_to(root).as_posix()}
         content = next(decoded) if isinstance(name, dict) else name
         if isinstance(name, dict) and isinstance(content, dict):
             rows.append(image | {"split": _SPLIT_OF[file.parent.name]} | name | content)
         else:
-            rejected.append({"image": printable(image["image"]), "reason": content})
-    found = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, "pixels"])
-    index, bad = found[list(INDEX_COLUMNS)].copy(), pd.DataFrame(rejected, columns=["image", "reason"])
-    _check_splits(root, index, bad)
+            rejections.append({"image": printable(image["image"]), "reason": content})
+    images = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, "pixels"])
+    rejected = pd.DataFrame(rejections, columns=["image", "reason"])
+
+    index = images[list(INDEX_COLUMNS)].copy()
+    _check_splits(root, index, rejected)
     index = hold_out_validation(index, settings)
-    return index, bad, find_leaks(index.assign(pixels=found.pixels))
+    return index, rejected, find_leaks(index.assign(pixels=images.pixels))
 
 
 def _list_folder(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name."""
     if folder.is_dir():
         return sorted(folder.iterdir())
     state = "leads nowhere" if folder.is_symlink() else "is no folder" if folder.exists() else "is missing"
@@ -85,7 +91,7 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def _parse_name(file: Path) -> dict[str, int] | str:
-    """Return what a file's name says, or why it is not indexed."""
+    """Return identity, camera and the rest from a file's name, or the reason to reject the file."""
     if not file.is_file():
         return not_a_file(file)
     if file.suffix != ".jpg":
@@ -102,6 +108,7 @@ def _parse_name(file: Path) -> dict[str, int] | str:
 
 
 def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    """Refuse a data set that cannot be used; `Raises` of `index_dataset` says why."""
     for folder, split in _SPLIT_OF.items():
         if not (index.split == split).any():
             why = rejected.reason[rejected.image.str.startswith(f"{folder}/")]
@@ -110,10 +117,10 @@ def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> No
     train = index.split == "train"
     both = sorted(set(index.pid[train]) & set(index.pid[~train]))
     if both:
-        there = [index.image[(index.pid == both[0]) & side].iloc[0] for side in (train, ~train)]
+        examples = [index.image[(index.pid == both[0]) & side].iloc[0] for side in (train, ~train)]
         raise ValueError(
             f"{root}: {len(both)} of the identities stand in training and in test, the first is "
-            f"{both[0]:04d} ({' and '.join(there)})"
+            f"{both[0]:04d} ({' and '.join(examples)})"
         )
     ranked = index[index.split == "query"].merge(index[index.split == "gallery"], on="pid")
     if not (ranked.camid_x != ranked.camid_y).any():
@@ -127,15 +134,15 @@ def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.intege
 
     Args:
         root: Folder of the data set. Rows of keypoints.csv about other images are passed over.
-        images: names in the column `image`.
-        sizes: [N, 2] width and height of the images in pixels.
+        images: Names in the column `image`.
+        sizes: Width and height of the images in pixels, [N, 2].
 
     Returns:
         [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an image has no row or two, or a visible keypoint is not finite or lies outside the image.
+        FileNotFoundError: The file is missing.
+        ValueError: An image has no row or two, or a visible keypoint is not finite or lies outside the image.
     """
     path = root / KEYPOINT_FILES[0]
     if not path.is_file():
@@ -150,6 +157,8 @@ def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.intege
     missing = sorted(set(images) - set(frame.image))
     if missing:
         raise ValueError(f"{path}: {len(missing)} images have no row, the first is {missing[0]}")
+
+    # Every visible keypoint must be finite and inside its image.
     keypoints = to_keypoints(frame, images)
     scores = keypoints[..., 2]
     visible = scores != 0

@@ -1,8 +1,8 @@
-"""Marks inside synthetic images: that a model made them, which one, and from what; and in pictures of them.
+"""Marks inside synthetic images: a model made them, which one, and from what.
 
 XMP carries IPTC's digital source type (Photo Metadata Standard 2025.1), which search engines, social networks
-and photo archives read, and what is known of the image's making; EXIF says the same in words. Readers of
-pixels see no difference. A mark is a label and no proof: who wants to can take it off or forge it.
+and photo archives read, and how the image was made. EXIF says the same in words. The pixels stay the same. A
+mark is a label and no proof: anybody can remove or forge it.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 
 
 def _packet(values: dict[str, str]) -> bytes:
-    """XMP that gives properties their values."""
+    """Return an XMP packet with these properties and values."""
     attributes = "\n   ".join(f"{name}={quoteattr(value)}" for name, value in values.items())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
@@ -40,13 +40,13 @@ def _packet(values: dict[str, str]) -> bytes:
 
 @dataclass(frozen=True)
 class Mark:
-    """What is written into a synthetic image.
+    """The mark of one synthetic image.
 
     Attributes:
-        generator: `pipeline.runtime.outputs.model_hash` of the model that made it.
-        sources: source images, joined by |, as in the manifest.
-        pose: image whose keypoints are the target pose.
-        seed: of the image's noise.
+        generator: Hash of the model that made it (`pipeline.runtime.hashes.model_hash`).
+        sources: Source images, joined by |, as in the manifest.
+        pose: Image whose keypoints are the target pose.
+        seed: Seed of the image's noise.
     """
 
     generator: str
@@ -55,7 +55,7 @@ class Mark:
     seed: int
 
     def to_xmp(self) -> bytes:
-        """The XMP packet; equal marks give equal bytes."""
+        """Return the mark as an XMP packet; equal marks give equal bytes."""
         values = {
             "Iptc4xmpExt:DigitalSourceType": DIGITAL_SOURCE_TYPE,
             "Iptc4xmpExt:AISystemUsed": "IMAGPose",
@@ -66,25 +66,25 @@ class Mark:
 
     @classmethod
     def from_xmp(cls, packet: bytes) -> Self:
-        """Read a packet; properties may be attributes or elements, as another program may have put them.
+        """Read a packet; its properties may be attributes or elements, as other programs write them.
 
         Raises:
-            ValueError: it does not say that a trained model made the image, or lacks a property.
+            ValueError: It does not say that a trained model made the image, or a property is missing.
         """
         if b"<!DOCTYPE" in packet:
-            raise ValueError("its XMP declares entities")  # which can be made to fill the memory
+            raise ValueError("its XMP declares entities")  # a few nested ones can fill the memory
         try:
             root = ElementTree.fromstring(packet)
         except ElementTree.ParseError as error:
             raise ValueError(f"its XMP is broken ({error})") from None
-        found: dict[str, str] = {}
+        properties: dict[str, str] = {}
         for description in root.iter(f"{{{_RDF}}}Description"):
-            found |= description.attrib | {child.tag: child.text or "" for child in description}
-        if found.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
+            properties |= description.attrib | {child.tag: child.text or "" for child in description}
+        if properties.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
             raise ValueError("its XMP does not say that a model made it")
         try:
             generator, sources, pose, seed = (
-                found[f"{{{_OURS}}}{name}"] for name in ("generator", "sources", "pose", "seed")
+                properties[f"{{{_OURS}}}{name}"] for name in ("generator", "sources", "pose", "seed")
             )
         except KeyError as error:
             raise ValueError(f"its XMP has no {str(error).split('}')[-1][:-1]}") from None
@@ -92,18 +92,18 @@ class Mark:
 
 
 def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) -> None:
-    """Write a synthetic image [H, W, 3] as a JPEG that bears its mark; equal arguments give equal bytes."""
+    """Write a synthetic image [H, W, 3] as a JPEG with its mark; equal arguments give equal bytes."""
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = DESCRIPTION
     exif[ExifTags.Base.Software] = "reid-imagpose"
     encoded = BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
-    # Pillow's own writing of a JPEG to a file overlooks that only a part of it fits on the disk.
+    # Pillow does not notice when only a part of a JPEG fits on the disk.
     path.write_bytes(encoded.getvalue())
 
 
 def save_composite(picture: Image.Image, path: Path) -> None:
-    """Write a picture that shows synthetic images, as a .png or .jpg that says so as IPTC defines it."""
+    """Write a picture that shows synthetic images, as a .png or .jpg with IPTC's mark for such pictures."""
     packet = _packet({"Iptc4xmpExt:DigitalSourceType": COMPOSITE, "Iptc4xmpExt:AISystemUsed": "IMAGPose"})
     if path.suffix == ".png":
         chunks = PngInfo()
@@ -117,7 +117,7 @@ def read_mark(path: Path) -> Mark:
     """Read the mark of an image.
 
     Raises:
-        ValueError: the file is no readable image, or bears no mark.
+        ValueError: The file is no readable image or has no mark.
     """
     try:
         with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""Validation identities, and images that stand on two sides of a split."""
+"""Splits of a data set: validation identities, and images that are on both sides of a split (leaks)."""
 
 import numpy as np
 import pandas as pd
@@ -8,13 +8,17 @@ from pipeline.params import IndexSettings
 
 
 def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
-    """Pair images of the same pixels that must not know each other: columns train, test.
+    """Pair training images with held-out images of the same pixels.
 
-    One stands in training (validation included) and one in query or gallery, or one in training and one in
-    validation. Every such image stands in at least one pair. Copies that were compressed anew are not found.
+    One image of a pair is in training (validation included) and one in query or gallery, or one in training
+    and one in validation. Every such image is in at least one pair. Copies that were compressed again are not
+    recognised.
 
     Args:
-        images: columns image, split and pixels, a checksum of what is seen.
+        images: Columns image, split, and pixels, a checksum of the decoded image.
+
+    Returns:
+        Columns train, test.
     """
     test, validation = images.split.isin(["query", "gallery"]), _is_validation(images)
     pairs = pd.concat(
@@ -27,7 +31,7 @@ def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same_pixels(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of each image with the first of its pixels on the other side."""
+    """Pair each image with the first one of the same pixels on the other side."""
     sides = (
         train.merge(test.drop_duplicates("pixels"), on="pixels"),
         train.drop_duplicates("pixels").merge(test, on="pixels"),
@@ -41,13 +45,23 @@ def _is_validation(images: pd.DataFrame) -> pd.Series:
 
 
 def hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.DataFrame:
-    """Turn training identities, drawn by the seed, into the splits val_query and val_gallery."""
+    """Turn randomly drawn training identities into the splits val_query and val_gallery.
+
+    Args:
+        index: Columns image, split, pid and camid; it is changed in place.
+        settings: Number of identities and the seed.
+
+    Raises:
+        ValueError: No identity would be left to train on.
+    """
     identities = np.unique(index.pid[index.split == "train"])
     if settings.validation_identities >= len(identities):
         raise ValueError(
             f"index.validation_identities is {settings.validation_identities}; "
             f"expected less than {len(identities)}, the number of training identities"
         )
+
+    # The first image of each identity and camera, in random order, is a query.
     rng = make_rng(settings.seed, "validation")
     held_out = rng.permutation(identities)[: settings.validation_identities]
     rows = rng.permutation(index.index[index.pid.isin(held_out)])
@@ -58,6 +72,6 @@ def hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.Data
 
 
 def split_leaks(index: pd.DataFrame, leaked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The pairs of `find_leaks` with a test image, and those with a validation image."""
-    validated = leaked.test.isin(index.image[_is_validation(index)])
-    return leaked[~validated], leaked[validated]
+    """Split the pairs of `find_leaks` into those with a test image and those with a validation image."""
+    in_validation = leaked.test.isin(index.image[_is_validation(index)])
+    return leaked[~in_validation], leaked[in_validation]

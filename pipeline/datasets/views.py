@@ -1,8 +1,8 @@
-"""What a view of the generator shows of an image: all of it, resized, or widened by a border on both sides.
+"""From an image to a view of the generator and back: resized, or with a border on both sides.
 
-The generator's views must split at every level of its UNet; images of 256 x 176 do not. They are either
-stretched to 256 x 192 (`dataset.border` 0), or keep their shape in a view with a border of 8 columns on each
-side, which is cut off again from what is generated.
+A view must be divisible at every level of the UNet; images of 256 x 176 are not. They are either stretched to
+256 x 192 (`dataset.border` 0), or keep their shape in a view with a border of 8 columns on each side, which
+is cut off generated images again.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ from pipeline.params import DatasetSettings
 
 
 def to_view(image: Image.Image, dataset: DatasetSettings) -> NDArray[np.uint8]:
-    """Resize an RGB image of any size and repeat its outermost columns in the border.
+    """Resize an RGB image of any size to a view; the border repeats its outermost columns.
 
     Returns:
-        uint8 [height, width, 3], the border included.
+        uint8 [dataset.height, dataset.width, 3], with the border.
     """
     size = (dataset.width - 2 * dataset.border, dataset.height)
     resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
@@ -24,5 +24,5 @@ def to_view(image: Image.Image, dataset: DatasetSettings) -> NDArray[np.uint8]:
 
 
 def from_view(view: NDArray[np.uint8], border: int) -> NDArray[np.uint8]:
-    """Cut the border off a view [height, width, ...]: the inverse of `to_view` for an image of that size."""
+    """Cut the border off a view [height, width, ...]; undoes `to_view` for an image of that size."""
     return view[:, border : view.shape[1] - border]
