@@ -6,26 +6,29 @@ With a folder and another seed it renders another world, with other people and c
 
 from pathlib import Path
 
+from pipeline.artifacts import WORLD
 from pipeline.params import load_params
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.runtime.workers import available_cores
 from pipeline.world.dataset import build
 from pipeline.world.settings import WorldSettings
 
-ROOT = Path("data/world")
-
 
 def main() -> None:
     """Render the world of params.yaml to data/world, or another one to a new folder."""
     parser = command_line("world", __doc__)
-    parser.add_argument("root", type=Path, nargs="?", default=ROOT, help="folder to make")
-    parser.add_argument("--seed", type=int, help="instead of world.seed")
+    parser.add_argument("root", type=Path, nargs="?", default=WORLD, help="new folder for the world")
+    parser.add_argument("--seed", type=int, help="seed of the world, in place of world.seed")
     arguments = parser.parse_args()
-    if arguments.root != ROOT and arguments.root.exists():
+    if arguments.root != WORLD and arguments.root.exists():
         raise ValueError(f"{arguments.root} exists; give the path of a new folder, or remove it first")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected at least 0 and less than 2**32")
+
+    # The world has the size of the data set's images.
     params = load_params()
+    if params.world is None:
+        raise ValueError("world is null; expected its settings (profiles/embedded.yaml has them)")
     values = params.world.model_dump() | {"height": params.dataset.height, "width": params.dataset.width}
     if arguments.seed is not None:
         values["seed"] = arguments.seed

@@ -31,7 +31,7 @@ PARENTS = (-1, 0, 1, 1, 3, 1, 5, 0, 7, 8, 0, 10, 11)
     L_SHANK,
     L_FOOT,
 ) = range(13)
-# Two more that only things held in the hand hang from: they move with the wrist but stay upright.
+# Two more for things that are held in the hand: they move with the wrist but stay upright.
 R_HAND, L_HAND = 13, 14
 # Which bone carries each of the 18 OpenPose keypoints, in the order of generator.keypoints.KEYPOINT_NAMES.
 KEYPOINT_BONES = (

@@ -47,7 +47,7 @@ BAGS: Palette = (
 
 
 def pick(rng: np.random.Generator, palette: Palette, spread: float = 4) -> Colour:
-    """Draw a colour; ``spread`` is the standard deviation per channel, 2.5 times as much in brightness."""
+    """Draw a colour; ``spread`` is its standard deviation per channel, and 2.5 times that in brightness."""
     share = np.array([entry[0] for entry in palette])
     base = np.array(palette[rng.choice(len(palette), p=share / share.sum())][1], float)
     return np.clip(base + rng.normal(0, spread, 3) + rng.normal(0, 2.5 * spread), 10, 245)
@@ -89,7 +89,7 @@ class Cloth:
 
 
 def sample_cloth(rng: np.random.Generator, palette: Palette, patterned: float) -> Cloth:
-    """Draw a fabric; ``patterned`` is the share that is not plain."""
+    """Draw a fabric; ``patterned`` is the probability of a pattern."""
     colour, second = pick(rng, palette), pick(rng, UPPER)
     if np.abs(colour - second).sum() < 120:  # too alike for a pattern to be seen
         second = np.where(colour.mean() > 110, 0.35 * colour, 0.4 * colour + 140)

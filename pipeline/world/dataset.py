@@ -28,18 +28,20 @@ Job = tuple[str, int]
 def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
     """Yield the images of one job, each with its path relative to the root.
 
-    Training identities have the pids from 1, test identities follow. A test identity gives one query
-    from each camera with at least two photos of it (from its first camera where there is none such), so that
-    the gallery keeps a match in another camera.
+    Training identities have the pids from 1; those of the test follow. A test identity gives one query from
+    each camera with at least two photos of it (from its first camera if there is no such camera), so that the
+    gallery keeps a match in another camera.
     """
+    # One stray box of the gallery ...
     kind, number = job
     if kind in ("distractor", "junk"):
         pid = 0 if kind == "distractor" else -1
         shot = stray_shot(settings, kind, number)
         yield f"{GALLERY}/{shot.name(pid)}", shot
         return
+    # ... or all photos of one identity; those of the test are split into query and gallery.
     pid = number + 1 if kind == "train" else settings.train_identities + number + 1
-    taken = shots(
+    own_shots = shots(
         settings.seed,
         kind,
         number,
@@ -49,13 +51,14 @@ def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
         settings.width,
         settings.camera_strength,
     )
-    queries = _queries(settings.seed, number, [shot.camid for shot in taken]) if kind == "test" else set()
-    for index, shot in enumerate(taken):
+    queries = _queries(settings.seed, number, [shot.camid for shot in own_shots]) if kind == "test" else set()
+    for index, shot in enumerate(own_shots):
         folder = TRAIN if kind == "train" else QUERY if index in queries else GALLERY
         yield f"{folder}/{shot.name(pid)}", shot
 
 
 def _queries(seed: int, number: int, camids: list[int]) -> set[int]:
+    """Draw which photos of a test identity are queries; `camids` are the cameras of all its photos."""
     rng = make_rng(seed, "test/query", number)
     by_camera = [np.flatnonzero(np.array(camids) == camid) for camid in sorted(set(camids))]
     several = [indices for indices in by_camera if len(indices) > 1] or by_camera[:1]
@@ -63,13 +66,13 @@ def _queries(seed: int, number: int, camids: list[int]) -> set[int]:
 
 
 def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
-    """Return a gallery image that is nobody's match.
+    """Return a gallery image that matches no query.
 
     Args:
         settings: The world.
-        kind: ``"distractor"``: somebody whom no query asks for, now and then in a loose box; ``"junk"``: a
-            box that misses a good part of a test identity.
-        number: Which one; it is also in the file name, so that no two names are alike.
+        kind: ``"distractor"`` for a person without a query, now and then in a loose box; ``"junk"`` for a box
+            that misses a good part of a test identity.
+        number: Which one; it is also in the file name, so that all names differ.
     """
     rng = make_rng(settings.seed, kind, number)
     if kind == "junk":
@@ -80,8 +83,8 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
     stance = sample_stance(settings.seed, kind, number)
     view = sample_view(settings.seed, kind, number, loose=loose)
     size = settings.height, settings.width
-    drawn = render_shot(settings.seed, purpose, person, camid, stance, view, *size, settings.camera_strength)
-    return Shot(*drawn, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
+    photo = render_shot(settings.seed, purpose, person, camid, stance, view, *size, settings.camera_strength)
+    return Shot(*photo, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
 
 
 def build(settings: WorldSettings, root: Path, workers: int) -> None:
@@ -108,9 +111,11 @@ def build(settings: WorldSettings, root: Path, workers: int) -> None:
         for name in (TRAIN, QUERY, GALLERY):
             (folder / name).mkdir(parents=True)
         with worker_pool(workers) as pool:
-            written = pool.map(partial(_write, settings, folder), jobs, chunksize=4)
-            for part in progress(written, total=len(jobs), desc="world"):
+            parts = pool.map(partial(_write, settings, folder), jobs, chunksize=4)
+            for part in progress(parts, total=len(jobs), desc="world"):
                 rows += part
+
+        # keypoints.csv: one row per image, by its name.
         rows.sort(key=lambda row: row[0])
         columns = [f"{name}_{value}" for name in KEYPOINT_NAMES for value in ("x", "y", "score")]
         frame = pd.DataFrame(
@@ -121,6 +126,7 @@ def build(settings: WorldSettings, root: Path, workers: int) -> None:
 
 
 def _write(settings: WorldSettings, folder: Path, job: Job) -> list[tuple[str, np.ndarray]]:
+    """Write the images of one job, and return the name and the keypoints [18, 3] of each."""
     cv2.setNumThreads(1)
     rows = []
     for name, shot in photos(settings, job):

@@ -1,4 +1,4 @@
-"""Identities: build, hair, clothes, shoes and bags, as posed surfaces with a painted texture."""
+"""Identities: build, hair, clothes, shoes and bags, as surfaces with a painted texture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,6 +101,7 @@ class _Bag:
 
 
 def _build(rng: np.random.Generator, woman: bool) -> Build:
+    """Draw the proportions of a body."""
     height = rng.normal(1.66, 0.055) if woman else rng.normal(1.77, 0.06)
     girth = np.clip(rng.normal(1.0, 0.11), 0.82, 1.32)
     scale = height / 1.72
@@ -118,8 +119,9 @@ def _build(rng: np.random.Generator, woman: bool) -> Build:
 
 
 def _torso(build: Build, puff: float) -> Loft:
+    """Return hips, waist and chest in clothes that stand ``puff`` metres off."""
     h, b = build.height, build
-    rows = [
+    rows = [  # height in body heights, half width, half depth, z of the middle
         (0.46, 0.70 * b.hip, 0.080, 0.0), (0.50, b.hip, 0.112, -0.008), (0.54, b.hip, 0.116, -0.008),
         (0.58, 0.45 * b.hip + 0.55 * b.waist, 0.102, 0.0), (0.62, b.waist, 0.094, 0.004),
         (0.66, 0.6 * b.waist + 0.4 * b.chest, 0.096, 0.006), (0.70, b.chest, b.depth, 0.004 + 0.6 * b.bust),
@@ -133,7 +135,7 @@ def _torso(build: Build, puff: float) -> Loft:
 
 
 def _arm(build: Build, right: bool, sleeve: float, end: float) -> Loft:
-    """``sleeve``: cloth thickness in metres; ``end``: where it ends, 0 at the wrist, 1 at the shoulder."""
+    """Return an arm in a sleeve ``sleeve`` metres thick that ends at ``end``: 0 the wrist, 1 the shoulder."""
     joint = rest_joints(build)[R_ARM if right else L_ARM]
     top, bottom = joint[1] + 0.018, joint[1] - 0.328 * build.height
     radii = np.array([0.025, 0.028, 0.033, 0.037, 0.038, 0.036, 0.039, 0.042, 0.044, 0.048, 0.050, 0.030])
@@ -147,6 +149,7 @@ def _arm(build: Build, right: bool, sleeve: float, end: float) -> Loft:
 
 
 def _leg(build: Build, right: bool, cloth: float, end: float) -> Loft:
+    """Return a leg in cloth ``cloth`` metres thick that ends at ``end``: 0 the ankle, 1 the hip."""
     joint = rest_joints(build)[R_THIGH if right else L_THIGH]
     top, bottom = 0.535 * build.height, 0.030 * build.height
     radii = np.array([0.036, 0.042, 0.052, 0.057, 0.057, 0.054, 0.060, 0.070, 0.077, 0.083, 0.086, 0.070])
@@ -162,6 +165,7 @@ def _leg(build: Build, right: bool, cloth: float, end: float) -> Loft:
 
 
 def _foot(build: Build, right: bool, tall: float) -> Loft:
+    """Return a shoe whose sole is ``tall`` metres thick."""
     x = rest_joints(build)[R_FOOT if right else L_FOOT, 0]
     rows = [
         (0.195, 0.012, 0.012, 0.016), (0.180, 0.034, 0.020, 0.022), (0.130, 0.047, 0.028, 0.030),
@@ -174,7 +178,7 @@ def _foot(build: Build, right: bool, tall: float) -> Loft:
 
 
 def _skirt(build: Build, top: float, hem: float, clearance: float, puff: float) -> Loft:
-    """From the waist line ``top`` to the ``hem``, both in body heights."""
+    """Return a skirt or the lower part of a coat from ``top`` to ``hem``, both in body heights."""
     h = build.height
     at = np.linspace(hem, top, 7)
     waist = (at > 0.57)[:, None] * np.array([0.45 * build.hip + 0.55 * build.waist, 0.104])
@@ -187,6 +191,7 @@ def _skirt(build: Build, top: float, hem: float, clearance: float, puff: float) 
 def _face(
     rng: np.random.Generator, skin: Colour, hair: Colour, bald: bool, beard: bool, glasses: bool
 ) -> np.ndarray:
+    """Paint a face and the hair around it on the tile of a head."""
     tile = flat(skin)
     # The ball's rows are spaced by angle: 0 is the chin's underside, 0.5 the ears' height.
     tile[(V < 0.24) & ~FRONT] = 0.85 * skin
@@ -211,6 +216,7 @@ def _face(
 
 
 def _outfit(rng: np.random.Generator, woman: bool) -> _Outfit:
+    """Draw which clothes a person wears, and their fabrics."""
     share = [entry[0] for entry in _UPPER_WEAR.values()]
     upper = str(rng.choice(list(_UPPER_WEAR), p=share))
     if woman and rng.random() < 0.13:
@@ -269,6 +275,7 @@ def _sample_bag(rng: np.random.Generator) -> _Bag:
 
 
 def _paint_straps(tile: np.ndarray, bag: _Bag) -> None:
+    """Paint the straps of a bag on the torso's tile, in place."""
     if bag.kind == "backpack":
         tile[(np.abs(np.abs(ANGLE) - 0.72) < 0.14) & (V > 0.46) & (V < 0.93)] = bag.colour
     if bag.kind == "shoulder bag":  # across chest and back, from the other shoulder down to the bag
@@ -296,24 +303,35 @@ def _head(
         (nose, flat(0.97 * skin)),
         (loft(neck, (CHEST, HEAD), joint=(0.3, 1.0)), flat(0.9 * skin)),
     ]
-    strands = flat(hair) * (1 + 0.16 * np.sin(U * 2 * np.pi * 11 + 3 * np.sin(5 * V)))[..., None]
     hat = pick(rng, UPPER)
-    if style in ("cap", "beanie"):
-        tile = flat(hat)
-        tile[V < 0.52] = 0.75 * hat
-        y = skull + 0.058 * k
-        x, top, z = (0.090, 0.085, 0.108) if style == "cap" else (0.092, 0.105, 0.110)
-        parts.append((ball((0, y, 0.006), (k * x, k * top, k * z), HEAD), tile))
-        if style == "cap":
-            brim = [
-                (0.21, 0.03, 0.006, 0, y - 0.012),
-                (0.17, 0.075, 0.010, 0, y),
-                (0.05, 0.082, 0.012, 0, y + 0.01),
-            ]
-            parts.append((loft(brim, (HEAD, HEAD), along="z"), flat(0.7 * hat)))
-    elif style not in ("bald", "crop"):
+    parts += _hat(build, style, hat) if style in ("cap", "beanie") else _hair(rng, build, style, hair, puff)
+    return style, parts
+
+
+def _hat(build: Build, style: str, colour: Colour) -> Iterator[Part]:
+    """Yield the parts of a cap or a beanie."""
+    k = build.head
+    tile = flat(colour)
+    tile[V < 0.52] = 0.75 * colour
+    y = 0.928 * build.height + 0.058 * k
+    x, top, z = (0.090, 0.085, 0.108) if style == "cap" else (0.092, 0.105, 0.110)
+    yield ball((0, y, 0.006), (k * x, k * top, k * z), HEAD), tile
+    if style == "cap":
+        brim = [
+            (0.21, 0.03, 0.006, 0, y - 0.012),
+            (0.17, 0.075, 0.010, 0, y),
+            (0.05, 0.082, 0.012, 0, y + 0.01),
+        ]
+        yield loft(brim, (HEAD, HEAD), along="z"), flat(0.7 * colour)
+
+
+def _hair(rng: np.random.Generator, build: Build, style: str, hair: Colour, puff: float) -> Iterator[Part]:
+    """Yield the hair that stands off the head; ``puff`` is how far clothes stand off the back, metres."""
+    h, k, skull = build.height, build.head, 0.928 * build.height
+    strands = flat(hair) * (1 + 0.16 * np.sin(U * 2 * np.pi * 11 + 3 * np.sin(5 * V)))[..., None]
+    if style not in ("bald", "crop"):
         # A shell behind the face: a little larger than the skull and further back.
-        parts.append((ball((0, skull + 0.030 * k, -0.012), (0.090 * k, 0.110 * k, 0.104 * k), HEAD), strands))
+        yield ball((0, skull + 0.030 * k, -0.012), (0.090 * k, 0.110 * k, 0.104 * k), HEAD), strands
     if style == "long":
         tip = rng.uniform(0.70, 0.83)
         back = -build.depth - puff - 0.012
@@ -324,7 +342,7 @@ def _head(
             (0.93 * h, 0.095 * k, 0.085, 0, -0.030),
             (0.97 * h, 0.070, 0.070, 0, -0.020),
         ]
-        parts.append((loft(curtain, (CHEST, HEAD), joint=(0.25, 0.6)), strands))
+        yield loft(curtain, (CHEST, HEAD), joint=(0.25, 0.6)), strands
     elif style == "ponytail":
         tail = [
             (0.80 * h, 0.012, 0.012, 0, -0.135),
@@ -332,13 +350,13 @@ def _head(
             (0.95 * h, 0.030, 0.030, 0, -0.115),
             (0.965 * h, 0.020, 0.020, 0, -0.090),
         ]
-        parts.append((loft(tail, (HEAD, HEAD)), strands))
+        yield loft(tail, (HEAD, HEAD)), strands
     elif style == "bun":
-        parts.append((ball((0, skull + 0.085 * k, -0.095), (0.050, 0.046, 0.046), HEAD), strands))
-    return style, parts
+        yield ball((0, skull + 0.085 * k, -0.095), (0.050, 0.046, 0.046), HEAD), strands
 
 
 def _arms(rng: np.random.Generator, build: Build, outfit: _Outfit, skin: Colour) -> Iterator[Part]:
+    """Yield arms in their sleeves, and hands."""
     cloth, end = outfit.cloth, outfit.sleeve_end
     contrast = rng.random() < 0.15 and cloth.pattern == "plain"
     keypoints = rest_keypoints(build)
@@ -358,6 +376,7 @@ def _arms(rng: np.random.Generator, build: Build, outfit: _Outfit, skin: Colour)
 def _legs(
     rng: np.random.Generator, build: Build, outfit: _Outfit, skin: Colour, woman: bool
 ) -> Iterator[Part]:
+    """Yield legs in what covers them, and shoes."""
     lower, legwear = outfit.lower, outfit.legwear
     shoe = pick(rng, SHOES)
     boots = rng.random() < (0.25 if woman else 0.08)
@@ -371,9 +390,8 @@ def _legs(
         covered = tile[V > 0.70]
         tile[end > V] = np.array([40, 38, 42]) if tights else skin
         if lower in ("skirt", "dress"):
-            tile[V > 0.70] = (
-                covered  # what every skirt covers; a thigh that nears the cloth does not shine through
-            )
+            # Under every skirt: a thigh that comes near the cloth must not shine through.
+            tile[V > 0.70] = covered
         if boots:
             tile[V < 0.26] = shoe
         elif lower == "shorts":
@@ -420,6 +438,7 @@ def _hems(rng: np.random.Generator, build: Build, outfit: _Outfit, opened: bool)
 
 
 def _carried(rng: np.random.Generator, build: Build, outfit: _Outfit, bag: _Bag) -> Iterator[Part]:
+    """Yield the bag, if there is one."""
     h, tile = build.height, flat(bag.colour)
     if bag.kind == "backpack":
         tile[(V > 0.10) & (V < 0.48) & (np.abs(ANGLE) > 2.0)] = 0.75 * bag.colour  # front pocket
@@ -465,6 +484,7 @@ def sample_person(seed: int, purpose: str, index: int) -> Person:
         purpose: For example ``"train"``, ``"test"`` or ``"foundation"``.
         index: Number of the identity within the purpose.
     """
+    # Who they are and what they wear, then the parts one after the other.
     rng = make_rng(seed, f"{purpose}/person", index)
     woman = bool(rng.random() < 0.48)
     build = _build(rng, woman)
@@ -482,6 +502,7 @@ def sample_person(seed: int, purpose: str, index: int) -> Person:
         *_hems(rng, build, outfit, opened),
         *_carried(rng, build, outfit, bag),
     ]
+
     # Uneven cloth: blocks of 8 x 8 texels, a little lighter or darker.
     weave = rng.normal(0, 1, (len(parts), TILE // 8, TILE // 8)).repeat(8, 1).repeat(8, 2)
     tiles = np.stack([tile for _, tile in parts]) * (1 + 0.03 * weave[..., None])

@@ -17,35 +17,17 @@ FAR = 100.0  # metres; depth of pixels where nobody is
 # How far behind the drawn surface a keypoint may lie and still be seen, in metres: joints lie inside limbs.
 _TOLERANCE = np.array(
     [
-        0.04,
-        0.13,
-        0.13,
-        0.10,
-        0.09,
-        0.13,
-        0.10,
-        0.09,
-        0.19,
-        0.13,
-        0.10,
-        0.19,
-        0.13,
-        0.10,
-        0.03,
-        0.03,
-        0.04,
+        0.04, 0.13, 0.13, 0.10, 0.09, 0.13, 0.10, 0.09, 0.19, 0.13, 0.10, 0.19, 0.13, 0.10, 0.03, 0.03, 0.04,
         0.04,
     ]
-)
+)  # fmt: skip
 
 
 class Rendering(NamedTuple):
     """One photo and what is known about it."""
 
     image: np.ndarray  # uint8 [height, width, 3], RGB
-    keypoints: (
-        np.ndarray
-    )  # float32 [18, 3]: x, y in pixels (centres at integers), score 1 visible, else all 0
+    keypoints: np.ndarray  # float32 [18, 3]: x, y in pixels (centres at integers), score 1; or all 0
     mask: np.ndarray  # bool [height, width]: the person, where nothing hides them
 
 
@@ -106,11 +88,14 @@ class _Projection:
     """A pinhole camera that looks at the middle of the person and crops the detector's box."""
 
     def __init__(self, camera: Camera, view: View, vertices: np.ndarray, height: int, width: int) -> None:
+        # The camera turns about the middle of a person, at its distance from them.
         cp, sp, cr, sr = np.cos(camera.pitch), np.sin(camera.pitch), np.cos(camera.roll), np.sin(camera.roll)
         pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
         self.rotation = (np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]) @ pitch).astype(np.float32)
         self.distance = np.float32(camera.distance)
         self.middle = np.array([0, 0.9, 0], np.float32)
+
+        # The detector's box: as high as the person times a zoom, its middle on theirs but for an offset.
         low, high = _bounds(self._plane(vertices)[0])
         box = (high[1] - low[1]) * camera.zoom * view.zoom
         self.scale = np.float32(height / box)
@@ -120,9 +105,10 @@ class _Projection:
         self.origin = self.origin.astype(np.float32)
 
     def _plane(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen = (points - self.middle) @ self.rotation.T
-        depth = self.distance - seen[..., 2]
-        return np.stack([seen[..., 0], -seen[..., 1]], -1) / depth[..., None], depth
+        """Return points on the image plane at distance 1, y down, and their depths in metres."""
+        rotated = (points - self.middle) @ self.rotation.T
+        depth = self.distance - rotated[..., 2]
+        return np.stack([rotated[..., 0], -rotated[..., 1]], -1) / depth[..., None], depth
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pixel coordinates [..., 2] (corner of the first pixel at 0) and depths [...] in metres."""
@@ -133,6 +119,7 @@ class _Projection:
 def _draw(
     person: Person, vertices: np.ndarray, camera: Camera, project: _Projection, height: int, width: int
 ) -> _Layer:
+    """Draw a posed person, lit and textured, on black."""
     parts = len(vertices)
     pixel, depth = project(vertices)
     # Undo the pinhole of OpenCV's rasteriser (tan of its field of view: 1/2), so that it draws at our pixels.
@@ -141,6 +128,8 @@ def _draw(
     corners[..., 0] = (pixel[..., 0] - 0.5 * width) / focal * depth
     corners[..., 1] = (0.5 * height - pixel[..., 1]) / focal * depth
     corners[..., 2] = -depth
+
+    # Rasterise for every sample where in the texture it lies, how it faces the sun, and how far away it is.
     attributes = np.empty((*depth.shape, 3), np.float32)
     attributes[..., :2] = _texels(parts)
     normals = _normals(vertices)
@@ -152,7 +141,8 @@ def _draw(
         corners.reshape(-1, 3), _triangles(parts), attributes.reshape(-1, 3), buffer, z,
         np.eye(4, dtype=np.float32), 2 * np.arctan(0.5), 0.5, FAR, _SETTINGS,
     )  # fmt: skip
-    # The rest is worked out only inside the person's bounding box.
+
+    # The rest is computed inside the person's bounding box alone.
     low, high = _bounds(SUPERSAMPLING * pixel)
     (x0, y0), (x1, y1) = np.floor(low).clip(0).astype(int), np.ceil(high).clip(1).astype(int)
     if x0 >= min(x1, columns) or y0 >= min(y1, rows):
@@ -161,10 +151,11 @@ def _draw(
     albedo = cv2.remap(
         person.texture, texel[..., 0], texel[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
+
     # Creases and gaps between limbs are darker: compare each depth with its surroundings (ambient occlusion).
     near = np.minimum(depth_there, project.distance + np.float32(0.6))
     open_air = 1 - np.clip((near - cv2.blur(near, (13, 13))) * 2.2, 0, 0.35)
-    open_air *= depth_there < FAR  # no light where nobody is: their colour stays black
+    open_air *= depth_there < FAR  # no light where nobody is: the colour stays black
     direct = np.clip(texel[..., 2] * 0.75 + 0.25, 0, 1) * open_air
     light = cv2.merge([direct, open_air, open_air])
     mix = np.column_stack([camera.sun_colour, camera.sky_colour, np.zeros(3)]).astype(np.float32)
@@ -192,26 +183,63 @@ def render(
         width: Columns of the image.
         passer_by: Somebody else in the picture, drawn when ``view.passer_by`` is not None.
     """
+    # The person, on layers of SUPERSAMPLING x the image's size; `own` is where nobody else hides them.
     vertices, joints = pose_surface(person.build, person.surface, stance)
     project = _Projection(camera, view, vertices, height, width)
-    colour, depth = _draw(person, vertices, camera, project, height, width)
-    alpha = (depth < FAR).astype(np.float32)
-    own = alpha
+    layer = _draw(person, vertices, camera, project, height, width)
+    own = layer.depth < FAR
     if view.passer_by is not None and passer_by is not None:
-        rng = np.random.default_rng(view.passer_by)
-        place = np.array([rng.choice([-1, 1]) * rng.uniform(0.38, 0.62), 0, rng.choice([-0.9, 0.6])])
-        others, _ = pose_surface(passer_by[0].build, passer_by[0].surface, passer_by[1])
-        other = _draw(passer_by[0], others + place, camera, project, height, width)
-        nearer = other.depth < depth
-        colour = np.where(nearer[..., None], other.colour, colour)
-        depth = np.minimum(depth, other.depth)
-        own = alpha * ~nearer
-        alpha = (depth < FAR).astype(np.float32)
-    drawn = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
-    cover = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_AREA)[..., None]
-    mask = cv2.resize(own, (width, height), interpolation=cv2.INTER_AREA) > 0.5
+        other = _draw_passer_by(passer_by, view.passer_by, camera, project, height, width)
+        nearer = other.depth < layer.depth
+        layer = _Layer(
+            np.where(nearer[..., None], other.colour, layer.colour), np.minimum(layer.depth, other.depth)
+        )
+        own &= ~nearer
 
-    # Scenery, with the person's shadow at their feet.
+    # In front of the scenery, down to the image's size.
+    size = (width, height)
+    alpha = (layer.depth < FAR).astype(np.float32)
+    people = cv2.resize(layer.colour, size, interpolation=cv2.INTER_AREA)
+    cover = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)[..., None]
+    picture = _scenery(camera, view, project, height, width) * (1 - cover) + people
+    mask = cv2.resize(own.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+
+    # A keypoint is visible inside the image and not behind a drawn surface.
+    pixel, distance = project(joints)
+    sample = np.floor(pixel * SUPERSAMPLING).astype(int)
+    inside = ((sample >= 0) & (sample < np.array(size) * SUPERSAMPLING)).all(1)
+    column, row = np.clip(sample, 0, np.array(size) * SUPERSAMPLING - 1).T
+    visible = inside & (distance - layer.depth[row, column] < _TOLERANCE)
+    # In profile the far ear and eye lie on the outline: they must be on the person at all.
+    visible &= own[row, column]
+    if view.pole is not None:
+        visible &= ~_draw_pole(view.pole, picture, mask, pixel)
+    keypoints = np.zeros((18, 3), np.float32)
+    keypoints[visible, :2] = pixel[visible] - 0.5
+    keypoints[visible, 2] = 1
+    return Rendering(_expose(picture, camera, view), keypoints, mask)
+
+
+def _draw_passer_by(
+    passer_by: tuple[Person, Stance],
+    seed: int,
+    camera: Camera,
+    project: _Projection,
+    height: int,
+    width: int,
+) -> _Layer:
+    """Draw somebody to the left or right of the person, in front of them or behind."""
+    # Not `make_rng`: this seed is one shot's own (`sample_view` drew it), so that it needs no purpose.
+    rng = np.random.default_rng(seed)
+    place = np.array([rng.choice([-1, 1]) * rng.uniform(0.38, 0.62), 0, rng.choice([-0.9, 0.6])])
+    person, stance = passer_by
+    vertices, _ = pose_surface(person.build, person.surface, stance)
+    return _draw(person, vertices + place, camera, project, height, width)
+
+
+def _scenery(camera: Camera, view: View, project: _Projection, height: int, width: int) -> np.ndarray:
+    """Cut the image's part out of the camera's scenery, with the person's shadow at their feet."""
+    # The part lies somewhere in the scene; its place and size differ from shot to shot.
     left, top, zoom = view.scene
     rows, columns = SCENE_HEIGHT / 1.5 * zoom, SCENE_HEIGHT / 1.5 * zoom * width / height
     x0, y0 = left * (SCENE_WIDTH - columns - 1), (0.35 + 0.3 * top) * (SCENE_HEIGHT - rows)
@@ -223,42 +251,44 @@ def render(
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.float32)
+
+    # The shadow: a soft ellipse on the side away from the sun, flatter the lower the camera stands.
     foot = project(np.array([-0.25 * camera.sun[0], 0.0, -0.25 * camera.sun[2]]))[0]
     radius = 0.36 * project.scale / project.distance
     flat = max(np.sin(camera.pitch), 0.12)
     y, x = np.ogrid[:height, :width]
     shade = np.exp(-(((x - foot[0]) / radius) ** 2) - ((y - foot[1]) / (radius * flat + 1.5)) ** 2)
     picture *= (1 - camera.shadow * shade)[..., None].astype(np.float32)
-    picture = picture * (1 - cover) + drawn
+    return picture
 
-    # Visibility: inside the image and not behind a drawn surface.
-    pixel, distance = project(joints)
-    at = np.floor(pixel * SUPERSAMPLING).astype(int)
-    inside = ((at >= 0) & (at < np.array([width, height]) * SUPERSAMPLING)).all(1)
-    column, row = np.clip(at, 0, np.array([width, height]) * SUPERSAMPLING - 1).T
-    visible = inside & (distance - depth[row, column] < _TOLERANCE)
-    # In profile the far ear and eye lie on the outline: they must belong to the person at all.
-    visible &= own[row, column] > 0
-    if view.pole is not None:
-        pole = np.array([view.pole[0] * width, (view.pole[0] + view.pole[1]) * width, view.pole[2] * height])
-        start, stop, head = np.clip(np.round(pole).astype(int), 0, None)
-        across = np.linspace(-1, 1, max(stop - start, 1), dtype=np.float32)[: max(width - start, 0), None]
-        picture[head:, start:stop] = view.pole[3] * (1.05 - 0.45 * across**2 + 0.2 * across)
-        mask[head:, start:stop] = False
-        visible &= ~((pixel[:, 0] >= start) & (pixel[:, 0] < stop) & (pixel[:, 1] >= head))
-    keypoints = np.zeros((18, 3), np.float32)
-    keypoints[visible, :2] = pixel[visible] - 0.5
-    keypoints[visible, 2] = 1
-    return Rendering(_expose(picture, camera, view), keypoints, mask)
+
+def _draw_pole(
+    pole: tuple[float, float, float, float], picture: np.ndarray, mask: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """Draw what stands in front of a person into the picture and out of the mask, in place.
+
+    Returns:
+        bool [N]: the points [N, 2] in pixels that it hides.
+    """
+    height, width = mask.shape
+    left, share, top, grey = pole
+    edges = np.array([left * width, (left + share) * width, top * height])
+    start, stop, head = np.clip(np.round(edges).astype(int), 0, None)
+    # Round: darker towards its edges, and a little more on the left.
+    across = np.linspace(-1, 1, max(stop - start, 1), dtype=np.float32)[: max(width - start, 0), None]
+    picture[head:, start:stop] = grey * (1.05 - 0.45 * across**2 + 0.2 * across)
+    mask[head:, start:stop] = False
+    return (points[:, 0] >= start) & (points[:, 0] < stop) & (points[:, 1] >= head)
 
 
 def _expose(picture: np.ndarray, camera: Camera, view: View) -> np.ndarray:
-    """Lens and sensor: blur, vignette, colour response, tone curve, noise."""
+    """Take the photo: blur and vignette of the lens, colour response, tone curve and noise of the sensor."""
     height, width = picture.shape[:2]
     picture = cv2.GaussianBlur(picture, (0, 0), camera.blur * height / 128)
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     fall = (view.exposure * (1 - 0.5 * camera.vignette * (x * x + y * y))).astype(np.float32)
     picture = cv2.transform(picture * fall[..., None], camera.colour)
     toned = cv2.LUT(np.clip(picture, 0, 255).astype(np.uint8), camera.curve)
+    # Not `make_rng`, as in `_draw_passer_by`.
     noise = np.random.default_rng(view.noise).standard_normal(picture.shape, np.float32)
     return np.clip(toned + camera.noise * noise, 0, 255).astype(np.uint8)

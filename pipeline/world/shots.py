@@ -1,4 +1,4 @@
-"""All photos of one identity: which cameras see them, when, walking which way."""
+"""All photos of one identity: in which cameras, when, and walking which way."""
 
 from dataclasses import dataclass
 
@@ -92,14 +92,15 @@ def shots(
     Returns:
         ``count`` shots, by camera and tracklet.
     """
+    # Every camera that sees the person takes one photo; the other photos fall to these cameras at random.
     rng = make_rng(seed, f"{purpose}/shots", pid)
     seen_by = min(n_cameras, int(rng.integers(4, 7)), count)
     cameras = np.sort(rng.permutation(n_cameras)[:seen_by])
-    # Every camera once, the others at random.
-    chosen = np.sort(np.concatenate([np.arange(seen_by), rng.integers(seen_by, size=count - seen_by)]))
+    places = np.concatenate([np.arange(seen_by), rng.integers(seen_by, size=count - seen_by)])
     result = []
     for place, camera in enumerate(cameras):
-        number = int((chosen == place).sum())
+        # The photos of a camera are one or two tracklets, each with its own heading and start.
+        number = int((places == place).sum())
         split = int(rng.integers(number // 2, number + 1))
         first_frame, first_sequence = int(rng.integers(1, 80_000)), int(rng.integers(1, 5))
         headings = rng.uniform(0, 360, 2)
@@ -112,7 +113,7 @@ def shots(
             stance = sample_stance(seed, purpose, *index, heading=heading)
             view = sample_view(seed, purpose, *index)
             camid = int(camera) + 1
-            drawn = render_shot(seed, purpose, pid, camid, stance, view, height, width, strength)
+            photo = render_shot(seed, purpose, pid, camid, stance, view, height, width, strength)
             frame = first_frame + 9_000 * tracklet + 25 * i
-            result.append(Shot(*drawn, camid, first_sequence + tracklet, frame, 1 + i % 3, stance, view))
+            result.append(Shot(*photo, camid, first_sequence + tracklet, frame, 1 + i % 3, stance, view))
     return result

@@ -43,6 +43,7 @@ def sample_stance(seed: int, purpose: str, *indices: int, heading: float | None 
         indices: Which one.
         heading: Degrees (see `Stance`); drawn from 0 to 360 when None.
     """
+    # Most people walk; the others stand. `degrees` [13, 3] holds flexion, twist and abduction of each bone.
     rng = make_rng(seed, f"{purpose}/stance", *indices)
     turn = rng.uniform(0, 360) if heading is None else heading
     degrees = np.zeros((len(BONES), 3))
@@ -62,10 +63,14 @@ def sample_stance(seed: int, purpose: str, *indices: int, heading: float | None 
         degrees[foot, 0] = -8 * max(0.0, -swing) * walking + 6 * max(0.0, swing) * walking
         if not walking:
             degrees[thigh, 2] = rng.uniform(1, 6)
+
+    # The trunk leans forward a little and turns against the legs.
     lean = rng.normal(3, 3)
     degrees[PELVIS] = (0.3 * lean, 4 * np.sin(phase) * walking, rng.normal(0, 1.0))
     degrees[CHEST] = (0.7 * lean, -7 * np.sin(phase) * walking + rng.normal(0, 4), rng.normal(0, 1.5))
     degrees[HEAD] = (rng.normal(4, 6), rng.normal(0, 15), rng.normal(0, 3))
+
+    # Each arm has a habit of its own, unless one of them takes both.
     names = [*_ARMS, *_BOTH_ARMS]
     share = np.array([value[0] for value in (*_ARMS.values(), *_BOTH_ARMS.values())])
     habits = rng.choice(len(names), 2, p=share / share.sum())
