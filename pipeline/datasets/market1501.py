@@ -1,7 +1,9 @@
 """Market-1501's layout: three folders of images whose names say identity and camera.
 
-bounding_box_train/, query/, bounding_box_test/
-keypoints.csv                                     for poses.source annotations
+    bounding_box_train/, query/, bounding_box_test/
+    keypoints.csv                                     for poses.source annotations
+
+The rule for names of images is `_NAME`.
 """
 
 import re
@@ -24,8 +26,8 @@ FOLDERS = {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("b
 KEYPOINT_FILES = ("keypoints.csv",)
 _SPLIT_OF = {folder: split for split, (folder,) in FOLDERS.items()}
 
-# Identity, camera, sequence, frame, box; synthetic images add a counter. Public loaders are less strict: they
-# search `([-\d]+)_c(\d)` in the whole path, and read 0002_p12_c1... as identity 12, and camera c12 as camera 1.
+# Identity, camera, sequence, frame, box; synthetic images add a counter. Public loaders are less strict. They
+# search `([-\d]+)_c(\d)` in the whole path: 0002_p12_c1... is identity 12, and camera c12 is camera 1.
 _NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
 FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
 _LAST_IDENTITY = 1501  # public loaders assert it

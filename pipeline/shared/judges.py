@@ -1,4 +1,4 @@
-"""Judges that say whom an image shows."""
+"""A judge of identity: the frozen image encoder, and how surely an image shows its person."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,36 +17,44 @@ Judge = Callable[[list[Path]], np.ndarray]
 
 
 def agreement(synthetic: np.ndarray, pids: np.ndarray, real: np.ndarray, real_pids: np.ndarray) -> np.ndarray:
-    """How surely each image shows its own identity: the share of the other identities that it resembles less.
+    """Measure how surely each image shows its own identity: 1 is top-1, 0.5 is chance.
 
-    An identity is the mean of its real images. A rank and no distance, so that one threshold means the same
-    for every judge: 1 is top-1, 0.5 is chance.
+    It is the share of the other identities that an image resembles less than its own; an identity is the mean
+    of its real images. A rank and no distance, so that one threshold means the same for every judge.
 
     Args:
-        synthetic: features float [N, D] of unit length.
-        pids: int [N], each among `real_pids`.
-        real: features float [M, D] of unit length.
-        real_pids: int [M], at least two different ones.
+        synthetic: Features of the images, float [N, D] of unit length.
+        pids: Their identities, int [N], each among `real_pids`.
+        real: Features of the real images, float [M, D] of unit length.
+        real_pids: Their identities, int [M], at least two different ones.
 
     Returns:
         float [N] in [0, 1].
     """
+    # The mean direction of each identity's real images, [identities, D].
     identities, label = np.unique(real_pids, return_inverse=True)
     centers = np.zeros((len(identities), real.shape[1]))
     np.add.at(centers, label, real)
     centers /= np.linalg.norm(centers, axis=1, keepdims=True).clip(1e-12)
+
+    # How many identities does an image [N] resemble less than its own?
     similarity = synthetic @ centers.T
     own = similarity[np.arange(len(pids)), np.searchsorted(identities, pids)]
     return (similarity < own[:, None]).sum(axis=1) / (len(identities) - 1)
 
 
 def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> tuple[Judge, np.ndarray]:
-    """Take the frozen image encoder: its class token beside the mean of its patches.
+    """Make a judge of the image encoder: its class token and the mean of its patch tokens, side by side.
 
-    What all real images of the subset (column image) share says nothing of a person, and is taken off.
+    The mean of the real images says nothing about a person, and is subtracted.
+
+    Args:
+        real: Real images, column image (relative to the data set).
+        params: Sizes, batch size and the root of the data set.
+        folder: The saved image encoder.
 
     Returns:
-        The judge, and what it says of the real images.
+        The judge, and the features of the real images.
     """
     section = params.generator
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,19 +66,20 @@ def encoder_judge(real: pd.DataFrame, params: Params, folder: Path) -> tuple[Jud
         for start in progress(starts, len(starts), "encoding"):
             batch = files[start : start + section.encode_batch]
             images = load_images(batch, params.dataset.height, params.dataset.width)
-            found = encode_tokens(
+            encoded = encode_tokens(
                 encoder,
                 to_float(torch.from_numpy(images).to(device)),
                 (section.token_height, section.token_width),
-            )
-            parts.append(torch.cat([found[:, 0], found[:, 1:].mean(dim=1)], dim=1).float().cpu().numpy())
+            )  # [batch, 1 + patches, D]
+            both = torch.cat([encoded[:, 0], encoded[:, 1:].mean(dim=1)], dim=1)
+            parts.append(both.float().cpu().numpy())
         return np.concatenate(parts)
 
-    known = tokens([params.dataset.root / image for image in real.image])
-    center = known.mean(axis=0)
+    real_tokens = tokens([params.dataset.root / image for image in real.image])
+    center = real_tokens.mean(axis=0)
 
-    def directions(found: np.ndarray) -> np.ndarray:
-        centred = found - center
+    def directions(tokens: np.ndarray) -> np.ndarray:
+        centred = tokens - center
         return centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-12)
 
-    return lambda files: directions(tokens(files)), directions(known)
+    return lambda files: directions(tokens(files)), directions(real_tokens)

@@ -1,4 +1,4 @@
-"""The model card of a trained generator, as the Hugging Face Hub shows it."""
+"""The model card of a trained generator: README.md, as the Hugging Face Hub shows it."""
 
 import io
 import json
@@ -16,16 +16,16 @@ _PIECES = ("base", "image_encoder", "token_height", "token_width", "denoiser", "
 
 
 def model_card(which: str, percent: int, train: pd.DataFrame, curve: pd.DataFrame, params: Params) -> str:
-    """The model card of a trained generator, in Markdown with the front matter of the Hugging Face Hub.
+    """Write the model card of a trained generator: Markdown with the front matter of the Hub.
 
     It depends on the data, the settings and the base weights alone, not on when or where it is written.
 
     Args:
-        which: all or subset, what the generator was allowed to see.
-        percent: percent of the training images that it saw.
-        train: those images, columns pid and camid.
-        curve: columns step, loss and others, means over the steps up to `step`.
-        params: of the run.
+        which: What the generator was trained on, all or subset.
+        percent: Percent of the training images that it saw.
+        train: These images, columns pid and camid.
+        curve: Columns step, loss and others, means over the steps up to `step`.
+        params: Settings of the run.
     """
     data, end = params.dataset, curve.iloc[-1]
     names = ", ".join(f"{name.replace('_', ' ')} {end[name]:.4g}" for name in curve.columns if name != "step")
@@ -50,8 +50,8 @@ them: IMAGPose (Shen and Tang, NeurIPS 2024) as implemented by reid-imagpose.
 ```python
 from generator.sample import IMAGPosePipeline
 
-pipeline = IMAGPosePipeline.from_pretrained("{(GENERATORS / which / str(percent)).as_posix()}")
-images = pipeline([source], [source_pose], [pose_a, pose_b, pose_c], seeds=[1, 2, 3]).images
+imagpose = IMAGPosePipeline.from_pretrained("{(GENERATORS / which / str(percent)).as_posix()}")
+images = imagpose([source], [source_pose], [pose_a, pose_b, pose_c], seeds=[1, 2, 3]).images
 ```
 
 `source` is a PIL image; a pose is an array [18, 3] of OpenPose keypoints: x, y in pixels, score. The package
@@ -65,7 +65,7 @@ other images of the data set were used.
 
 ## Training settings
 
-Everything that is not listed as trained stays frozen: the VAE and the image encoder.
+The VAE and the image encoder stay frozen.
 
 ```yaml
 {_yaml(params)}```
@@ -73,7 +73,7 @@ Everything that is not listed as trained stays frozen: the VAE and the image enc
 ## End of the learning curve
 
 Means over the last steps up to step {int(end["step"])}: {names}.
-A diffusion loss tells that training was sound, not how good the images are.
+A diffusion loss shows that training was sound, not how good the images are.
 
 ## Measured
 
@@ -93,6 +93,7 @@ whose licences bind them.
 
 
 def _yaml(params: Params) -> str:
+    """Write the settings of the training as YAML."""
     text = io.StringIO()
     values = json.loads(params.generator.model_dump_json(include=set(_PIECES)))
     YAML().dump({name: values[name] for name in _PIECES}, text)
@@ -100,13 +101,13 @@ def _yaml(params: Params) -> str:
 
 
 def _quality(file: Path) -> str:
-    """What was measured of the base weights; of the fine-tuned ones nothing is known when they are saved."""
+    """Write the scores of the base weights; those of the fine-tuned ones come after they are saved."""
     if not file.is_file():
         return "Nothing yet: scores come after training; `python -m tools.model_card` adds them to a copy."
     scores = json.loads(file.read_text(encoding="utf-8"))
     return "\n".join(
         [
-            "The base weights, before this training, on people they were not trained on:",
+            "The base weights, before this training, on people whom they were not trained on:",
             "",
             "| Score | Value |",
             "| --- | ---: |",

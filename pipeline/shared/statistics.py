@@ -9,30 +9,29 @@ from scipy import stats
 from pipeline.artifacts import GENERATOR_COLUMN, METRICS, RESULT_COLUMNS
 
 CONFIDENCE = 0.95
-
-
 INTERVALS = (
     "Intervals cover the chance of re-ID training alone: all seeds share one subset, one generator with its "
     "images, and one set of people to test on."
 )
 
-
-Summary = dict[str, dict[str, dict[str, dict[str, Any]]]]
+Summary = dict[str, dict[str, dict[str, dict[str, Any]]]]  # arm -> train_on -> percent -> cell
 
 
 def summarise(rows: pd.DataFrame) -> Summary:
     """Summarise models as arm -> train_on -> percent -> seeds, n_real, n_synthetic, generator, every metric.
 
-    A metric has its mean, sd and the 95 % interval low..high of the mean over seeds (Student's t). Arms other
+    A metric has the mean over seeds, sd, and low and high, the mean's 95 % interval (Student's t). Arms other
     than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same percent,
     paired by seed, and recovered, the gain as a share of the gap between "standard" and 100 % real images.
-    What cannot be said is None: the interval of one seed, and the share of a gap or by a gain that is not
-    surely there, its 95 % interval, paired by seed too, holding 0. All in percent or points, except
-    recovered, a ratio.
+    All are in percent or points, except recovered, a ratio.
+
+    A value is None if it cannot be known: the interval with one seed, and recovered if the gain or the gap is
+    not significant, that is if its 95 % interval, paired by seed too, includes 0.
 
     Args:
-        rows: one per model. With a column `run`, models of several runs (worlds, say) are taken together: a
-            seed is then one of its run, and intervals are those of the mean over these very runs.
+        rows: One row per model, with the columns of `RESULT_COLUMNS`. With a column `run`, models of several
+            runs (of several worlds, say) are taken together: a pair is then a seed of a run, and intervals
+            are about the mean over these runs alone.
     """
     standard = rows[rows.arm == "standard"]
     key = [name for name in ("run", "seed") if name in rows]
@@ -53,70 +52,75 @@ def summarise(rows: pd.DataFrame) -> Summary:
         for metric in metrics:
             values = models.set_index(key)[metric].dropna()
             mean, low, high = interval(values)
-            found = {"mean": mean, "sd": values.std() if len(values) > 1 else None, "low": low, "high": high}
+            numbers = {
+                "mean": mean,
+                "sd": values.std() if len(values) > 1 else None,
+                "low": low,
+                "high": high,
+            }
             if arm != "standard":
                 reference = standard[standard.percent == percent].set_index(key)[metric]
                 full = standard[standard.percent == 100].set_index(key)[metric]
-                gain, gain_low, gain_high = interval((values - reference).dropna())
-                gap, gap_low, gap_high = interval((full - reference).dropna())
-                there = _there(gain, gain_low, gain_high) and _there(gap, gap_low, gap_high)
-                recovered = gain / gap if gain and gap and gap > 0 and there else None
-                found |= {
-                    "gain": gain,
-                    "gain_low": gain_low,
-                    "gain_high": gain_high,
-                    "recovered": recovered,
-                }
-            cell[metric] = {name: None if x is None else round(float(x), 3) for name, x in found.items()}
+                numbers |= _gain(values, reference, full)
+            cell[metric] = {name: None if x is None else round(float(x), 3) for name, x in numbers.items()}
         summary.setdefault(str(arm), {}).setdefault(str(train_on), {})[str(percent)] = cell
     return summary
 
 
+def _gain(values: pd.Series, reference: pd.Series, full: pd.Series) -> dict[str, float | None]:
+    """Return gain, gain_low, gain_high and recovered of one arm, percent and metric; see `summarise`."""
+    gain, gain_low, gain_high = interval((values - reference).dropna())
+    gap, gap_low, gap_high = interval((full - reference).dropna())
+    significant = _excludes_zero(gain, gain_low, gain_high) and _excludes_zero(gap, gap_low, gap_high)
+    recovered = gain / gap if gain and gap and gap > 0 and significant else None
+    return {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "recovered": recovered}
+
+
 def difference(rows: pd.DataFrame, arm: str, other: str, metric: str = "rank1") -> dict[int, str]:
-    """One arm minus another, paired by seed, with its 95 % interval, by percent.
+    """Subtract one arm from another, paired by seed: for each percent "+1.2 ± 0.4", with the 95 % interval.
 
     Args:
-        rows: as those of `summarise`.
-        arm: the one.
-        other: the other.
-        metric: a column of percent.
+        rows: One row per model, as in `summarise`.
+        arm: Name of the arm.
+        other: Name of the arm that is subtracted.
+        metric: A column in percent.
     """
     key = ["percent", *(name for name in ("run", "seed") if name in rows)]
     values = rows[rows.arm.isin([arm, other])].pivot(index=key, columns="arm", values=metric)
-    gained = (values[arm] - values[other]).dropna()
-    found = {}
-    for percent in gained.index.unique("percent"):
-        mean, _, high = interval(gained.loc[percent])
-        found[int(percent)] = f"{mean:+.1f}{_half(mean, high)}"
-    return found
+    differences = (values[arm] - values[other]).dropna()
+    texts = {}
+    for percent in differences.index.unique("percent"):
+        mean, _, high = interval(differences.loc[percent])
+        texts[int(percent)] = f"{mean:+.1f}{_half(mean, high)}"
+    return texts
 
 
 def interval(values: pd.Series) -> tuple[float | None, float | None, float | None]:
-    """Mean and the ends of its 95 % interval by Student's t; None where there are too few values.
+    """Return the mean and the ends of its 95 % interval by Student's t; None if there are too few values.
 
-    Values whose index has a level `run` vary about the mean of their run: the interval says nothing of other
-    runs.
+    Values whose index has a level `run` vary about the mean of their run: the interval says nothing about
+    other runs.
     """
     if len(values) == 0:
         return None, None, None
     mean = float(values.mean())
     runs = values.groupby(level="run") if "run" in values.index.names else None
-    free = len(values) - (1 if runs is None else runs.ngroups)
-    if free == 0:
+    freedom = len(values) - (1 if runs is None else runs.ngroups)
+    if freedom == 0:
         return mean, None, None
-    about = values - (mean if runs is None else runs.transform("mean"))
-    error = math.sqrt(about.pow(2).sum() / free / len(values))
-    half = float(error * stats.t.ppf((1 + CONFIDENCE) / 2, free))
+    deviations = values - (mean if runs is None else runs.transform("mean"))
+    error = math.sqrt(deviations.pow(2).sum() / freedom / len(values))
+    half = float(error * stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     return mean, mean - half, mean + half
 
 
-def _there(mean: float | None, low: float | None, high: float | None) -> bool:
-    """Whether a difference is known and its interval, if there is one, leaves out 0."""
+def _excludes_zero(mean: float | None, low: float | None, high: float | None) -> bool:
+    """Tell whether a difference is known and its interval, if there is one, excludes 0."""
     return mean is not None and (low is None or high is None or low > 0 or high < 0)
 
 
 def result_cells(metric: dict[str, Any]) -> list[str]:
-    """Mean, gain and recovered share of one metric for readers, as far as they are known."""
+    """Write mean, gain and recovered share of one metric; a cell is empty if its value is not known."""
     mean = f"{metric['mean']:.1f}{_half(metric['mean'], metric['high'])}"
     if metric.get("gain") is None:
         return [mean, "", ""]
@@ -131,7 +135,14 @@ def _half(mean: float | None, high: float | None) -> str:
 def aligned_table(
     header: list[str], rows: list[list[str]], left: int = 2, titles: dict[int, str] | None = None
 ) -> str:
-    """Make a Markdown table with columns of equal width, the first ones to the left, numbers to the right."""
+    """Write a Markdown table with aligned columns.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells of each row.
+        left: Number of columns, from the first, that are aligned to the left; the others go to the right.
+        titles: Other names for columns, by their number.
+    """
     header = [(titles or {}).get(i, name) for i, name in enumerate(header)]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
