@@ -1,0 +1,73 @@
+"""Programs that start in the fork server behave as those that the interpreter starts."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import stages
+
+PROGRAMS = {
+    "ends": "import atexit, sys; atexit.register(print, 'bye'); sys.exit(3)",
+    "refuses": "import sys; sys.exit('no')",
+    "breaks": "raise ZeroDivisionError",
+    "dies": "import os; os.abort()",
+    "runs": "import json, os, sys; import here\n"
+    "print(json.dumps([sys.argv, sys.orig_argv[1:], sys.path[0], here.__file__, sys.stdin.read()]))\n"
+    "print(os.getcwd(), os.environ['COLOUR'], os.sched_getaffinity(0), file=sys.stderr)",
+    "here": "",
+    "waits": "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: exit('told'))\n"
+    "print(os.getpid(), flush=True)\nfor _ in range(600): time.sleep(1)",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a module for each of `PROGRAMS`."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name, text in PROGRAMS.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["runs", "ends", "refuses", "breaks", "dies"])
+@pytest.mark.parametrize("program", [["-m", "{name}", "a b", "-c"], ["{name}.py"], ["-u", "-m", "{name}"]])
+def test_a_program_runs_and_ends_as_under_the_interpreter(
+    folder: Path, program: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLOUR", "blue")
+    ends = []
+    for python in (sys.executable, "python"):
+        process = stages.start(folder, python, *(word.format(name=name) for word in program))
+        output, errors = process.communicate()
+        ends.append((process.returncode, output.replace('"-u", ', ""), errors.splitlines()[-1:]))
+    assert ends[0] == ends[1]
+    assert ends[0][0] == {"runs": 0, "ends": 3, "dies": -signal.SIGABRT}.get(name, 1)
+
+
+def test_a_kill_takes_the_program_too(folder: Path) -> None:
+    process = stages.start(folder, "python", "-m", "waits")
+    assert process.stdout is not None
+    program = Path(f"/proc/{int(process.stdout.readline())}/stat")
+    assert program.read_text().split()[2] == "S"
+    stages.kill(process)
+    deadline = time.monotonic() + 10  # its files are closed, and the system clears the rest away
+    while program.exists() and program.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "the program still runs"
+
+
+def test_signals_reach_the_program(folder: Path) -> None:
+    process = stages.start(folder, "python", "-m", "waits")
+    assert process.stdout is not None and process.stdout.readline()
+    process.terminate()
+    assert process.communicate() == ("", "told\n") and process.returncode == 1
+
+
+def test_a_full_disk_is_one_for_the_program_too(folder: Path) -> None:
+    write = "from pathlib import Path; Path('large').write_bytes(bytes(9000))"
+    (folder / "writes.py").write_text(write)
+    done = stages.run(folder, "python", "-m", "writes", disk=5000, code=1)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert (folder / "large").stat().st_size == 5000
