@@ -1,8 +1,5 @@
 import errno
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,17 +7,18 @@ import pytest
 import torch
 
 from pipeline.runtime.checkpoints import KEEP, Checkpoints
+from tests import stages
 
 
 def trained(steps=3, seed=0):
     torch.manual_seed(seed)
     model = torch.nn.Linear(4, 3)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     for _ in range(steps):
         model(torch.randn(2, 4)).square().sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    return model, optimiser
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
 
 
 def same(a, b):
@@ -34,13 +32,13 @@ def same(a, b):
 
 
 def test_a_checkpoint_gives_back_exactly_what_was_saved(tmp_path):
-    model, optimiser = trained()
-    Checkpoints(tmp_path).save(3, model=model, optimiser=optimiser)
+    model, optimizer = trained()
+    Checkpoints(tmp_path).save(3, model=model, optimizer=optimizer)
 
-    other, other_optimiser = trained(seed=1)
-    assert Checkpoints(tmp_path).load(model=other, optimiser=other_optimiser) == 3
+    other, other_optimizer = trained(seed=1)
+    assert Checkpoints(tmp_path).load(model=other, optimizer=other_optimizer) == 3
     assert same(model.state_dict(), other.state_dict())
-    assert same(optimiser.state_dict(), other_optimiser.state_dict())
+    assert same(optimizer.state_dict(), other_optimizer.state_dict())
 
 
 def test_tensors_keep_their_order_in_memory(tmp_path):
@@ -113,22 +111,19 @@ def test_a_good_checkpoint_on_a_disk_that_fails_stays_where_it_is(tmp_path, monk
 
 
 def test_a_process_killed_while_saving_leaves_a_checkpoint_that_loads(tmp_path):
-    script = (
+    (tmp_path / "saves.py").write_text(
         "import sys, torch; from pathlib import Path; from pipeline.runtime.checkpoints import Checkpoints\n"
-        "model = torch.nn.Linear(600, 600); store = Checkpoints(Path(sys.argv[1]))\n"
+        "model = torch.nn.Linear(600, 600); store = Checkpoints(Path())\n"
         "for step in range(1, 10_000):\n"
         "    torch.nn.init.constant_(model.weight, step); store.save(step, model=model)\n"
         "    print(step, flush=True)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = stages.start(tmp_path, "python", "-m", "saves")
     assert process.stdout is not None
     while int(process.stdout.readline()) < 3:
         pass
     time.sleep(0.013)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stages.kill(process)
 
     model = torch.nn.Linear(600, 600)
     step = Checkpoints(tmp_path).load(model=model)

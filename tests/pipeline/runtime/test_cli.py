@@ -11,7 +11,7 @@ from tools import study
 
 COMMANDS = sorted(
     file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
-    for package in ("pipeline", "benchmarks")
+    for package in ("pipeline", "tools", "foundation", "benchmarks")
     for file in (REPOSITORY / package).rglob("*.py")
     if '\nif __name__ == "__main__":\n' in file.read_text()
 )

@@ -47,7 +47,7 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
 def test_dvclive_shows_each_step_of_a_resumed_run_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def shown(name):
+    def plotted(name):
         return pd.read_csv(f"dvclive/plots/metrics/{name}.tsv", sep="\t").to_dict("list")
 
     for name in ("a", "b"):
@@ -57,15 +57,15 @@ def test_dvclive_shows_each_step_of_a_resumed_run_once(tmp_path, monkeypatch):
     killed = Curve(tmp_path / "curve.jsonl", "generator/a", every=2)
     for step in range(1, 8):
         killed.log(step, {"loss": 1 / step})
-    assert shown("generator/a/loss") == {"step": [2, 4, 6], "loss": [1 / 2, 1 / 4, 1 / 6]}
+    assert plotted("generator/a/loss") == {"step": [2, 4, 6], "loss": [1 / 2, 1 / 4, 1 / 6]}
     Path("dvclive/metrics.json").write_text("{")  # torn by the kill
     resumed = Curve(tmp_path / "curve.jsonl", "generator/a", every=2)
     for step in range(5, 11):  # the last checkpoint was at 4
         resumed.log(step, {"loss": 10.0 * step})
     resumed.close()
-    assert shown("generator/a/loss") == {"step": [2, 4, 6, 8, 10], "loss": [1 / 2, 1 / 4, 60, 80, 100]}
+    assert plotted("generator/a/loss") == {"step": [2, 4, 6, 8, 10], "loss": [1 / 2, 1 / 4, 60, 80, 100]}
     assert not Path("dvclive/plots/metrics/generator/a/accuracy.tsv").exists()  # of the earlier run
-    assert len(shown("generator/b/loss")["step"]) == 8  # another curve stays
+    assert len(plotted("generator/b/loss")["step"]) == 8  # another curve stays
 
 
 def test_of_trainings_at_the_same_time_the_first_is_shown(tmp_path, monkeypatch):
