@@ -11,25 +11,28 @@ import pytest
 from accelerate.state import AcceleratorState
 from ruamel.yaml import YAML
 
-from pipeline import generate, index, plan, poses, subset, table4, train_generator, train_reid
+from pipeline import filter as filter_
+from pipeline import generate, import_images, index, plan, poses, subset, table4, train_generator, train_reid
+from pipeline.artifacts import read_index, read_subset
+from pipeline.params import load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.scratch import md5
+from pipeline.shared.reid_models import ImageSet
 from pipeline.world.shots import shots
 from tests import REPOSITORY
 from tests.pipeline.market import save_image
 
-ARM = {"synthetic_share": 0.5, "synthetic_weight": 1.0}
 ARMS = {
-    "paper": ARM | {"synthetic": "data/synthetic/all"},
-    "leak_free": ARM | {"synthetic": "data/synthetic/subset"},
-    "planned": ARM | {"synthetic": "data/synthetic/subset-planned"},
-    "repeated": ARM | {"synthetic": "data/synthetic/subset", "repeat_real": True},
-    "fewer": ARM | {"synthetic": "data/synthetic/subset", "synthetic_ratio": 0.5},
-    "two_steps": ARM | {"synthetic": "data/synthetic/subset", "real_first": 0.5, "synthetic_smoothing": 0.3},
-    "real_last": ARM | {"synthetic": "data/synthetic/subset", "real_last": 0.5},
-    "flat_names": ARM | {"synthetic": "elsewhere/names"},
-    "mapping_table": ARM | {"synthetic": "elsewhere/table"},
+    "imagpose": {"generator": "all"},
+    "leak_free": {"generator": "subset"},
+    "control": {"generator": "subset", "repeat_real": True},
+    "fewer": {"generator": "subset", "ratio": 0.5},
+    "uniform": {"generator": "subset", "rate": 1.0},
+    "sure": {"generator": "sure"},
+    "pidm": {"generator": "pidm"},
 }
+FILTERS = {"sure": {"generator": "subset", "min_agreement": 0.0}}
+IMPORTS = {"pidm": {"folder": "elsewhere/pidm"}}
 PIDS = range(1, 7)
 
 
@@ -42,11 +45,11 @@ def write_params(root: Path, percents: list[int]) -> None:
         values["generator"][key] = str(REPOSITORY / values["generator"][key])
     values["generator"]["train_on"] = ["all", "subset"]
     values["generator"]["train"] |= {"steps": 1, "batch_size": 2, "decay_steps": 0, "warmup_steps": 0}
-    values["plan"] |= {"planned": ["subset"], "min_keypoints": 1}
+    values["plan"] |= {"min_keypoints": 1}
     values["generate"]["sample"]["steps"] = 1
     values["reid"] |= {"seeds": [0], "height": 32, "width": 16, "channels": 8, "iterations": 2, "padding": 1}
     values["reid"] |= {"identities_per_batch": 4, "images_per_identity": 2}
-    values["arms"] = ARMS
+    values |= {"arms": ARMS, "filters": FILTERS, "imports": IMPORTS}
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(values, file)
 
@@ -79,9 +82,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             call(stage)
         for kind in ("all", "subset"):
             call(train_generator, kind)
-        for images_of in ("all", "subset", "subset-planned"):
+        for train_on in ("all", "subset"):
             for percent in ("50", "75"):
-                call(generate, images_of, percent)
+                call(generate, train_on, percent)
         write_params(folder / "market", [50])
         yield folder
     AcceleratorState._reset_state(True)
@@ -95,12 +98,12 @@ def outside(folder: Path, percent: int) -> list[Path]:
 
 
 def results(folder: Path, percents: list[int]) -> dict[str, str]:
-    made = []
+    files: list[Path] = []
     for percent in percents:
-        made += folder.glob(f"data/plans/**/{percent}.csv")
-        made += folder.glob(f"data/synthetic/subset*/{percent}/*")
-        made += folder.glob(f"models/generator/subset/{percent}/**/*.safetensors")
-    return {str(file.relative_to(folder)): md5(file) for file in made}
+        files += folder.glob(f"data/plans/{percent}.csv")
+        files += folder.glob(f"data/synthetic/subset/{percent}/*")
+        files += folder.glob(f"models/generator/subset/{percent}/**/*.safetensors")
+    return {str(file.relative_to(folder)): md5(file) for file in files}
 
 
 @pytest.mark.parametrize("percents", [[50], [50, 75]])
@@ -128,14 +131,13 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
         write_csv(rows[rows.image.isin(left)], table)
     call(plan)
     call(train_generator, "subset")
-    for images_of in ("subset", "subset-planned"):
-        for percent in percents:
-            call(generate, images_of, str(percent))
+    for percent in percents:
+        call(generate, "subset", str(percent))
     expected = results(project, percents)
     assert results(tmp_path, percents) == expected
-    made = [24 * (100 - percent) // 100 for percent in percents]
-    # Of each subset two plans, images and manifests twice, and three parts of a model.
-    assert len(expected) == sum(2 + 2 * (count + 1) + 3 for count in made)
+    counts = [24 * (100 - percent) // 100 for percent in percents]
+    # Of each subset a plan, images and their manifest, and three parts of a model.
+    assert len(expected) == sum(1 + count + 1 + 3 for count in counts)
     for table in ("data/index.csv", "data/poses.csv"):
         shutil.copy(project / table, table)
     with pytest.raises(ValueError, match=r"bounding_box_train/.*: .*No such file"):
@@ -143,52 +145,42 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
 
 
 def test_every_arm_has_its_row_and_says_what_its_generator_saw(project: Path) -> None:
-    subset_images = pd.read_csv("data/subsets/50.csv").image
-    made = project / "data/synthetic/subset/50"
-    for number, name in enumerate(pd.read_csv(made / "manifest.csv").name[:9]):
-        (project / "elsewhere/names").mkdir(parents=True, exist_ok=True)
-        (project / "elsewhere/table").mkdir(parents=True, exist_ok=True)
-        shutil.copy(made / name, project / "elsewhere/names" / name)
-        shutil.copy(made / name, project / "elsewhere/table" / f"{number}.jpg")
-    pids = pd.read_csv(made / "manifest.csv").pid[:9]
-    write_csv(
-        pd.DataFrame({"name": [f"{number}.jpg" for number in range(9)], "pid": pids}),
-        project / "elsewhere/table/manifest.csv",
-    )
+    images = project / "data/synthetic/subset/50"
+    (project / "elsewhere/pidm").mkdir(parents=True)
+    for name in pd.read_csv(images / "manifest.csv").name[:9]:
+        shutil.copy(images / name, project / "elsewhere/pidm" / f"{name[:7]}_fake_{name}")
+    call(import_images, "pidm")
+    call(filter_, "sure")
     for arm in ("standard", *ARMS):
         call(train_reid, arm)
     call(table4)
     table = pd.read_csv("reports/table4.csv")
-    assert len(subset_images) == 12
-    found = {
+    rows = {
         row.arm: (row.train_on, row.n_real, row.n_synthetic)
         for row in table.itertuples()
         if row.percent == 50
     }
-    assert found == {
+    assert rows == {
         "standard": ("none", 12, 0),
-        "paper": ("all", 12, 12),
+        "imagpose": ("all", 12, 12),
         "leak_free": ("subset", 12, 12),
-        "planned": ("subset", 12, 12),
-        "repeated": ("none", 24, 0),
+        "control": ("none", 24, 0),
         "fewer": ("subset", 12, 6),
-        "two_steps": ("subset", 12, 12),
-        "real_last": ("subset", 12, 12),
-        "flat_names": ("other", 12, 9),
-        "mapping_table": ("other", 12, 9),
+        "uniform": ("subset", 12, 12),
+        "sure": ("subset", 12, 12),
+        "pidm": ("other", 12, 9),
     }
     assert table.iterations.unique().tolist() == [2]
     scores = table.set_index("arm")[["rank1", "mAP", "mINP"]]
-    # The same images of the same people, whatever their files are called.
-    assert (scores.loc["flat_names"] == scores.loc["mapping_table"]).all()
+    assert (scores.loc["sure"] == scores.loc["leak_free"]).all(), "the filter let every image pass"
 
 
 def test_the_control_adds_no_image_that_was_not_there(project: Path) -> None:
     """Repeated images are those of the subset, as many of each identity as the arm has synthetic ones."""
-    params = train_reid.load_params()
-    rows = index.read_index().set_index("image", drop=False).loc[subset.read_subset(50)]
-    real = train_reid.ImageSet.read(rows, [project / "market" / image for image in rows.image], params.reid)
-    added = train_reid.read_added(params.arms["repeated"], 50, real, params.reid)
+    params = load_params()
+    rows = read_index().set_index("image", drop=False).loc[read_subset(50)]
+    real = ImageSet.read(rows, [project / "market" / image for image in rows.image], params.reid)
+    added = train_reid.read_added(params.arms["control"], 50, real, params.reid)
     manifest = pd.read_csv("data/synthetic/subset/50/manifest.csv")
     assert set(added.table.md5) <= set(real.table.md5)
     assert added.table.pid.tolist() == manifest.pid.tolist()
@@ -198,12 +190,12 @@ def test_the_control_adds_no_image_that_was_not_there(project: Path) -> None:
 
 
 def test_a_smaller_ratio_is_part_of_a_larger_one(project: Path) -> None:
-    params = train_reid.load_params()
-    rows = index.read_index().set_index("image", drop=False).loc[subset.read_subset(50)]
-    real = train_reid.ImageSet.read(rows, [project / "market" / image for image in rows.image], params.reid)
+    params = load_params()
+    rows = read_index().set_index("image", drop=False).loc[read_subset(50)]
+    real = ImageSet.read(rows, [project / "market" / image for image in rows.image], params.reid)
 
     def names(ratio: float) -> list[str]:
-        arm = params.arms["fewer"].model_copy(update={"synthetic_ratio": ratio})
+        arm = params.arms["fewer"].model_copy(update={"ratio": ratio})
         return train_reid.read_added(arm, 50, real, params.reid).table.name.tolist()
 
     every = pd.read_csv("data/synthetic/subset/50/manifest.csv").name.tolist()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline import import_images as stage
 from pipeline.datasets.marks import Mark, read_mark
@@ -115,8 +116,6 @@ def test_a_png_becomes_a_jpeg_with_the_same_pixels_and_keeps_its_mark(
     mark = Mark("0" * 32, "a.jpg|b.jpg", "c.jpg", 7)
     packet = mark.to_xmp().decode()
     pixels = np.full((128, 64, 3), 90, np.uint8)
-    from PIL.PngImagePlugin import PngInfo
-
     chunks = PngInfo()
     chunks.add_itxt("XML:com.adobe.xmp", packet)
     Image.fromarray(pixels).save(outside / "0002_c1.png", pnginfo=chunks)
@@ -125,6 +124,38 @@ def test_a_png_becomes_a_jpeg_with_the_same_pixels_and_keeps_its_mark(
     with Image.open(image) as jpeg:
         assert jpeg.format == "JPEG" and np.abs(np.asarray(jpeg).astype(int) - pixels).max() <= 2
     assert read_mark(image) == mark
+
+    chunks = PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", " " * 70_000)
+    Image.fromarray(pixels).save(outside / "0002_c1.png", pnginfo=chunks)
+    with pytest.raises(ValueError, match="its XMP has 70000 bytes, a JPEG holds 65504"):
+        run(workspace, monkeypatch)
+
+
+def test_a_counter_stays_and_other_files_get_a_free_one(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A counter may be that of our plan, by whose names a user study compares generators."""
+    stem = "0002_c1s1_000001_01"
+    for seed, file in enumerate((f"{stem}.jpg", f"{stem}_g0007.png", f"again/{stem}_g0007.png")):
+        save_image(outside / file, seed)
+    run(workspace, monkeypatch)
+    table = read_synthetic("pidm", 50, {2})[1]
+    assert dict(zip(table.file, table.name, strict=True)) == {
+        f"{stem}.jpg": f"{stem}_g0001.jpg",
+        f"{stem}_g0007.png": f"{stem}_g0007.jpg",
+        f"again/{stem}_g0007.png": f"{stem}_g0002.jpg",
+    }
+
+
+def test_a_manifest_outweighs_what_a_name_says(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "0002_c1s1_000001_01_g0007.jpg"
+    save_image(outside / file)
+    write_csv(pd.DataFrame({"name": [file], "pid": [7], "camid": [3]}), outside / "manifest.csv")
+    run(workspace, monkeypatch)
+    assert read_synthetic("pidm", 50, {7})[1].name.tolist() == ["0007_c3s0_000000_00_g0001.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import plan as stage
-from pipeline.params import PlanSettings, load_params
+from pipeline.artifacts import PLAN_COLUMNS, read_plan
+from pipeline.params import PlanSettings
 from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY
 from tests.pipeline.market import keypoints_frame
 
-SETTINGS = PlanSettings(fill_percent=100, sources=1, poses_per_joint=3, min_keypoints=8, planned=(), seed=0)
+SETTINGS = PlanSettings(fill_percent=100, sources=1, poses_per_joint=3, min_keypoints=8, seed=0)
 
 
 def subset_of(images_per_identity: list[int]) -> pd.DataFrame:
@@ -150,7 +152,7 @@ def test_a_plan_reads_nothing_of_images_outside_its_subset(
 ) -> None:
     """With all rows of other images removed from the index and the poses, the plan is the same."""
     monkeypatch.chdir(tmp_path)
-    shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
+    shipped = (REPOSITORY / "profiles/embedded.yaml").read_text()
     Path("params.yaml").write_text(re.sub(r"percents: \[.*?\]", "percents: [50]", shipped))
     index = subset_of([6] * 4).assign(
         split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
@@ -163,7 +165,7 @@ def test_a_plan_reads_nothing_of_images_outside_its_subset(
     write_csv(poses, "data/poses.csv")
     stage.main()
     plan = Path("data/plans/50.csv").read_bytes()
-    assert len(stage.read_plan(50)) == 12
+    assert len(read_plan(50)) == 12
 
     shutil.rmtree("data/plans")
     write_csv(index[index.image.isin(subset)], "data/index.csv")
@@ -172,71 +174,10 @@ def test_a_plan_reads_nothing_of_images_outside_its_subset(
     assert Path("data/plans/50.csv").read_bytes() == plan
 
 
-# --- planned poses ------------------------------------------------------------------------------------------
-
-
-def planned_and_random(
-    counts: list[int], cell: list[int], count: int, **changes: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    subset = subset_of(counts)
-    inputs = subset, np.full(len(subset), 18), count, 20, SETTINGS.model_copy(update=changes)
-    return stage.make_plan(*inputs, np.array(cell)), stage.make_plan(*inputs)
-
-
-@settings(deadline=None)
-@given(
-    cell=st.lists(st.integers(-1, 5), min_size=12, max_size=12).filter(lambda c: sum(x >= 0 for x in c) >= 4),
-    count=st.integers(1, 40),
-    layout=st.sampled_from([(1, 1), (1, 3), (2, 2), (3, 1)]),
-)
-def test_a_planned_plan_keeps_everything_but_the_poses(
-    cell: list[int], count: int, layout: tuple[int, int]
-) -> None:
-    sources, poses_per_joint = layout
-    plan, random = planned_and_random([3] * 4, cell, count, sources=sources, poses_per_joint=poses_per_joint)
-    same = [column for column in stage.COLUMNS if column != "pose"]
-    pd.testing.assert_frame_equal(plan[same], random[same])
-    known = dict(zip(subset_of([3] * 4).image, cell, strict=True))
-    for row in plan.itertuples():
-        assert known[str(row.pose)] >= 0 and row.pose not in str(row.sources).split("|")
-    assert not plan.duplicated(["joint", "pose"]).any()
-
-
-def test_planned_poses_fill_the_cells_that_an_identity_lacks() -> None:
-    """Identity 1 was seen three times in cell 0, never in cells 1 to 3; the others were seen everywhere."""
-    cell = [0, 0, 0] + [0, 1, 2, 3] * 3
-    plan, random = planned_and_random([3, 4, 4, 4], cell, 25, poses_per_joint=1)
-    known = dict(zip(subset_of([3, 4, 4, 4]).image, cell, strict=True))
-
-    def received(plan: pd.DataFrame, pid: int) -> Counter[int]:
-        return Counter(known[pose] for pose in plan.pose[plan.pid == pid])
-
-    assert (plan.pid == 1).sum() == 7
-    assert sorted(received(plan, 1).items())[0][0] == 1  # none of cell 0
-    assert sorted(received(plan, 1).values()) == [2, 2, 3]
-    for pid in (2, 3, 4):
-        assert max(received(plan, pid).values()) - min(received(plan, pid).values()) <= 1
-    assert 0 in received(random, 1)
-
-
-def test_an_identity_that_lacks_nothing_more_gets_all_cells_alike() -> None:
-    plan, _ = planned_and_random([8, 2], list(range(4)) * 2 + [0, 0], 60)
-    known = dict(zip(subset_of([8, 2]).image, list(range(4)) * 2 + [0, 0], strict=True))
-    seen = Counter(known[pose] for pose in plan.pose[plan.pid == 2]) + Counter([0, 0])
-    assert max(seen.values()) - min(seen.values()) <= 1
-
-
-def test_poses_without_a_known_heading_are_not_planned() -> None:
-    with pytest.raises(ValueError, match=r"only 3 images of the 20 % subset show so many and their heading"):
-        planned_and_random([4, 4], [0, 1, 2] + [-1] * 5, 8)
-
-
-def test_the_stage_writes_planned_poses_where_they_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stage_writes_a_plan_for_every_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "params.yaml").read_text()
-    text = re.sub(r"percents: \[.*?\]", "percents: [50]", text)
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text()
+    Path("params.yaml").write_text(re.sub(r"percents: \[.*?\]", "percents: [50]", text))
     index = subset_of([6] * 4).assign(
         split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
     )
@@ -244,15 +185,7 @@ def test_the_stage_writes_planned_poses_where_they_are_asked_for(
     write_csv(keypoints_frame(index.image.tolist()), "data/poses.csv")
     for percent, images in ((50, sorted(index.image)[::2]), (100, sorted(index.image))):
         write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
-    Path("params.yaml").write_text(text)
     stage.main()
-    random = Path("data/plans/50.csv").read_bytes()
-    assert not Path("data/plans/planned").exists()
-    monkeypatch.setattr(stage, "cells", lambda poses: np.arange(len(poses)) % 5)
-    params = load_params()
-    asked = params.model_copy(update={"plan": params.plan.model_copy(update={"planned": ("all",)})})
-    monkeypatch.setattr(stage, "load_params", lambda: asked)
-    stage.main()
-    assert Path("data/plans/50.csv").read_bytes() == random
-    plan = stage.read_plan(50, planned=True)
-    assert len(plan) == 12 and plan.pose.tolist() != stage.read_plan(50).pose.tolist()
+    plan = read_plan(50)
+    assert list(plan) == list(PLAN_COLUMNS) and len(plan) == 12
+    assert [file.name for file in Path("data/plans").iterdir()] == ["50.csv"]
