@@ -9,11 +9,11 @@ channels before its encoder and pixels again after its decoder, which saves the 
 resolution. For Stable Diffusion k = 1 and nothing happens.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
@@ -21,98 +21,127 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import CLIPVisionModel, Dinov2Model
 
-from generator.model_files import read_json
+from generator import fit
+from generator.model_files import read_config, read_json
 from generator.weights import load_model
 
 ImageEncoder: TypeAlias = Dinov2Model | CLIPVisionModel
+Channels: TypeAlias = tuple[float, float, float]  # of R, G and B in [0, 1]
 
-# config.json's model_type -> the class to load and the normalisation it was trained with, which a
-# preprocessor_config.json beside the weights overrides. DINOv2 uses ImageNet's, CLIP its own (openai/CLIP).
-_ENCODERS = {
-    "dinov2": (Dinov2Model, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": (CLIPVisionModel, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
-_ENCODERS["clip_vision_model"] = _ENCODERS["clip"]
-# Of a whole CLIP, and of a DINOv2 that was saved with a classifier.
-_OTHER_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "classifier.")
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of image encoder.
+
+    Attributes:
+        model_class: Class of transformers that loads it.
+        mean, std: Normalisation that it was trained with; a preprocessor_config.json beside the weights
+            overrides it.
+        unused: First parts of the names of tensors that its folders may hold beside the vision model's.
+        options: Arguments of its forward pass that let it take images of any size.
+    """
+
+    model_class: Any
+    mean: Channels
+    std: Channels
+    unused: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# DINOv2 uses ImageNet's normalisation, CLIP its own (openai/CLIP). DINOv2 interpolates its position encodings
+# by itself, CLIP when it is told to.
+_DINOV2 = _Kind(Dinov2Model, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), ("classifier.",))
+_CLIP = _Kind(
+    CLIPVisionModel,
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+    ("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
+    {"interpolate_pos_encoding": True},
+)
+# All that must be said of a kind, by the model_type of its config.json: whole CLIPs and their vision half.
+_KINDS = {"dinov2": _DINOV2, "clip": _CLIP, "clip_vision_model": _CLIP}
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Bytes [N, H, W, 3] in 0..255 to floats [N, 3, H, W] in [-1, 1]."""
+    """Turn bytes [N, H, W, 3] in 0..255 into floats [N, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Floats [N, 3, H, W] in [-1, 1] (clipped) to bytes [N, H, W, 3] in 0..255, rounded to the nearest."""
+    """Turn floats [N, 3, H, W] in [-1, 1] (clipped) into bytes [N, H, W, 3], rounded to the nearest."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [N, 3, H, W] in [-1, 1] at another `size` (h, w): bicubic, antialiased, without a crop."""
+    """Resize images [N, 3, H, W] in [-1, 1] to `size` (h, w): bicubic, antialiased, without a crop."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
-    """The frozen VAE in a diffusers folder (config.json and safetensors weights).
+def load_vae(folder: Path, meta: bool = False) -> AutoencoderKL:
+    """Load the frozen VAE in a diffusers folder (config.json and safetensors weights).
+
+    Args:
+        folder: Folder of the VAE.
+        meta: Read no weights, as in `load_model`.
 
     Raises:
-        ValueError: the folder holds no AutoencoderKL for RGB images, or `load_model` refuses its weights.
+        ValueError: The folder holds no AutoencoderKL for RGB images, or `load_model` refuses its weights.
     """
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != "AutoencoderKL":
-        raise ValueError(
-            f"{folder} holds a {config.get('_class_name')}, where a diffusers AutoencoderKL is needed."
-        )
-    vae = load_model(AutoencoderKL, folder)
+    read_config(folder, [AutoencoderKL.__name__])
+    vae = load_model(AutoencoderKL, folder, meta=meta)
     try:
-        _unshuffle(vae)
+        fit.block_size(vae.config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return vae.eval().requires_grad_(False)
 
 
-def load_image_encoder(folder: Path) -> ImageEncoder:
-    """The frozen image encoder in a transformers folder: DINOv2, or the vision half of CLIP.
+def load_image_encoder(folder: Path, meta: bool = False) -> ImageEncoder:
+    """Load the frozen image encoder in a transformers folder: DINOv2, or the vision half of CLIP.
 
-    The normalisation in the folder's preprocessor_config.json (else that of the model's class) is written
+    The normalisation in the folder's preprocessor_config.json (else that of the model's kind) is written
     into the model's own config as `image_mean` and `image_std`, so that it is saved and loaded with the
     model.
 
+    Args:
+        folder: Folder of the image encoder.
+        meta: Read no weights, as in `load_model`.
+
     Raises:
-        ValueError: the folder holds another kind of model, or `load_model` refuses its weights.
+        ValueError: The folder holds another kind of model, or `load_model` refuses its weights.
     """
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type")
-    if kind not in _ENCODERS:
-        raise ValueError(
-            f"{folder} holds a model of type {kind!r}, where one of {sorted(_ENCODERS)} is needed."
-        )
-    model_class, mean, std = _ENCODERS[kind]
-    encoder = load_model(model_class, folder, unused=_OTHER_HALF)
+    name, config = read_config(folder, _KINDS)
+    kind = _KINDS[name]
+    encoder = load_model(kind.model_class, folder, kind.unused, meta)
+    patch = encoder.config.patch_size
+    if not isinstance(patch, int) or patch < 1:
+        raise ValueError(f"{folder / 'config.json'} has patch_size {patch!r}; expected pixels of a side.")
     preprocessor = folder / "preprocessor_config.json"
     saved = read_json(preprocessor) if preprocessor.exists() else config
-    encoder.config.image_mean = list(saved.get("image_mean", mean))
-    encoder.config.image_std = list(saved.get("image_std", std))
+    encoder.config.image_mean = list(saved.get("image_mean", kind.mean))
+    encoder.config.image_std = list(saved.get("image_std", kind.std))
     return encoder.eval().requires_grad_(False)
 
 
 def vae_factor(vae: AutoencoderKL) -> int:
-    """Pixels of the image per pixel of the latent, along each side: 8 for Stable Diffusion."""
-    return _unshuffle(vae) * 2 ** (len(vae.config.block_out_channels) - 1)
+    """Return the pixels of an image per pixel of its latent, along each side: 8 for Stable Diffusion."""
+    return fit.vae_factor(vae.config)
 
 
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the scaled latents of images [N, 3, H, W] in [-1, 1].
+    """Encode images [N, 3, H, W] in [-1, 1] to the mean and standard deviation of their scaled latents.
 
     Returns:
         Two tensors [N, C, H / f, W / f] with f = `vae_factor(vae)`; mean + std * noise is a sample of the
         latent in the scale in which the denoiser works (variance about 1).
     """
-    pixels = pixel_unshuffle(images.to(vae.device, vae.dtype), _unshuffle(vae))
+    # [N, 3, H, W] -> [N, 3 k^2, H / k, W / k] -> a Gaussian over latents [N, C, H / f, W / f]
+    pixels = pixel_unshuffle(images.to(vae.device, vae.dtype), fit.block_size(vae.config))
     posterior = vae.encode(pixels).latent_dist
+    # The VAE's latents in the denoiser's scale: z -> (z - shift) * scale
     shift = vae.config.shift_factor or 0.0
     scale = vae.config.scaling_factor
     return (posterior.mean - shift) * scale, posterior.std * scale
@@ -120,40 +149,42 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Images [N, 3, H, W], about [-1, 1] but not clipped, of scaled latents [N, C, H / f, W / f]."""
+    """Decode scaled latents [N, C, H / f, W / f] to images [N, 3, H, W], about [-1, 1] but not clipped."""
     latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return pixel_shuffle(vae.decode(latents).sample, _unshuffle(vae))
+    return pixel_shuffle(vae.decode(latents).sample, fit.block_size(vae.config))
 
 
 @torch.no_grad()
 def encode_tokens(encoder: ImageEncoder, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Last hidden state of the image encoder for images [N, 3, H, W] in [-1, 1].
+    """Encode images [N, 3, H, W] in [-1, 1] to the last hidden state of the image encoder.
 
     The whole image is resized to `size`: no crop, which would cut the head and legs of a person, and no
     square. The position encodings are interpolated to the grid of patches that results.
 
     Args:
-        encoder: from `load_image_encoder`.
-        images: [N, 3, H, W] in [-1, 1].
+        encoder: Image encoder from `load_image_encoder`.
+        images: Images [N, 3, H, W] in [-1, 1].
         size: (h, w) in pixels, each a multiple of the encoder's patch.
 
     Returns:
         [N, 1 + (h / patch) (w / patch), width]: the class token, then the patches row by row.
 
     Raises:
-        ValueError: the encoder's patch does not divide `size`.
+        ValueError: The encoder's patch does not divide `size`.
     """
-    patch = encoder.config.patch_size
-    if size[0] % patch or size[1] % patch:
-        raise ValueError(
-            f"The image encoder's input is {size[0]}x{size[1]}, which its patch of {patch} does not divide."
-        )
+    # transformers would leave out the rows and columns that fill no patch, without a word.
+    design = fit.Design(
+        token_height=size[0], token_width=size[1], image_encoder={"patch_size": encoder.config.patch_size}
+    )
+    for name, sentence in fit.misfits(design):
+        raise ValueError(f"{name} {sentence}.")
+    # [N, 3, H, W] in [-1, 1] -> [N, 3, h, w] in [0, 1] -> normalised as in the encoder's own training
     mean = torch.tensor(encoder.config.image_mean).view(3, 1, 1)
     std = torch.tensor(encoder.config.image_std).view(3, 1, 1)
     pixels = resize(images, size) / 2 + 0.5
     pixels = ((pixels - mean.to(pixels)) / std.to(pixels)).to(encoder.device, encoder.dtype)
-    # DINOv2 interpolates its position encodings by itself, CLIP when it is told to.
-    options = {"interpolate_pos_encoding": True} if isinstance(encoder, CLIPVisionModel) else {}
+    # -> [N, 1 + patches, width]
+    options = _KINDS[encoder.config.model_type].options
     with _single_precision_fast(encoder.device):
         return encoder(pixel_values=pixels, **options).last_hidden_state
 
@@ -168,15 +199,3 @@ def _single_precision_fast(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _unshuffle(vae: AutoencoderKL) -> int:
-    """The k of a VAE that works on images whose k x k blocks of pixels have become channels."""
-    channels = vae.config.in_channels
-    k = math.isqrt(channels // 3)
-    if channels != 3 * k * k or vae.config.out_channels != channels:
-        sides = f"{channels} input and {vae.config.out_channels} output channels"
-        raise ValueError(
-            f"The VAE has {sides}, where both must be 3 k^2 for RGB images in blocks of k x k pixels."
-        )
-    return k

@@ -9,6 +9,9 @@ The UNet denoises a joint image, a 2 x 2 grid of four views of one person. Added
 - the pose encoder of ControlNet, whose feature of the joint skeleton is added after the first convolution.
 
 Every added path starts at zero, so that the denoiser starts as the UNet that it was made from.
+
+Shapes: B joint images of [H, W] pixels; a view's latent is [h, w], so that joint latents are [B, C, 2h, 2w].
+`generator.fit` says whether settings and models fit together.
 """
 
 import re
@@ -28,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.seeding import make_rng
 from generator.grid import VIEWS, join, split
-from generator.model_files import read_json
+from generator.model_files import read_config
 from generator.settings import DenoiserSettings, check_stock_unet
 from generator.weights import load_model
 
@@ -43,11 +46,11 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
     (safetensors) to keep them.
 
     Args:
-        unet_config: the config of the stock UNet (4 input channels).
-        encoder_width: width of the image encoder's tokens; where it is not the UNet's cross-attention width,
+        unet_config: Configuration of the stock UNet (4 input channels).
+        encoder_width: Width of the image encoder's tokens; where it is not the UNet's cross-attention width,
             a linear layer projects them.
-        cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels, stack_views: see
-            `DenoiserSettings`.
+        cva, flc_texture, ilc, texture_patch, cva_heads, cva_layers, pose_channels, stack_views: Settings of
+            the same names in `DenoiserSettings`.
     """
 
     _supports_gradient_checkpointing = True
@@ -74,6 +77,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         config = self.config
         width = unet.config.cross_attention_dim
         latent_channels = unet.config.in_channels
+        # FLC: latents [B, C, h, w] -> F_L [B, h w / patch^2, width], and tokens -> F_H [B, T, width]
         self.texture_tokenizer = (
             nn.Conv2d(latent_channels, width, config.texture_patch, config.texture_patch)
             if config.flc_texture
@@ -82,10 +86,13 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         self.token_projection = (
             nn.Identity() if config.encoder_width == width else nn.Linear(config.encoder_width, width)
         )
+        # Skeletons [B, 3, H, W] -> a feature [B, channels of the first level, 2h, 2w]
         self.pose_encoder = ControlNetConditioningEmbedding(
             unet.config.block_out_channels[0], block_out_channels=tuple(config.pose_channels)
         )
+        # ILC: the mask, and the latents of the visible views, beside the noisy latents
         unet.conv_in = _ConditionedInput(unet.conv_in, 1 + latent_channels if config.ilc else 1)
+        # CVA: after every transformer of the UNet, which holds a cross-attention
         if config.cva:
             for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
                 for i, transformer in enumerate(getattr(block, "attentions", [])):
@@ -101,63 +108,33 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         """Make a denoiser of a stock UNet, which it takes over (`unet` is changed in place).
 
         Args:
-            unet: a latent UNet, as of Stable Diffusion.
-            encoder_width: width of the image encoder's tokens.
-            settings: the parts to add.
-            seed: of the initial weights of what is added.
-
-        Raises:
-            ValueError: the UNet has not as many input as output channels (it is not a plain latent UNet).
+            unet: Latent UNet such as Stable Diffusion's; on the meta device, so is the denoiser.
+            encoder_width: Width of the image encoder's tokens.
+            settings: Parts to add.
+            seed: Seed of the initial weights of what is added.
         """
-        if unet.config.in_channels != unet.config.out_channels:
-            sides = f"{unet.config.in_channels} input and {unet.config.out_channels} output channels"
-            raise ValueError(f"The UNet has {sides}, where a base UNet has equally many.")
-        with torch.device("meta"):  # a shell without weights; its parts are replaced by those made of `unet`
-            # Keys with an underscore say where the UNet was loaded from.
-            config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+        # A shell without weights; its parts are then replaced by those made of `unet`. Keys with an
+        # underscore say where the UNet was loaded from.
+        config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+        with torch.device("meta"):
             denoiser = cls(unet_config=config, encoder_width=encoder_width, **settings.model_dump())
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), unet.device:
             torch.manual_seed(int(make_rng(seed, "denoiser").integers(2**63)))
             denoiser._assemble(unet)
         return denoiser
 
-    @property
-    def latent_multiple(self) -> int:
-        """What a view's latent height and width must be multiples of: the grid then splits at every level."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
-
-    def check_view(self, height: int, width: int, vae_factor: int) -> None:
-        """Raise a ValueError unless views of this size in pixels fit the VAE, the UNet and the tokenizer."""
-        multiple = vae_factor * self.latent_multiple
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"Views are {height}x{width} pixels, where both must be multiples of {multiple} (VAE "
-                f"{vae_factor} x UNet {self.latent_multiple}), so that the joint image splits at every level."
-            )
-        patch = self.config.texture_patch
-        if self.config.flc_texture and (height // vae_factor % patch or width // vae_factor % patch):
-            raise ValueError(
-                f"texture_patch is {patch}, which does not divide the latent of a view, "
-                f"{height // vae_factor}x{width // vae_factor}."
-            )
-        reach = 2 ** (len(self.config.pose_channels) - 1)
-        if reach != vae_factor:
-            raise ValueError(
-                f"pose_channels has {len(self.config.pose_channels)} entries, which reach 1/{reach} of the "
-                f"image's size, where the latent is at 1/{vae_factor}."
-            )
-
     def encode_features(self, latents: Tensor, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """F_C = [F_L, F_H], the condition that cross-attention reads (Eq. 3).
+        """Encode the source view to F_C = [F_L, F_H], the condition that cross-attention reads (Eq. 3).
 
         Args:
-            latents: [B, C, h, w] scaled VAE latents of the source view.
-            tokens: [B, T, encoder_width] the image encoder's tokens of the source view.
-            keep: bool [B]; where it is False, the tokens are null tokens: zeros.
+            latents: Scaled VAE latents of the source view, [B, C, h, w].
+            tokens: Image encoder's tokens of the source view, [B, T, encoder_width].
+            keep: Which samples keep their tokens, bool [B]; the others get null tokens: zeros.
 
         Returns:
             [B, h w / patch^2 + T, cross_attention_dim].
         """
+        # F_H [B, T, width]; before it F_L: patches [B, width, h / patch, w / patch] row by row
         features = self.token_projection(tokens.to(self.dtype))
         if self.texture_tokenizer is not None:
             texture = self.texture_tokenizer(latents.to(self.dtype)).flatten(2).transpose(1, 2)
@@ -165,13 +142,14 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         return features if keep is None else features * keep[:, None, None]
 
     def encode_pose(self, skeletons: Tensor) -> Tensor:
-        """The pose feature [B, block_out_channels[0], H / f, W / f] of joint skeletons, uint8 [B, 3, H, W].
+        """Encode joint skeletons, uint8 [B, 3, H, W], to the pose feature [B, block_out_channels[0], 2h, 2w].
 
         It does not depend on the timestep: sampling computes it once per joint image.
         """
         skeletons = skeletons.to(self.dtype) / 255
         if not self.config.stack_views:
             return self.pose_encoder(skeletons)
+        # [B, 3, H, W] -> views [4 B, 3, H / 2, W / 2], so that none sees its neighbour's skeleton, and back
         return join(self.pose_encoder(split(skeletons).flatten(0, 1)).unflatten(0, (-1, VIEWS)))
 
     def forward(
@@ -180,21 +158,23 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         """Predict the noise (or v) in joint latents.
 
         Args:
-            noisy: [B, C, 2h, 2w] joint latents with noise.
-            timesteps: int [B] or a scalar.
-            features: [B, T, cross_attention_dim] from `encode_features`.
-            pose: [B, block_out_channels[0], 2h, 2w] from `encode_pose`.
-            mask: [B, 1, 2h, 2w], 1 where a view is visible, 0 where it is masked.
-            visible: [B, C, 2h, 2w] joint latents of the visible views, black where masked; unused without
+            noisy: Joint latents with noise, [B, C, 2h, 2w].
+            timesteps: Timesteps, int [B] or a scalar.
+            features: Condition from `encode_features`, [B, T, cross_attention_dim].
+            pose: Pose feature from `encode_pose`, [B, block_out_channels[0], 2h, 2w].
+            mask: 1 where a view is visible and 0 where it is masked, [B, 1, 2h, 2w].
+            visible: Joint latents of the visible views, black where masked, [B, C, 2h, 2w]; unused without
                 ILC.
 
         Returns:
             [B, C, 2h, 2w].
         """
+        # The joint image as one sample of the UNet: [B, C + 1 (+ C) + channels of the pose feature, 2h, 2w]
         inputs = [noisy, mask, visible, pose] if self.config.ilc else [noisy, mask, pose]
         sample = torch.cat([part.to(self.dtype) for part in inputs], dim=1)
         if not self.config.stack_views:
             return self.unet(sample, timesteps, encoder_hidden_states=features, return_dict=False)[0]
+        # M1: the four views one after the other along the batch, [4 B, ..., h, w], with the same condition
         timesteps = torch.as_tensor(timesteps, device=sample.device).expand(len(sample))
         predicted = self.unet(
             split(sample).flatten(0, 1),
@@ -209,7 +189,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
 
         On an accelerator: fused attention, and convolutions with the channels last in memory. On a CPU:
         attention by plain matrix products; at 512 latent tokens in bf16, one core takes 1.5 times as long
-        with the fused kernel, forward and backward alike.
+        with the fused kernel, forward and backward.
         """
         if device.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
@@ -219,7 +199,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
 
 
 class _ConditionedInput(nn.Module):
-    """The UNet's first convolution with channels for the conditions, plus a feature that rides beside them.
+    """The UNet's first convolution with channels for the conditions, to whose output a feature is added.
 
     Its input is [noisy latents, conditions, pose feature] along the channels. The weights of the new channels
     are zero.
@@ -234,6 +214,7 @@ class _ConditionedInput(nn.Module):
         self.conv = conv
 
     def forward(self, sample: Tensor) -> Tensor:
+        # [B, C + conditions + D, h, w] -> the convolution's own channels, and the pose feature [B, D, h, w]
         latents, feature = sample.split(
             [self.conv.in_channels, sample.shape[1] - self.conv.in_channels], dim=1
         )
@@ -250,19 +231,18 @@ class _CrossViewTransformer(nn.Module):
     def __init__(self, transformer: Transformer2DModel, heads: int, layers: int, stack_views: bool) -> None:
         super().__init__()
         channels = transformer.config.in_channels
-        if channels % heads:
-            raise ValueError(f"cva_heads is {heads}, which does not divide the UNet's {channels} channels.")
         self.transformer = transformer
         self.stack_views = stack_views
         self.cross_view = AnimateDiffTransformer3D(
             num_attention_heads=heads,
-            attention_head_dim=channels // heads,
+            attention_head_dim=max(1, channels // heads),  # `fit` refuses heads that do not divide them
             in_channels=channels,
             num_layers=layers,
             norm_num_groups=transformer.config.norm_num_groups,
             positional_embeddings="sinusoidal",
             num_positional_embeddings=VIEWS,
         )
+        # The last layer starts at zero, so that the block starts as the transformer alone.
         nn.init.zeros_(self.cross_view.proj_out.weight)
         nn.init.zeros_(self.cross_view.proj_out.bias)
         self.gradient_checkpointing = False  # switched, with the function, by enable_gradient_checkpointing
@@ -270,12 +250,13 @@ class _CrossViewTransformer(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         hidden = self.transformer(hidden_states, *args, **kwargs)[0]
+        # [B, D, 2h, 2w] or [4 B, D, h, w] -> views [B, 4, D, h, w] -> mixed -> back
         views = hidden.unflatten(0, (-1, VIEWS)) if self.stack_views else split(hidden)
         mixed = torch.cat([self._mix(part) for part in self._parts(views)])
         return (mixed.flatten(0, 1) if self.stack_views else join(mixed),)
 
     def _mix(self, views: Tensor) -> Tensor:
-        """Attention between the views [B, 4, C, h, w] at each place."""
+        """Attend between the views [B, 4, D, h, w] at each place."""
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             mixed = self._gradient_checkpointing_func(
                 self.cross_view, views.flatten(0, 1), None, None, None, VIEWS
@@ -286,50 +267,48 @@ class _CrossViewTransformer(nn.Module):
 
     @staticmethod
     def _parts(views: Tensor) -> tuple[Tensor, ...]:
-        """Chunks of joint images: each place of a view is one item in the batch of the attention."""
+        """Split joint images into chunks: each place of a view is an item in the batch of the attention."""
         places = views.shape[-2] * views.shape[-1]
         return views.split(max(1, _MAX_ATTENTION_BATCH // places))
 
 
 def load_denoiser(
-    folder: Path, settings: DenoiserSettings, encoder_width: int, seed: int
+    folder: Path, settings: DenoiserSettings, encoder_width: int, seed: int, meta: bool = False
 ) -> IMAGPoseDenoiser:
     """Load the denoiser to train: a saved `IMAGPoseDenoiser`, or one made of the stock UNet in the folder.
 
     A saved denoiser loses the parts that the settings switch off; all that stays keeps its weights.
 
     Args:
-        folder: a folder saved by `IMAGPoseDenoiser.save_pretrained` or a diffusers UNet folder.
-        settings: the parts of the denoiser; a saved one must have them, in the same shapes.
-        encoder_width: width of the image encoder's tokens.
-        seed: of the initial weights of what is added to a stock UNet.
+        folder: Folder saved by `IMAGPoseDenoiser.save_pretrained`, or a diffusers UNet folder.
+        settings: Parts of the denoiser; a saved one must have them, in the same shapes.
+        encoder_width: Width of the image encoder's tokens.
+        seed: Seed of the initial weights of what is added to a stock UNet.
+        meta: Read no weights, as in `load_model`.
 
     Raises:
-        ValueError: the folder holds another model, a denoiser that lacks a part or has it in another shape,
+        ValueError: The folder holds another model, a denoiser that lacks a part or has it in another shape,
             or `load_model` refuses its weights.
     """
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") == UNet2DConditionModel.__name__:
+    kind, config = read_config(folder, [UNet2DConditionModel.__name__, IMAGPoseDenoiser.__name__])
+    if kind == UNet2DConditionModel.__name__:
         check_stock_unet(folder, config)
-        unet = load_model(UNet2DConditionModel, folder)
+        unet = load_model(UNet2DConditionModel, folder, meta=meta)
         return IMAGPoseDenoiser.from_unet(unet, encoder_width, settings, seed)
-    if config.get("_class_name") != IMAGPoseDenoiser.__name__:
-        raise ValueError(
-            f"{folder} holds a {config.get('_class_name')}, where a UNet2DConditionModel or an "
-            "IMAGPoseDenoiser is needed."
-        )
     settings.check_saved(folder, config, encoder_width)
-    return _without_parts(load_model(IMAGPoseDenoiser, folder), settings)
+    return _without_parts(load_model(IMAGPoseDenoiser, folder, meta=meta), settings)
 
 
 def _without_parts(denoiser: IMAGPoseDenoiser, settings: DenoiserSettings) -> IMAGPoseDenoiser:
-    """The denoiser without the parts that the settings switch off, with the weights of all that stays."""
+    """Take off the parts that the settings switch off, and keep the weights of all that stays."""
     switches = settings.model_dump(include={"cva", "flc_texture", "ilc", "stack_views"})
     if all(denoiser.config[name] == value for name, value in switches.items()):
         return denoiser
     # Keys with an underscore would set what the file does not name back to its default.
     config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
-    smaller = IMAGPoseDenoiser.from_config(config | switches)
+    with denoiser.device:
+        smaller = IMAGPoseDenoiser.from_config(config | switches)
+    # The weights of what stays, under the names that they have in the smaller denoiser
     weights = denoiser.state_dict()
     if denoiser.config.cva and not settings.cva:  # attentions.0.transformer.X becomes attentions.0.X again
         weights = {

@@ -9,21 +9,23 @@ from generator.settings import SchedulerSettings
 
 
 def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
-    """The base model's schedule as a DDIM scheduler, with what the settings change.
+    """Load the base model's schedule as a DDIM scheduler, with what the settings change.
 
     Samples are never clipped, because latents are not bounded by 1. With zero terminal SNR the timesteps of
     sampling are spaced from the last one down ("trailing"), for otherwise they would miss the step of pure
     noise (Lin et al. 2024).
 
     Args:
-        folder: holds a diffusers scheduler_config.json of any scheduler class.
-        settings: what to change.
+        folder: Folder with the scheduler_config.json of any scheduler class of diffusers.
+        settings: What to change.
 
     Raises:
-        ValueError: `read_json` refuses the file, or zero terminal SNR is asked of a model that predicts
-            epsilon, which pure noise does not determine.
+        ValueError: `read_json` refuses the file, the model predicts something else than epsilon or v, or zero
+            terminal SNR is asked of a model that predicts epsilon, which pure noise does not determine.
     """
-    config = read_json(folder / "scheduler_config.json")
+    # The file, then the settings that are not null, then what is the same for every model
+    file = folder / "scheduler_config.json"
+    config = read_json(file)
     changes = {
         "prediction_type": settings.prediction_type,
         "beta_schedule": settings.beta_schedule,
@@ -36,15 +38,18 @@ def load_scheduler(folder: Path, settings: SchedulerSettings) -> DDIMScheduler:
     }
     if config.get("rescale_betas_zero_snr"):
         config["timestep_spacing"] = "trailing"
-    scheduler = DDIMScheduler.from_config(config)
+    try:
+        scheduler = DDIMScheduler.from_config(config)
+    except Exception as error:  # for bad values diffusers raises all kinds
+        raise ValueError(f"{file} describes no scheduler: {error}.") from None
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f"The scheduler in {folder} has prediction_type {scheduler.config.prediction_type!r}, where "
-            "epsilon or v_prediction is needed."
+            f"{folder} has prediction_type {scheduler.config.prediction_type!r}; expected epsilon or "
+            "v_prediction."
         )
     if scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type != "v_prediction":
         raise ValueError(
-            f"zero_terminal_snr is on with prediction_type {scheduler.config.prediction_type}, where "
-            "v_prediction is needed: the last step's input is the very noise that epsilon has to predict."
+            f"{folder}: zero_terminal_snr is on with prediction_type {scheduler.config.prediction_type}; "
+            "expected v_prediction, since the last step's input is the very noise that epsilon stands for."
         )
     return scheduler

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from common.settings import Settings
+from generator.fit import Config, Design, misfits
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.artifacts import WORLD
 from pipeline.world.settings import WorldSection
@@ -280,22 +281,35 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _views_fit(self) -> Self:
-        """See that the latent of a view has whole pixels and whole texture tokens."""
-        denoiser = self.generator.denoiser
-        factor = 2 ** (len(denoiser.pose_channels) - 1)
-        for name, side in (("height", self.dataset.height), ("width", self.dataset.width)):
-            if side % factor:
-                raise ValueError(
-                    f"dataset.{name} is {side}; expected a multiple of {factor}, by which the VAE shrinks it "
-                    f"(generator.denoiser.pose_channels has {len(denoiser.pose_channels)} entries)"
-                )
-            if denoiser.flc_texture and side // factor % denoiser.texture_patch:
-                raise ValueError(
-                    f"generator.denoiser.texture_patch is {denoiser.texture_patch}; expected a divisor of "
-                    f"{side // factor}, the {name} of a view's latent (dataset.{name} is {side}, shrunk by "
-                    f"{factor})"
-                )
+        if sentences := self.misfits():
+            raise ValueError(", and ".join(sentences))
         return self
+
+    def misfits(
+        self, vae: Config | None = None, unet: Config | None = None, image_encoder: Config | None = None
+    ) -> list[str]:
+        """List what does not fit together, one sentence each that begins with a key.
+
+        Args:
+            vae: Configuration of the VAE, where it is known.
+            unet: Configuration of the UNet, where it is known.
+            image_encoder: Configuration of the image encoder, where it is known.
+        """
+        dataset, generator = self.dataset, self.generator
+        design = Design(
+            view_height=dataset.height,
+            view_width=dataset.width,
+            token_height=generator.token_height,
+            token_width=generator.token_width,
+            denoiser=generator.denoiser,
+            vae=vae,
+            unet=unet,
+            image_encoder=image_encoder,
+        )
+        keys = {"view_height": "dataset.height", "view_width": "dataset.width"}
+        keys |= {name: f"generator.{name}" for name in ("base", "token_height", "token_width")}
+        keys |= {name: f"generator.denoiser.{name}" for name in DenoiserSettings.model_fields}
+        return [f"{keys[name]} {sentence}" for name, sentence in misfits(design)]
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -1,4 +1,4 @@
-"""The IMAGPose pipeline in the hands of the stages: loaded by the settings, with its inputs encoded."""
+"""IMAGPose in the hands of the stages: loaded by the settings, fed with images, its output written."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +18,7 @@ import pipeline.datasets.marks as marks_module
 import pipeline.datasets.views as views_module
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.data import EncodedViews, encode_views
-from generator.encoders import ImageEncoder, load_image_encoder, load_vae, vae_factor
+from generator.encoders import ImageEncoder, load_image_encoder, load_vae
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.scheduler import load_scheduler
@@ -34,30 +34,21 @@ from pipeline.runtime.scratch import is_sealed, md5, scratch, seal
 def check_parts(
     params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
 ) -> None:
-    """Raise a ValueError, with the keys, unless the parts fit each other and the sizes of the images."""
-    settings, height, width = params.generator, params.dataset.height, params.dataset.width
-    made, taken = vae.config.latent_channels, denoiser.unet.config.out_channels
-    if made != taken:
-        raise ValueError(
-            f"generator.base is {settings.base}; expected parts of one model, but the latents of its vae "
-            f"have {made} channels and its denoiser takes {taken}"
-        )
-    patch = encoder.config.patch_size
-    for name, side in (("height", settings.token_height), ("width", settings.token_width)):
-        if side % patch:
-            raise ValueError(
-                f"generator.token_{name} is {side}; expected a multiple of {patch}, the patch of "
-                f"{settings.image_encoder}"
-            )
-    try:
-        denoiser.check_view(height, width, vae_factor(vae))
-    except ValueError as error:
-        sizes = f"dataset.height is {height}, dataset.width is {width}"
-        raise ValueError(f"{sizes}, generator.base is {settings.base}: {error}") from None
+    """Raise a ValueError, one sentence per key, unless the models fit each other and the settings."""
+    sentences = params.misfits(
+        vae=vae.config, unet=denoiser.unet.config, image_encoder=encoder.config.to_dict()
+    )
+    if sentences:
+        raise ValueError("\n".join(sentences))
 
 
 def load_parts(params: Params) -> IMAGPosePipeline:
-    """Load the base model and add what the settings ask for; frozen parts stay as they are."""
+    """Load the base model and add what the settings ask for; frozen models stay as they are.
+
+    Raises:
+        ValueError: A model cannot be used (`load_vae`, `load_image_encoder`, `load_denoiser`,
+            `load_scheduler`), or they do not fit together.
+    """
     settings, base = params.generator, params.generator.base
     encoder = load_image_encoder(settings.image_encoder)
     vae = load_vae(base / "vae")
@@ -81,14 +72,21 @@ def encode_images(
     dataset: DatasetSettings,
     images: list[str],
     pids: np.ndarray,
-    parts: IMAGPosePipeline,
+    imagpose: IMAGPosePipeline,
     batch_size: int,
     *,
     flip: bool,
 ) -> EncodedViews:
     """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
 
-    Where `batch_size` does not fit into the accelerator's memory, a tenth less is tried, and so on.
+    Args:
+        dataset: Section of the settings that says where images lie and how large a view is.
+        images: Names of the N images, paths relative to the data set.
+        pids: Their identities, int [N].
+        imagpose: Pipeline whose frozen encoders are used.
+        batch_size: Images at once through an encoder. Where they do not fit into the accelerator's memory, a
+            tenth less is tried, and so on.
+        flip: Encode the mirrored images too.
     """
     poses = read_poses(images)
 
@@ -99,10 +97,10 @@ def encode_images(
                 (to_view(read_image(dataset.root / image), dataset) for image in images),
                 poses,
                 pids,
-                parts.vae,
-                cast(ImageEncoder, parts.image_encoder),
-                view_size=parts.view_size,
-                token_size=parts.token_size,
+                imagpose.vae,
+                cast(ImageEncoder, imagpose.image_encoder),
+                view_size=imagpose.view_size,
+                token_size=imagpose.token_size,
                 flip=flip,
                 batch_size=batch_size,
                 progress=bar.update,
@@ -114,7 +112,13 @@ def encode_images(
 def joint_requests(
     plan: pd.DataFrame, sources: dict[str, int], poses: dict[str, np.ndarray]
 ) -> list[JointRequest]:
-    """One request per joint image of a plan, in its order; `sources` numbers the encoded views."""
+    """Make one request per joint image of a plan, in its order.
+
+    Args:
+        plan: Rows of synthetic images; those of one joint image follow each other.
+        sources: Row of each source image among the encoded views.
+        poses: Keypoints [18, 3] in pixels of a view, by the image that they were taken from.
+    """
     return [
         JointRequest(
             sources=tuple(sources[image] for image in rows.sources.iloc[0].split("|")),
@@ -127,22 +131,22 @@ def joint_requests(
 
 
 def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
-    """The mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
+    """Return the mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
     columns = (plan[column].tolist() for column in ("name", "sources", "pose", "seed"))
-    return {name: Mark(model, *made_of) for name, *made_of in zip(*columns, strict=True)}
+    return {name: Mark(model, *origin) for name, *origin in zip(*columns, strict=True)}
 
 
 def scratch_images(
     stage: str, plan: pd.DataFrame, checksums: pd.Series, generator_hash: str, params: Params
 ) -> Path:
-    """The scratch folder for a plan's images.
+    """Return the scratch folder for a plan's images, which belongs to all that determines them.
 
     Args:
-        stage: that wants them.
-        plan: as `generate` takes it.
-        checksums: MD5 of images, those of the plan's sources among them, by their name.
+        stage: Name of the stage that makes them.
+        plan: Rows of synthetic images, as `generate` takes them.
+        checksums: MD5 of images, those of the plan's sources among them, by their names.
         generator_hash: `model_hash` of the generator.
-        params: of the run.
+        params: Settings of the run.
     """
     return scratch(
         stage,
@@ -170,9 +174,14 @@ def write_batch(
 ) -> None:
     """Write the images of a batch beside `done`, by their names, and last `done`, their seal.
 
-    A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
-    that grows with the plan. They move out of it one by one, and what a kill leaves there is made again.
+    Args:
+        images: Images uint8 [H, W, 3] of a view's size, by their names.
+        done: File that says, once it is there, that the batch is whole.
+        marks: Marks of the images, by their names.
+        params: Settings of the run: the border to cut off, and the quality of the JPEGs.
     """
+    # A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
+    # that grows with the plan.
     batch = done.with_suffix("")
     with atomic(batch) as folder:
         folder.mkdir()
@@ -184,6 +193,7 @@ def write_batch(
         with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it encodes
             for _ in pool.map(save, images):
                 pass
+    # They move out of it one by one; what a kill leaves there is generated again.
     for name in images:
         (batch / name).replace(done.parent / name)
     batch.rmdir()
@@ -198,21 +208,30 @@ def generate(
     folder: Path,
     state: PartialState,
 ) -> None:
-    """Write the images of a plan to `folder`; batches that a killed run finished are not made again.
+    """Generate the images of a plan; batches that a killed run finished are not generated again.
 
     Batches are cut from the whole plan before the processes share them out, so that neither their number
     nor a restart changes what is in a batch, and with it the last bit of an image.
+
+    Args:
+        plan: Rows of synthetic images with the columns joint, name, scenario, sources, pose and seed.
+        model: Folder of the generator.
+        marks: Marks of the images, by their names.
+        params: Settings of the run.
+        folder: Folder to write the images to; the files that seal its batches stay in it.
+        state: Processes that share the work.
     """
     settings = params.generate.sample
-    parts = load_pipeline(model)
-    parts.to(state.device)
-    parts.denoiser.suit_device(state.device)
+    imagpose = load_pipeline(model)
+    imagpose.to(state.device)
+    imagpose.denoiser.suit_device(state.device)
+    # One request per joint image; its sources are rows of the encoded views below.
     sources = _sources(plan)
     poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
     requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
     names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
     if state.is_main_process:
-        flops = sampling_flops(pipeline_flops(parts), len(requests), settings)
+        flops = sampling_flops(pipeline_flops(imagpose), len(requests), settings)
         print(
             f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
             f"{in_words(flops)}; {len(sources)} sources to encode",
@@ -221,22 +240,23 @@ def generate(
     views = encode_images(
         params.dataset,
         sources,
-        np.zeros(len(sources), int),
-        parts,
+        np.zeros(len(sources), int),  # identities are of no use here
+        imagpose,
         params.generator.encode_batch,
         flip=False,
     ).near(state.device)
+    # This process takes every n-th batch of `size` joint images.
     size = settings.batch_size
     batches = range(state.process_index * size, len(requests), state.num_processes * size)
     with tqdm(
         total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
     ) as bar:
         for start in batches:
-            wanted = [name for group in names[start : start + size] for name in group]
+            batch = [name for group in names[start : start + size] for name in group]
             done = folder / f"batch-{start:08d}.json"
             if not is_sealed(done):
-                made = parts.generate(views, requests[start : start + size], settings)
-                images = (image for group in made for image in group)
-                write_batch(dict(zip(wanted, images, strict=True)), done, marks, params)
-            bar.update(state.num_processes * len(wanted))
+                groups = imagpose.generate(views, requests[start : start + size], settings)
+                images = (image for group in groups for image in group)
+                write_batch(dict(zip(batch, images, strict=True)), done, marks, params)
+            bar.update(state.num_processes * len(batch))
     state.wait_for_everyone()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, Dinov2Model
 
 from generator import encoders
@@ -43,11 +43,11 @@ def test_decoding_undoes_the_scaling():
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
-def test_a_vae_for_other_images_is_refused():
-    vae = tiny.vae()
-    vae.register_to_config(in_channels=4)
-    with pytest.raises(ValueError, match="4 input and 3 output channels"):
-        encoders.vae_factor(vae)
+def test_a_vae_for_other_images_is_refused(tmp_path):
+    AutoencoderKL(in_channels=4, norm_num_groups=2, block_out_channels=(4,)).save_pretrained(tmp_path)
+    for meta in (False, True):
+        with pytest.raises(ValueError, match=f"{tmp_path}: The VAE has 4 input and 3 output channels"):
+            encoders.load_vae(tmp_path, meta)
 
 
 def test_tokens_are_the_encoders_own_on_the_whole_resized_normalised_image():
@@ -72,7 +72,7 @@ def test_every_part_of_the_image_reaches_the_tokens():
 
 
 def test_a_patch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="18x8, which its patch of 4 does not divide"):
+    with pytest.raises(ValueError, match="token_height is 18; expected a multiple of 4, the patch"):
         encoders.encode_tokens(tiny.image_encoder(), images(), (18, 8))
 
 
@@ -123,12 +123,32 @@ def test_wrong_folders_are_named(tmp_path):
             load(tmp_path / "nowhere")
     UNet2DConditionModel.from_config(tiny.unet().config).save_config(tmp_path)
     with pytest.raises(
-        ValueError, match="holds a UNet2DConditionModel, where a diffusers AutoencoderKL is needed"
+        ValueError, match="holds a model of kind UNet2DConditionModel; expected AutoencoderKL"
     ):
         encoders.load_vae(tmp_path)
-    with pytest.raises(ValueError, match="holds a model of type None"):
+    with pytest.raises(
+        ValueError, match="kind UNet2DConditionModel; expected dinov2 or clip or clip_vision_model"
+    ):
         encoders.load_image_encoder(tmp_path)
-    tiny.vae().save_config(tmp_path)
-    (tmp_path / "diffusion_pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match="pickled weights are not read"):
-        encoders.load_vae(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model of kind None; expected"):
+        encoders.load_image_encoder(tmp_path)
+
+
+def test_a_patch_that_is_no_square_is_refused(tmp_path):
+    tiny.image_encoder().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"patch_size": [4, 4]}))
+    with pytest.raises(ValueError, match=r"has patch_size \[4, 4\]; expected pixels of a side"):
+        encoders.load_image_encoder(tmp_path)
+
+
+def test_on_the_meta_device_the_encoders_tell_the_sizes_of_what_they_make(tmp_path):
+    tiny.vae().save_pretrained(tmp_path / "vae")
+    tiny.image_encoder().save_pretrained(tmp_path / "encoder")
+    vae = encoders.load_vae(tmp_path / "vae", meta=True)
+    encoder = encoders.load_image_encoder(tmp_path / "encoder", meta=True)
+    pixels = images().to("meta")
+    mean, std = encoders.encode_latents(vae, pixels)
+    assert mean.is_meta and mean.shape == std.shape == (2, *tiny.LATENT)
+    assert encoders.encode_tokens(encoder, pixels, tiny.TOKEN_SIZE).shape == (2, tiny.TOKENS, tiny.WIDTH)

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
 from generator import model
-from generator.grid import split
+from generator.grid import join, split
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from tests.generator import tiny
 
@@ -15,6 +15,10 @@ ABLATIONS = {
     "B4": {"cva": False, "flc_texture": True, "ilc": True},
     "IMAGPose": {"cva": True, "flc_texture": True, "ilc": True},
 }
+
+
+def cross_view_attentions(denoiser):
+    return [module for module in denoiser.modules() if isinstance(module, AnimateDiffTransformer3D)]
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -32,10 +36,8 @@ def test_ablations_have_the_papers_parts(name):
     switches = ABLATIONS[name]
     denoiser = tiny.denoiser(**switches)
     assert denoiser.unet.conv_in.conv.in_channels == (9 if switches["ilc"] else 5)
-    blocks = sum(isinstance(module, model._CrossViewTransformer) for module in denoiser.modules())
-    assert blocks == (
-        7 if switches["cva"] else 0
-    )  # 2 in the down blocks, 1 in the middle, 4 in the up blocks
+    blocks = len(cross_view_attentions(denoiser))  # 2 in the down blocks, 1 in the middle, 4 in the up blocks
+    assert blocks == (7 if switches["cva"] else 0)
     latents, tokens = torch.randn(2, *tiny.LATENT), torch.randn(2, tiny.TOKENS, tiny.WIDTH)
     texture = 2 if switches["flc_texture"] else 0
     assert denoiser.encode_features(latents, tokens).shape == (2, texture + tiny.TOKENS, 8)
@@ -68,6 +70,13 @@ def test_no_projection_where_the_widths_agree():
     assert torch.equal(denoiser.encode_features(torch.randn(1, *tiny.LATENT), tokens)[:, 2:], tokens)
 
 
+class Unchanged(torch.nn.Module):
+    """Stands in for a UNet's transformer."""
+
+    def forward(self, hidden_states):
+        return (hidden_states,)
+
+
 def test_cva_mixes_views_at_one_place_and_nothing_else():
     """Every place of every view sees that place of all four views, and no other place.
 
@@ -75,8 +84,9 @@ def test_cva_mixes_views_at_one_place_and_nothing_else():
     """
     block = tiny.denoiser(trained=True).unet.down_blocks[0].attentions[0]
     block.cross_view.norm = torch.nn.Identity()
+    block.transformer = Unchanged()
     views = torch.randn(1, 4, 8, 3, 2, requires_grad=True)
-    mixed = block._mix(views)
+    mixed = split(block(join(views))[0])
     view, row, column = 2, 1, 0
     mixed[0, view, :, row, column].sum().backward()
     seen = views.grad[0].abs().sum(dim=1) > 0  # [view, row, column]
@@ -86,12 +96,14 @@ def test_cva_mixes_views_at_one_place_and_nothing_else():
 
 
 def test_cva_in_parts_is_cva(monkeypatch):
-    denoiser, given = tiny.denoiser(trained=True), tiny.inputs(batch=3)
+    denoiser, given, batches = tiny.denoiser(trained=True), tiny.inputs(batch=3), []
+    first = cross_view_attentions(denoiser)[0]
+    first.register_forward_pre_hook(lambda module, arguments: batches.append(len(arguments[0])))
     with torch.no_grad():
         whole = denoiser(**given)
         monkeypatch.setattr(model, "_MAX_ATTENTION_BATCH", 9)  # one joint image of 4x2 places at a time
-        assert len(model._CrossViewTransformer._parts(torch.zeros(3, 4, 8, 4, 2))) == 3
         torch.testing.assert_close(denoiser(**given), whole)
+    assert batches == [12, 4, 4, 4]  # views
 
 
 def test_without_cva_no_transformer_is_wrapped_and_views_still_share_the_unet():
@@ -134,10 +146,9 @@ def test_a_saved_denoiser_loses_the_parts_that_are_switched_off_and_keeps_the_re
         assert torch.equal(features, full.encode_features(latents, tokens)[:, -features.shape[1] :])
         # The same parts silenced in the full denoiser.
         if not switches["cva"]:
-            for module in full.modules():
-                if isinstance(module, model._CrossViewTransformer):
-                    module.cross_view.proj_out.weight.zero_()
-                    module.cross_view.proj_out.bias.zero_()
+            for attention in cross_view_attentions(full):
+                attention.proj_out.weight.zero_()
+                attention.proj_out.bias.zero_()
         if not switches["ilc"]:
             full.unet.conv_in.conv.weight[:, 5:] = 0
         given["features"] = features
@@ -162,7 +173,7 @@ def test_wrong_folders_and_settings_are_named(tmp_path):
         load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
     tiny.vae().save_pretrained(tmp_path / "vae")
     with pytest.raises(
-        ValueError, match="holds a AutoencoderKL, where a UNet2DConditionModel or an IMAGPose"
+        ValueError, match="kind AutoencoderKL; expected UNet2DConditionModel or IMAGPoseDenoiser"
     ):
         load_denoiser(tmp_path / "vae", tiny.DENOISER, tiny.WIDTH, seed=0)
     tiny.denoiser().save_pretrained(tmp_path / "saved")
@@ -171,24 +182,21 @@ def test_wrong_folders_and_settings_are_named(tmp_path):
         load_denoiser(tmp_path / "saved", other, tiny.WIDTH, seed=0)
     with pytest.raises(ValueError, match="was saved with encoder_width 12, where the settings say 13"):
         load_denoiser(tmp_path / "saved", tiny.DENOISER, 13, seed=0)
-    inpainting = UNet2DConditionModel.from_config({**tiny.unet().config, "in_channels": 9})
-    with pytest.raises(ValueError, match="9 input and 4 output channels"):
-        IMAGPoseDenoiser.from_unet(inpainting, tiny.WIDTH, tiny.DENOISER, seed=0)
-    with pytest.raises(ValueError, match="cva_heads is 3, which does not divide the UNet's 8 channels"):
-        tiny.denoiser(cva_heads=3)
 
 
-def test_sizes_that_do_not_fit_are_named():
-    denoiser = tiny.denoiser()
-    denoiser.check_view(32, 16, vae_factor=8)
-    with pytest.raises(ValueError, match="40x16 pixels, where both must be multiples of 16"):
-        denoiser.check_view(40, 16, vae_factor=8)
-    with pytest.raises(
-        ValueError, match="texture_patch is 4, which does not divide the latent of a view, 4x2"
-    ):
-        tiny.denoiser(texture_patch=4).check_view(32, 16, vae_factor=8)
-    with pytest.raises(ValueError, match="pose_channels has 3 entries, which reach 1/4"):
-        tiny.denoiser(pose_channels=(4, 4, 8)).check_view(32, 16, vae_factor=8)
+@pytest.mark.parametrize("saved", ["unet", "denoiser"])
+def test_on_the_meta_device_a_denoiser_has_all_shapes_and_no_values(tmp_path, saved):
+    """Also one that loses parts, and one whose heads do not divide the channels, for which `fit` is there."""
+    getattr(tiny, saved)().save_pretrained(tmp_path)
+    changes = [{}, ABLATIONS["B0"]] + ([{"cva_heads": 64}] if saved == "unet" else [])
+    for change in changes:
+        settings = tiny.DENOISER.model_copy(update=change)
+        loaded = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0, meta=True)
+        assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"meta"}
+        if "cva_heads" not in change:
+            real = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0)
+            shapes = [{name: t.shape for name, t in each.state_dict().items()} for each in (loaded, real)]
+            assert shapes[0] == shapes[1]
 
 
 def test_gradient_checkpointing_saves_memory_and_changes_nothing():

@@ -39,6 +39,12 @@ def test_zero_terminal_snr_needs_v(tmp_path):
         load_scheduler(tmp_path, KEEP.model_copy(update={"zero_terminal_snr": True}))
 
 
+def test_a_value_that_diffusers_refuses_is_named_with_its_file(tmp_path):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"beta_schedule": "steep"}))
+    with pytest.raises(ValueError, match=r"scheduler_config\.json describes no scheduler: .*steep"):
+        load_scheduler(tmp_path, KEEP)
+
+
 def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"scheduler_config\.json does not exist"):
         load_scheduler(tmp_path, KEEP)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from generator.encoders import load_image_encoder, load_vae
 from generator.model import load_denoiser
 from generator.sample import IMAGPosePipeline, load_pipeline
+from generator.weights import read_state_dict
 from tests.generator import tiny
 
-LOADERS: dict[str, Callable[[Path], Any]] = {
+LOADERS: dict[str, Callable[..., Any]] = {
     "vae": load_vae,
     "image_encoder": load_image_encoder,
     "unet": partial(load_denoiser, settings=tiny.DENOISER, encoder_width=tiny.WIDTH, seed=0),
@@ -82,6 +83,12 @@ def as_pickle(suffix: str) -> Callable[[Path], None]:
     return spoil
 
 
+def make_dangling(folder: Path) -> None:
+    file = weights(folder)
+    file.unlink()
+    file.symlink_to("../blobs/0a1b")
+
+
 def truncate(folder: Path) -> None:
     file = weights(folder)
     file.write_bytes(file.read_bytes()[:-100])
@@ -92,13 +99,31 @@ OTHERS = FILE + " holds no weights of the {described} that " + CONFIG + " descri
 NAN = FILE + " holds NaN or infinite values in {first}."
 TYPE = FILE + " holds {first} as %s; weights are of 16, 32 or 64-bit floats."
 DAMAGED = FILE + " is no safetensors file, or a damaged one ("
-PICKLED = FILE + " does not exist: pickled weights are not read, nor safetensors of another name."
+ABSENT = FILE + " does not exist"
+PICKLED = (
+    "; if you trust its origin, load it with its library and call save_pretrained, which writes "
+    "{stem}.safetensors."
+)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 123\n"
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no weights": (lambda folder: weights(folder).unlink(), PICKLED),
-    "pickled weights": (as_pickle(".bin"), PICKLED + " It holds {stem}.bin."),
+    "no weights": (
+        lambda folder: weights(folder).unlink(),
+        ABSENT + ", and there are no other weights beside it.",
+    ),
+    "pickled weights": (as_pickle(".bin"), ABSENT + ", and {stem}.bin is not read" + PICKLED),
     "weights of another name": (
-        lambda folder: weights(folder).rename(folder / "a.safetensors"),
-        PICKLED + " It holds a.safetensors.",
+        lambda folder: weights(folder).rename(folder / f"{weights(folder).stem}.fp16.safetensors"),
+        ABSENT
+        + "; rename {stem}.fp16.safetensors if it holds the same weights, in half precision for instance.",
+    ),
+    "a link to nothing": (make_dangling, FILE + " is a link to ../blobs/0a1b, which does not exist."),
+    "a pointer of Git LFS": (
+        lambda folder: weights(folder).write_text(POINTER),
+        FILE + " is a pointer of Git LFS; run `git lfs pull` where it was cloned.",
+    ),
+    "a configuration that is a pointer": (
+        lambda folder: (folder / "config.json").write_text(POINTER),
+        CONFIG + " is a pointer of Git LFS; run `git lfs pull` where it was cloned.",
     ),
     "a pickle called safetensors": (
         as_pickle(".safetensors"),
@@ -124,7 +149,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a tensor of another shape": (
         change(lambda tensors, name: tensors.update({name: torch.zeros(3, 5, 7)})),
-        OTHERS,
+        OTHERS + "it has {first} as [3, 5, 7], where [",
     ),
     "no configuration": (
         lambda folder: (folder / "config.json").unlink(),
@@ -141,9 +166,13 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("meta", [False, True])
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_bad_folder_is_refused_by_its_file(case: str, kind: str, saved: Path, tmp_path: Path) -> None:
+def test_a_bad_folder_is_refused_by_its_file(
+    case: str, kind: str, meta: bool, saved: Path, tmp_path: Path
+) -> None:
+    """With its weights, or by the headers alone, which do not tell the values."""
     folder = shutil.copytree(saved / kind, tmp_path / kind)
     names = {
         "folder": folder,
@@ -153,8 +182,11 @@ def test_a_bad_folder_is_refused_by_its_file(case: str, kind: str, saved: Path, 
     }
     spoil, sentence = SPOILED[case]
     spoil(folder)
+    if meta and case in ("NaN", "infinity"):
+        LOADERS[kind](folder, meta=True)
+        return
     with pytest.raises(ValueError) as caught:
-        LOADERS[kind](folder)
+        LOADERS[kind](folder, meta=meta)
     expected = sentence.format(**names)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
@@ -195,6 +227,103 @@ def test_a_folder_in_shards_is_loaded_or_its_missing_shard_named(
     with pytest.raises(ValueError) as caught:
         LOADERS[kind](folder)
     assert str(caught.value) == f"{shards[-1]} is missing: {index} names it."
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_tensor_that_the_index_names_and_no_shard_holds_is_missed(
+    kind: str, saved: Path, tmp_path: Path
+) -> None:
+    """The libraries believe the index, and would leave the tensor without values."""
+    folder = shutil.copytree(saved / "sharded" / kind, tmp_path / kind)
+    shard = min(folder.glob("*.safetensors"))
+    tensors = read(shard)
+    name = min(tensors)
+    del tensors[name]
+    shard.unlink()
+    save_file(tensors | {"another": torch.zeros(1)}, shard)
+    for meta in (False, True):
+        with pytest.raises(ValueError) as caught:
+            LOADERS[kind](folder, meta=meta)
+        assert str(caught.value) == f"{weights(folder)} names {name}, which none of its files holds."
+
+
+def test_a_vae_whose_attention_is_made_of_convolutions_is_refused(saved: Path, tmp_path: Path) -> None:
+    """As in files that were converted from the first release of latent diffusion."""
+    folder = shutil.copytree(saved / "vae", tmp_path / "vae")
+    tensors = read(weights(folder))
+    for name in [name for name in tensors if ".attentions.0.to_" in name and tensors[name].ndim == 2]:
+        tensors[name] = tensors[name][:, :, None, None].contiguous()
+    save_file(tensors, weights(folder))
+    for meta in (False, True):
+        with pytest.raises(ValueError, match=r"to_\w+(\.0)?\.weight as \[4, 4, 1, 1\], where \[4, 4\] is"):
+            LOADERS["vae"](folder, meta=meta)
+
+
+def test_of_several_weights_of_other_names_none_is_renamed(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "unet", tmp_path / "unet")
+    content = weights(folder).read_bytes()
+    weights(folder).unlink()
+    for number in (1, 2):
+        (folder / f"diffusion_pytorch_model.fp16-0000{number}-of-00002.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"fp16-00001-of-00002\.safetensors is not read; if you trust its"):
+        LOADERS["unet"](folder)
+
+
+@pytest.mark.parametrize("inside", [".", "vae"])
+def test_the_cache_of_a_hub_is_answered_with_the_model_in_it(
+    saved: Path, tmp_path: Path, inside: str
+) -> None:
+    cache = tmp_path / "models--someone--something"
+    shutil.copytree(saved / "vae", cache / "snapshots/0a1b" / inside)
+    with pytest.raises(ValueError) as caught:
+        LOADERS["vae"](cache / inside)
+    sentence = f"{cache} is a cache of the Hugging Face hub; give the model in it, {cache}/snapshots/0a1b."
+    assert str(caught.value) == sentence
+    LOADERS["vae"](cache / "snapshots/0a1b" / inside)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_loading_is_quiet(kind: str, saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What the libraries would tell of a bad folder is in the sentence."""
+    folder = shutil.copytree(saved / "sharded" / kind, tmp_path / kind)
+    LOADERS[kind](folder)
+    folder = shutil.copytree(saved / kind, tmp_path / "bad")
+    change(lambda tensors, name: tensors.update({name: torch.zeros(3, 5, 7)}))(folder)
+    with pytest.raises(ValueError):
+        LOADERS[kind](folder)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_tensors_of_torch_save_are_read_in_its_present_and_its_older_format(
+    tmp_path: Path, old: bool
+) -> None:
+    file = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(2)}, file, _use_new_zipfile_serialization=not old)
+    assert read_state_dict(file)["a"].tolist() == [1, 1]
+
+
+def test_what_is_no_file_of_tensors_is_refused_without_advice_to_unpickle_it(tmp_path: Path) -> None:
+    file, harm = tmp_path / "a.pth", tmp_path / "harm"
+    for content, sentence in (
+        (pickle.dumps(_Harmful(harm)), " is no file of tensors that torch.save wrote; objects and its first"),
+        (b"\x08\x07\x12\x07pytorch", " is no file of tensors that torch.save wrote; objects and its first"),
+        (POINTER.encode(), " is a pointer of Git LFS; run `git lfs pull` where it was cloned."),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            read_state_dict(file)
+        assert str(caught.value).startswith(f"{file}{sentence}") and "\n" not in str(caught.value)
+    for state in ([torch.zeros(1)], {"a": 1}):
+        torch.save(state, file)
+        with pytest.raises(ValueError, match="holds no tensors by their names"):
+            read_state_dict(file)
+    torch.save({"a": torch.zeros(1) / 0}, file)
+    with pytest.raises(ValueError, match="holds NaN or infinite values in a"):
+        read_state_dict(file)
+    with pytest.raises(FileNotFoundError):
+        read_state_dict(tmp_path / "none.pth")
+    assert not harm.exists()
 
 
 @pytest.mark.parametrize("kind", LOADERS)
@@ -243,15 +372,15 @@ def pipeline() -> IMAGPosePipeline:
 
 
 def test_a_saved_pipeline_is_the_one_that_was_saved(tmp_path: Path) -> None:
-    made = pipeline()
-    made.save_pretrained(tmp_path)
-    found = load_pipeline(tmp_path)
+    imagpose = pipeline()
+    imagpose.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
     for part in ("vae", "image_encoder", "denoiser"):
-        one, other = (getattr(each, part) for each in (made, found))
+        one, other = (getattr(each, part) for each in (imagpose, loaded))
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
         assert not other.training
-    assert found.scheduler.config.items() <= made.scheduler.config.items()
-    assert (found.view_size, found.token_size) == (made.view_size, made.token_size)
+    assert loaded.scheduler.config.items() <= imagpose.scheduler.config.items()
+    assert (loaded.view_size, loaded.token_size) == (imagpose.view_size, imagpose.token_size)
 
 
 SPOILED_PIPELINES: dict[str, tuple[str, Callable[[Path], object], str]] = {
