@@ -6,8 +6,8 @@ under Market-1501 names, and manifest.csv.
 The folder has one set of images for all subsets, or a folder per subset named after its percent (20/, 40/,
 ...): images that were made for one subset must not teach another. Who is shown stands in the file names,
 which begin as in Market-1501 (0002_c1...), or in a table manifest.csv beside the images with the columns name
-(path in that folder), pid and, where it is known, camid. JPEGs are copied as they are; PNGs become JPEGs and keep
-their XMP, where marks of synthetic images stand.
+(path in that folder), pid and, where it is known, camid. JPEGs are copied as they are; PNGs become JPEGs and
+keep their XMP, where marks of synthetic images stand.
 """
 
 import re

@@ -431,7 +431,7 @@ def stages_section() -> list[dict[str, Any]]:
     took = times.read(SCRATCH)
     stages = []
     for name, stage in lock.get("stages", {}).items():
-        run = took.get(str(stage["cmd"]).partition(" -m ")[2])  # behind python, or another launcher
+        run = took.get(times.read_command(str(stage["cmd"])))
         stages.append(
             {
                 "name": name,

@@ -56,5 +56,6 @@ def read_arm(
     folder, table = read_synthetic(arm.generator, percent, identities)
     if arm.ratio is not None:
         # By their checksums: as good as at random, and a smaller ratio's images are among a larger one's.
-        table = table.sort_values("md5").head(round(arm.ratio * real_images)).sort_index()
+        count = max(1, round(arm.ratio * real_images))
+        table = table.sort_values("md5").head(count).sort_index()
     return folder, table

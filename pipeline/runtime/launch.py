@@ -1,23 +1,55 @@
-"""Processes that a launcher started for a stage."""
+"""Start a stage under a launcher, and find the processes that it started.
+
+`python -m pipeline.runtime.launch pipeline.generate all 20` runs that stage: in this process, or with the
+launcher that the environment variable LAUNCH names ("accelerate launch --multi_gpu --num_processes 8"). DVC
+runs commands in the user's login shell, and shells differ in how they expand a variable with a default; this
+command is the same in all of them.
+"""
 
 import os
+import runpy
+import shlex
+import sys
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
-def launched_processes() -> PartialState:
+def launched_processes() -> "PartialState":
     """Return the processes that `accelerate launch`, torchrun or the like started, or this one alone.
 
     Raises:
         ValueError: Several were started that do not know of each other; each would do all of the work, into
             the same files.
     """
+    from accelerate import PartialState  # here: the command above needs no tensors
+    from accelerate.utils import parse_flag_from_env
+
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != count:
         raise ValueError(
-            f"{count} processes were started (WORLD_SIZE), and there is no GPU to share out among them; "
-            "set ACCELERATE_USE_CPU=1 to run them on the CPU"
+            f"WORLD_SIZE is {count} in the environment, and this process knows of {state.num_processes}; if "
+            "you started several, set ACCELERATE_USE_CPU=1 to run them on the CPU, or else unset WORLD_SIZE"
         )
     return state
+
+
+def main() -> None:
+    """Run the module that the arguments name."""
+    if len(sys.argv) < 2:
+        sys.exit("launch: expected a module, such as pipeline.generate, and its arguments")
+    module, *arguments = sys.argv[1:]
+    launcher = shlex.split(os.environ.get("LAUNCH", ""))
+    if launcher:
+        try:
+            os.execvp(launcher[0], [*launcher, "-m", module, *arguments])
+        except OSError as error:
+            sys.exit(f"launch: LAUNCH is {launcher[0]!r}, which cannot be started ({error.strerror})")
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

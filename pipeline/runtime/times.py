@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 FILE = "times.jsonl"
+_LAUNCHER = "pipeline.runtime.launch"  # runs another module, whose command counts
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Took:
     """One finished run of a command.
 
     Attributes:
-        command: What follows `python -m` on its command line.
+        command: The module and its arguments, as they follow `python -m`.
         started: Local time of its start, ISO 8601.
         seconds: Run time, Python's own start included.
         peak_mib: Peak memory of the largest of its processes, MiB.
@@ -37,6 +38,7 @@ def log(folder: Path) -> None:
     """Append this process to the log in `folder`."""
     started = psutil.Process().create_time()
     command = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else sys.argv
+    command = command[command[:1] == [_LAUNCHER] :]
     # Linux counts in KiB.
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     took = Took(
@@ -61,3 +63,8 @@ def read(folder: Path) -> dict[str, Took]:
             continue  # empty, or cut off by a kill
         last[took.command] = took
     return last
+
+
+def read_command(line: str) -> str:
+    """Return the `command` that a command line of dvc.yaml is logged under."""
+    return line.partition(" -m ")[2].removeprefix(f"{_LAUNCHER} ")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts import WORLD
 from pipeline.params import load_params
+from pipeline.runtime.outputs import atomic
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.runtime.workers import available_cores
 from pipeline.world.dataset import build
@@ -25,8 +26,16 @@ def main() -> None:
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected at least 0 and less than 2**32")
 
-    # The world has the size of the data set's images.
     params = load_params()
+    if arguments.root == WORLD and params.dataset.root != WORLD:
+        # Another data set needs no world; the stage's output is a note.
+        with atomic(WORLD) as folder:
+            folder.mkdir()
+            note = f"Nothing is rendered here: dataset.root in params.yaml is {params.dataset.root}.\n"
+            (folder / "README.txt").write_text(note, encoding="utf-8")
+        return
+
+    # The world has the size of the data set's images.
     if params.world is None:
         raise ValueError("world is null; expected its settings (profiles/embedded.yaml has them)")
     values = params.world.model_dump() | {"height": params.dataset.height, "width": params.dataset.width}

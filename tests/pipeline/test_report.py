@@ -70,7 +70,7 @@ def run(workspace: Params) -> Params:
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  plan:\n    cmd: python -m pipeline.plan\n"
         "    outs:\n    - path: data/plans\n      md5: 0123456789abcdef.dir\n"
-        "  generate@all-50:\n    cmd: ${LAUNCH:-python} -m pipeline.generate all 50\n"
+        "  generate@all-50:\n    cmd: python -m pipeline.runtime.launch pipeline.generate all 50\n"
     )
     Path(".scratch").mkdir()
     Path(".scratch/times.jsonl").write_text(

@@ -62,7 +62,7 @@ def test_images_of_a_smaller_ratio_are_among_those_of_a_larger_one() -> None:
     write([f"{i}.jpg" for i in range(8)])
     chosen = [
         set(read_arm(ArmSettings(generator="pidm", ratio=ratio), 20, IDS, 4)[1].name)
-        for ratio in (0.5, 1.0, 2.0, None)
+        for ratio in (0.01, 0.5, 1.0, 2.0, None)
     ]
-    assert [len(names) for names in chosen] == [2, 4, 8, 8]
+    assert [len(names) for names in chosen] == [1, 2, 4, 8, 8], "a ratio takes one image at least"
     assert all(smaller <= larger for smaller, larger in zip(chosen, chosen[1:], strict=False))
