@@ -1,6 +1,7 @@
 """Scores compare what a generator makes of strangers with their photographs, and say what is missing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from pipeline import index as index_stage
 from pipeline import poses as poses_stage
 from pipeline import scores as stage
 from pipeline.params import Params, ScoresSettings, load_params
-from pipeline.runtime.scratch import md5
+from pipeline.runtime.hashes import md5
 from pipeline.shared import pose_judge
 from pipeline.shared.imagpose import joint_requests
+from tests import REPOSITORY
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder
 
-SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
+SHIPPED = load_params(REPOSITORY / "profiles/embedded.yaml")
 IMAGES = pd.DataFrame({"image": [f"{pid}/{k}.jpg" for pid in range(5) for k in range(pid + 1)]})
 IMAGES["pid"] = IMAGES.image.str[0].astype(int)  # one image of identity 0, five of identity 4
 
@@ -116,9 +118,9 @@ def test_t3_shows_neither_the_target_nor_an_image_twice() -> None:
     assert set(alone.scenario) == {"T2"}, "two images: the source is repeated"
 
 
-def test_a_judge_knows_people_by_other_images_than_the_targets_where_there_are_others() -> None:
-    known = stage.known_faces(IMAGES, {"1/0.jpg", "1/1.jpg", "2/0.jpg"})
-    assert sorted(known.image) == sorted(set(IMAGES.image) - {"2/0.jpg"})
+def test_people_are_known_by_other_images_than_the_targets_unless_they_have_no_others() -> None:
+    references = stage.reference_images(IMAGES, {"1/0.jpg", "1/1.jpg", "2/0.jpg"})
+    assert sorted(references.image) == sorted(set(IMAGES.image) - {"2/0.jpg"})
 
 
 def test_weights_that_are_null_are_reported_and_those_that_are_named_must_be_there(tmp_path: Path) -> None:
@@ -163,8 +165,8 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     index_stage.main()
     poses_stage.main()
     parts = tiny.vae(), tiny.image_encoder(), tiny.denoiser(trained=True), tiny.scheduler()
-    pipeline = IMAGPosePipeline(*parts, *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE)
-    pipeline.save_pretrained(tmp_path / "models/generator/all/100")
+    imagpose = IMAGPosePipeline(*parts, *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE)
+    imagpose.save_pretrained(tmp_path / "models/generator/all/100")
     return params
 
 
@@ -180,9 +182,9 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
     for scenario in stage.SCENARIOS:
         assert scores[scenario]["lpips"] is None and scores[scenario]["fid"] is None
         assert -1 < scores[scenario]["ssim"] < 1 and scores[scenario]["frechet_image_encoder"] > 0
-    for found in (scores["photographs"], *(scores[scenario] for scenario in stage.SCENARIOS)):
-        assert 0 <= found["identity_agreement"] <= 1 and 0 <= found["identity_top1"] <= 100
-        assert 0 < found["pose_error"] < 100
+    for part in (scores["photographs"], *(scores[scenario] for scenario in stage.SCENARIOS)):
+        assert 0 <= part["identity_agreement"] <= 1 and 0 <= part["identity_top1"] <= 100
+        assert 0 < part["pose_error"] < 100
     assert scores["photographs"]["fid"] is None and scores["photographs"]["frechet_image_encoder"] > 0
     assert set(scores["missing"]) == {"lpips", "fid"} and scores["fid_network"] is None
     made = sorted(Path(".scratch/scores").rglob("*.jpg"))
@@ -238,9 +240,7 @@ def test_wrong_weights_are_refused_before_anything_is_generated(
     assert not Path(".scratch/scores").exists()
 
 
-def test_without_a_generator_the_stage_names_what_makes_it(
-    fashion: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "MODELS", tmp_path / "nothing")
+def test_without_a_generator_the_stage_names_what_makes_it(fashion: Params, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "models")
     with pytest.raises(FileNotFoundError, match="run the stage 'train_generator'"):
         stage.main()
