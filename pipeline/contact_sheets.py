@@ -1,10 +1,12 @@
-"""Stage `contact_sheets`: synthetic images to look at, beside their source, target pose and the real person.
+"""Stage `contact_sheets`: synthetic images beside their source, target pose and a real image of the person.
 
 Reads data/synthetic/<train_on>/<percent>/, data/index.csv, data/poses.csv and the images of the data set;
 writes reports/contact_sheets/<train_on>-<percent>.png.
 """
 
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.seeding import make_rng
 from generator.keypoints import pose_distance
 from generator.pose import draw_skeleton
-from pipeline.artifacts import CONTACT_SHEETS, PLAN_COLUMNS, SYNTHETIC, read_index, read_poses
+from pipeline.artifacts import CONTACT_SHEETS, MANIFEST, PLAN_COLUMNS, SYNTHETIC, read_index, read_poses
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import save_composite
 from pipeline.datasets.views import from_view
@@ -21,15 +23,15 @@ from pipeline.runtime.outputs import atomic, read_csv
 from pipeline.runtime.stage import command_line, stage_main
 
 TILES = ("source", "target pose", "generated", "real")
-_TILE_HEIGHT = 256  # pixels on the sheet, and the shape of the data set's images
+_TILE_HEIGHT = 256  # pixels on the sheet; tiles have the shape of the data set's images
 _PER_LINE = 3  # generated images side by side, so that a sheet fits on a screen
 _GAP, _GROUP_GAP, _LABEL = 4, 28, 30  # pixels between tiles, between groups, and for a line of text
-_SCENARIOS = {"multi": "several poses at once"}  # those whose name in the plan says nothing to a reader
+_SCENARIOS = {"multi": "several poses at once"}  # scenarios whose name in the plan would puzzle a reader
 _INK, _PAPER, _NOTHING = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 
 
-def choose(manifest: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Draw the rows to show, of as many different identities as there are, in the order of the manifest."""
+def draw_rows(manifest: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Draw `count` rows of as many different identities as possible, in the order of the manifest."""
     rng = make_rng(seed, "contact sheet")
     shuffled = manifest.iloc[rng.permutation(len(manifest))]
     shuffled = shuffled.assign(turn=shuffled.groupby("pid").cumcount()).sort_values("turn", kind="stable")
@@ -37,48 +39,57 @@ def choose(manifest: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 
 def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params: Params) -> Image.Image:
-    """Draw one sheet: for each chosen image its first source, its pose, itself and the person in reality.
-
-    The real image is the training image nearest in pose that is no source; grey where there is none.
+    """Draw one sheet: for some images the first source, the pose, the image and a real image of the person.
 
     Args:
-        manifest: the plan's columns of the images in `folder`.
-        folder: with the synthetic images.
-        index: all training images, columns image, pid.
-        params: size of the images, root of the data set, number of rows and seed.
+        manifest: Columns of the plan, for the images in `folder`.
+        folder: Folder of the synthetic images.
+        index: All training images, columns image and pid.
+        params: Size of the images, root of the data set, number of rows and seed.
     """
-    height, width, root = params.dataset.height, params.dataset.width, params.dataset.root
+    # Groups of four tiles, three groups side by side.
+    height, width = params.dataset.height, params.dataset.width
     tile = (round(_TILE_HEIGHT * (width - 2 * params.dataset.border) / height), _TILE_HEIGHT)
     group_width = len(TILES) * (tile[0] + _GAP) - _GAP + _GROUP_GAP
-    chosen = choose(manifest, params.contact_sheets.rows, params.contact_sheets.seed)
-    lines = -(-len(chosen) // _PER_LINE)
-    columns = min(_PER_LINE, len(chosen))
+    rows = draw_rows(manifest, params.contact_sheets.rows, params.contact_sheets.seed)
+    lines = -(-len(rows) // _PER_LINE)
+    columns = min(_PER_LINE, len(rows))
     size = (_GROUP_GAP + columns * group_width, _LABEL + lines * (_LABEL + tile[1] + _GAP))
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(20)
-    for i, row in enumerate(chosen.to_dict("records")):
-        sources = row["sources"].split("|")
-        own = index.image[(index.pid == row["pid"]) & ~index.image.isin(sources)].tolist()
-        pose = read_poses([row["pose"]])[0]
-        real = own[int(pose_distance(pose, read_poses(own), height).argmin())] if own else None
-        skeleton = Image.fromarray(from_view(draw_skeleton(pose, height, width), params.dataset.border))
-        pictures = [
-            read_image(root / sources[0]),
-            skeleton,
-            read_image(folder / row["name"]),
-            read_image(root / real) if real else Image.new("RGB", tile, _NOTHING),
-        ]
+    for i, row in enumerate(rows.to_dict("records")):
         left = _GROUP_GAP + i % _PER_LINE * group_width
         top = _LABEL + i // _PER_LINE * (_LABEL + tile[1] + _GAP)
         scenario = _SCENARIOS.get(row["scenario"], row["scenario"])
         pen.text((left, top + 4), f"identity {row['pid']:04d}, {scenario}", _INK, font)
-        for name, picture in zip(TILES, pictures, strict=True):
+        for name, picture in zip(TILES, _pictures(row, folder, index, params), strict=True):
             if i < _PER_LINE:
                 pen.text((left, 4), name, _INK, font)
             sheet.paste(picture.resize(tile, Image.Resampling.BICUBIC), (left, top + _LABEL))
             left += tile[0] + _GAP
     return sheet
+
+
+def _pictures(
+    row: dict[Hashable, Any], folder: Path, index: pd.DataFrame, params: Params
+) -> list[Image.Image]:
+    """Return the pictures of one row, in the order of `TILES`.
+
+    The real image is the training image nearest in pose that is no source; grey if there is none.
+    """
+    dataset = params.dataset
+    sources = row["sources"].split("|")
+    own = index.image[(index.pid == row["pid"]) & ~index.image.isin(sources)].tolist()
+    pose = read_poses([row["pose"]])[0]
+    skeleton = from_view(draw_skeleton(pose, dataset.height, dataset.width), dataset.border)
+    if own:
+        nearest = own[int(pose_distance(pose, read_poses(own), dataset.height).argmin())]
+        real = read_image(dataset.root / nearest)
+    else:
+        real = Image.new("RGB", (dataset.width, dataset.height), _NOTHING)
+    source, generated = read_image(dataset.root / sources[0]), read_image(folder / row["name"])
+    return [source, Image.fromarray(skeleton), generated, real]
 
 
 def main() -> None:
@@ -89,7 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params, index = load_params(), read_index()
     folder = SYNTHETIC / arguments.train_on / str(arguments.percent)
-    manifest = read_csv(folder / "manifest.csv", PLAN_COLUMNS, "generate")
+    manifest = read_csv(folder / MANIFEST, PLAN_COLUMNS, "generate")
     print(f"{params.contact_sheets.rows} of {len(manifest)} images to show", flush=True)
     sheet = draw_sheet(manifest, folder, index[index.split == "train"], params)
     with atomic(CONTACT_SHEETS / f"{arguments.train_on}-{arguments.percent}.png") as file:

@@ -1,9 +1,9 @@
 """Stage `cross`: test every trained re-ID model on the people of another data set.
 
 Reads models/reid/<arm>/*.safetensors and a folder in Market-1501 format, an entry of cross_datasets in
-params.yaml; writes data/reid/cross/<its name>.csv, one row per model, which `table4` shows as further
-columns, and beside it <its name>.rejected.csv, the files of the folder that are not used, and why, and
-<its name>.leaked.csv, the training images that it tests with.
+params.yaml. Writes data/reid/cross/<name>.csv, one row per model, which `table4` shows as further columns;
+<name>.rejected.csv, the files of the folder that are not used, and why; and <name>.leaked.csv, training
+images that are among its test images.
 """
 
 import sys
@@ -24,21 +24,28 @@ MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
 def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Test the models of all arms, percents and seeds.
 
+    Args:
+        name: Name of the data set in cross_datasets.
+        params: Settings of the run.
+
     Returns:
-        Columns arm, percent, seed, and the measures (percent) with the name of the data set behind; the
-        rejected files (image, reason); and the training images that are tested with (train, test).
+        The results: columns arm, percent, seed, and <measure>_<name> in percent. The rejected files: columns
+        image, reason. The training images among the test images: columns train, test.
 
     Raises:
-        FileNotFoundError: a model is missing.
-        ValueError: the folder of the data set cannot be used.
+        FileNotFoundError: A model is missing.
+        ValueError: The folder of the data set cannot be used.
     """
+    # Its query and gallery, without copies between its own training and test set: nobody trains on it.
     root = params.cross_datasets[name]
-    # Nobody trains on this data set, so that its own copies in training and test leak nothing.
     index, rejected, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
-    tested = [index[index.split == split] for split in ("query", "gallery")]
+    sets = [index[index.split == split] for split in ("query", "gallery")]
+
+    # Images on which our models were trained, byte for byte.
     own = read_index()
-    trained = own.loc[own.split == "train", ["image", "md5"]].rename(columns={"image": "train"})
-    leaked = trained.merge(pd.concat(tested).rename(columns={"image": "test"}), on="md5")[["train", "test"]]
+    train = own.loc[own.split == "train", ["image", "md5"]].rename(columns={"image": "train"})
+    leaked = train.merge(pd.concat(sets).rename(columns={"image": "test"}), on="md5")[["train", "test"]]
+
     models = [
         (arm, percent, seed)
         for arm in ("standard", *params.arms)
@@ -46,12 +53,11 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
         for seed in params.reid.seeds
     ]
     print(
-        f"{name}: {len(models)} models to test, "
-        f"{len(tested[0])} queries against {len(tested[1])} images each",
+        f"{name}: {len(models)} models to test, {len(sets[0])} queries against {len(sets[1])} images each",
         flush=True,
     )
     query, gallery = (
-        ImageSet.read(rows, [root / image for image in rows.image], params.reid) for rows in tested
+        ImageSet.read(table, [root / image for image in table.image], params.reid) for table in sets
     )
     rows = []
     for arm, percent, seed in progress(models, total=len(models), desc=f"testing on {name}"):
@@ -67,24 +73,22 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
 def main() -> None:
     """Run the stage."""
     parser = command_line("cross", __doc__)
-    parser.add_argument("name", help="of a data set in the section cross_datasets of params.yaml")
+    parser.add_argument("name", help="a data set of the section cross_datasets in params.yaml")
     keep_memory()
     name, params = parser.parse_args().name, load_params()
     if name not in params.cross_datasets:
-        known = ", ".join(params.cross_datasets) or "none"
-        raise ValueError(f"the data set is {name}; params.yaml has under cross_datasets: {known}")
-    rows, *lists = evaluate_all(name, params)
-    for what, said, table in zip(
-        ("rejected", "leaked"),
-        ("files are not used", "pairs of a training image and one of its test images are the same file"),
-        lists,
-        strict=True,
+        names = ", ".join(params.cross_datasets) or "none"
+        raise ValueError(f"the data set is {name}; params.yaml has under cross_datasets: {names}")
+    results, rejected, leaked = evaluate_all(name, params)
+    for kind, table, sentence in (
+        ("rejected", rejected, "files are not used"),
+        ("leaked", leaked, "pairs of a training image and one of its test images are the same file"),
     ):
-        file = CROSS / f"{name}.{what}.csv"
+        file = CROSS / f"{name}.{kind}.csv"
         if len(table):
-            print(f"cross: {len(table)} {said}, see {file}", file=sys.stderr)
+            print(f"cross: {len(table)} {sentence}, see {file}", file=sys.stderr)
         write_csv(table, file)
-    write_csv(rows, CROSS / f"{name}.csv")
+    write_csv(results, CROSS / f"{name}.csv")
 
 
 if __name__ == "__main__":

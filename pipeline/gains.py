@@ -1,14 +1,13 @@
-"""Stage `gains`: where the gain of generated images comes from, from the same rankings as Table 4.
+"""Stage `gains`: where the gain of generated images comes from, computed from the rankings of Table 4.
 
 Reads data/reid/*.queries.csv, data/index.csv and data/poses.csv; writes reports/gains/<question>.csv, one row
 per arm, percent and group of queries, and the figure reports/gains.png.
 
-The people of the test set are nobody whom a model was trained on, so a query has no number of real training
-images. What can be told apart honestly is, on the side of training, the size of the subset (`subset_size`:
-real images per training identity), and on the side of the test, how a query is to be found: from which
-camera in which (`camera_pair`), among how many right gallery images (`gallery_images`) in how many cameras
-(`gallery_cameras`), and how far from its own pose (`pose_distance`). "Right" are gallery images of the
-query's identity from other cameras.
+No model was trained on the people of the test, so a query has no number of real training images. Two things
+can be told apart. On the side of training: the size of the subset (`subset_size`, real images per training
+identity). On the side of the test: from which camera a query is to be found in which (`camera_pair`), among
+how many right gallery images (`gallery_images`), in how many cameras (`gallery_cameras`), and how far from
+its own pose (`pose_distance`). Gallery images of the query's identity from other cameras are "right".
 """
 
 import re
@@ -23,9 +22,15 @@ from scipy import stats
 
 from common.seeding import make_rng
 from generator.keypoints import pose_distance
-from pipeline.artifacts import GAINS, GAINS_FIGURE, QUERY_COLUMNS, read_index, read_poses
-from pipeline.artifacts import REID_RESULTS as RESULTS
-from pipeline.artifacts import RESULT_COLUMNS as COLUMNS
+from pipeline.artifacts import (
+    GAINS,
+    GAINS_FIGURE,
+    QUERY_COLUMNS,
+    REID_RESULTS,
+    RESULT_COLUMNS,
+    read_index,
+    read_poses,
+)
 from pipeline.params import Params, load_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.stage import command_line, stage_main
@@ -41,12 +46,16 @@ _AXES = {
 }
 
 
+# --- queries and their gains --------------------------------------------------------------------------------
+
+
 def pair(augmented: pd.DataFrame, standard: pd.DataFrame) -> pd.DataFrame:
-    """Compare two arms query by query; the mean over the seeds that both have.
+    """Pair two arms query by query, with means over the seeds that both have.
 
     Args:
-        augmented: columns percent, seed, query, ap (percent, NaN where nothing can be found), ap_c<camera>.
-        standard: likewise.
+        augmented: Rankings of an arm: columns percent, seed, query, ap (percent, NaN if nothing can be
+            found), ap_c<camera>.
+        standard: Rankings of the standard arm, with the same columns.
 
     Returns:
         Indexed by percent and query: columns `<measure>_standard` and `<measure>_augmented` for ap and each
@@ -61,30 +70,30 @@ def pair(augmented: pd.DataFrame, standard: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_queries(index: pd.DataFrame, prefix: str, height: int) -> pd.DataFrame:
-    """Say how each query is to be found.
+    """Describe how each query is to be found.
 
     Args:
-        index: all images of the data set.
-        prefix: of the splits query and gallery: "val_" for the validation set, else empty.
-        height: of the images in data/poses.csv, pixels.
+        index: All images of the data set.
+        prefix: Prefix of the splits query and gallery: "val_" for the validation set, else empty.
+        height: Height in pixels of the images to which data/poses.csv refers.
 
     Returns:
-        Indexed by query, for those that can be found: pid, camid, gallery_images, gallery_cameras and
-        pose_distance, the mean over the right gallery images in percent of the image's height. The mean and
-        not the least, because average precision asks for all of them.
+        Indexed by query, for queries with right gallery images: pid, camid, gallery_images, gallery_cameras
+        and pose_distance, the mean over the right gallery images in percent of the image's height. The mean
+        and not the minimum, because average precision counts all of them.
     """
     queries = index[index.split == f"{prefix}query"].reset_index(drop=True)
     gallery = index[index.split == f"{prefix}gallery"].reset_index(drop=True)
     poses, gallery_poses = read_poses(queries.image.tolist()), read_poses(gallery.image.tolist())
-    of_pid = gallery.groupby("pid").indices
+    rows_of = gallery.groupby("pid").indices  # pid -> rows of the gallery
     rows = []
     for pose, query in zip(poses, queries.itertuples(), strict=True):
-        same = of_pid.get(query.pid, np.empty(0, np.int64))
-        right = same[gallery.camid.to_numpy()[same] != query.camid]
+        same_pid = rows_of.get(query.pid, np.empty(0, np.int64))
+        right = same_pid[gallery.camid.to_numpy()[same_pid] != query.camid]
         if len(right):
-            apart = pose_distance(pose, gallery_poses[right], height).mean()
+            distance = pose_distance(pose, gallery_poses[right], height).mean()
             cameras = gallery.camid[right].nunique()
-            rows.append((query.image, query.pid, query.camid, len(right), cameras, 100 * apart / height))
+            rows.append((query.image, query.pid, query.camid, len(right), cameras, 100 * distance / height))
     columns = ["query", "pid", "camid", "gallery_images", "gallery_cameras", "pose_distance"]
     return pd.DataFrame(rows, columns=columns).set_index("query")
 
@@ -92,17 +101,18 @@ def describe_queries(index: pd.DataFrame, prefix: str, height: int) -> pd.DataFr
 def gain_by(
     groups: pd.Series, values: pd.Series, standard: pd.Series, augmented: pd.Series, pids: pd.Series
 ) -> pd.DataFrame:
-    """Mean gain of each group of queries with its 95 % interval.
+    """Compute the mean gain of each group of queries with its 95 % interval.
 
     The interval is a bootstrap over test identities, whose queries stay together: it covers the choice of
-    people, with the trained models as they are. (Those of Table 4 cover the chance of re-ID training.)
+    people, with the trained models as they are. (The intervals of Table 4 cover the chance of re-ID
+    training.) All arguments have the same index.
 
     Args:
-        groups: name of each query's group; NaN is left out.
-        values: what the groups are made of, for the mean of each group.
-        standard: average precision of each query, percent; NaN is left out.
-        augmented: likewise.
-        pids: identities of the queries. All have the same index.
+        groups: Name of each query's group; NaN is left out.
+        values: Value by which the queries are grouped, for the mean of each group.
+        standard: Average precision of each query in the standard arm, percent; NaN is left out.
+        augmented: Average precision of each query in the other arm, percent.
+        pids: Identities of the queries.
 
     Returns:
         Columns group, value, queries, identities, standard, augmented, gain, low and high (percent and
@@ -121,6 +131,7 @@ def gain_by(
 
 
 def _bootstrap(queries: pd.DataFrame, purpose: str) -> tuple[float, float]:
+    """Return the ends of the interval of the mean gain, from samples of identities (columns pid and gain)."""
     people = queries.groupby("pid").gain.agg(["sum", "count"])
     if len(people) < 2:
         return np.nan, np.nan
@@ -138,7 +149,7 @@ def _bootstrap(queries: pd.DataFrame, purpose: str) -> tuple[float, float]:
 
 
 def bins(values: pd.Series, digits: int) -> pd.Series:
-    """Sort values into groups of about equally many, named by their ends ("9.1-10.4")."""
+    """Divide values into groups of about equal size, named by their ends ("9.1-10.4")."""
     edges = np.unique(values.quantile(np.arange(1, _BINS) / _BINS))
     group = pd.Series(np.searchsorted(edges, values), values.index)
     ends = values.groupby(group).agg(["min", "max"])
@@ -149,18 +160,22 @@ def bins(values: pd.Series, digits: int) -> pd.Series:
     return group.map(names)
 
 
+# --- the questions ------------------------------------------------------------------------------------------
+
+
 def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -> dict[str, pd.DataFrame]:
     """Answer all questions for one arm at one percent.
 
     Args:
-        both: `pair` of the percent, indexed by query.
-        queries: `describe_queries`.
-        images_per_identity: real training images per training identity.
+        both: Rankings of both arms from `pair`, indexed by query.
+        queries: Queries from `describe_queries`.
+        images_per_identity: Real training images per training identity.
     """
     both = both.loc[both.index.intersection(queries.index)]
     queries = queries.loc[both.index]
     ap = both.ap_standard, both.ap_augmented, queries.pid
-    size = pd.Series(images_per_identity, both.index)
+
+    # One table of gains per camera of the gallery; a group is a camera of the query and this one.
     cameras = [name[len("ap_c")] for name in map(str, both) if re.fullmatch(r"ap_c\d_standard", name)]
     pairs = [
         gain_by(
@@ -172,13 +187,14 @@ def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -
         )
         for camera in cameras
     ]
-    gallery_images, apart = queries.gallery_images, queries.pose_distance
+    size = pd.Series(images_per_identity, both.index)
+    gallery_images, distance = queries.gallery_images, queries.pose_distance
     return {
         "subset_size": gain_by(size.map("{:.1f}".format), size, *ap),
         "camera_pair": pd.concat(pairs).sort_values("group", ignore_index=True).drop(columns="value"),
         "gallery_images": gain_by(bins(gallery_images, 0), gallery_images, *ap),
         "gallery_cameras": gain_by(queries.gallery_cameras.astype(str), queries.gallery_cameras, *ap),
-        "pose_distance": gain_by(bins(apart, 1), apart, *ap),
+        "pose_distance": gain_by(bins(distance, 1), distance, *ap),
     }
 
 
@@ -186,59 +202,65 @@ def collect(params: Params) -> dict[str, pd.DataFrame]:
     """Answer all questions for all arms and percents; arm, train_on and percent are the first columns.
 
     Raises:
-        ValueError: an arm has no query in common with the standard arm, or a table is not as expected.
+        ValueError: An arm has no query in common with the standard arm, or a table is not as expected.
     """
+    # The standard arm and the queries are the same for all arms.
     index = read_index()
     identities = index.pid[index.split == "train"].nunique()
     prefix = "val_" if params.reid.evaluate_on == "validation" else ""
     queries = describe_queries(index, prefix, params.dataset.height)
     standard = _read_queries("standard", "standard", params)
-    sizes = read_csv(RESULTS / "standard.csv", COLUMNS, "standard").groupby("percent").n_real.first()
+    results = read_csv(REID_RESULTS / "standard.csv", RESULT_COLUMNS, "standard")
+    sizes = results.groupby("percent").n_real.first()
     answers: dict[str, list[pd.DataFrame]] = {question: [] for question in QUESTIONS}
     for arm in params.arms:
-        train_on = read_csv(RESULTS / f"{arm}.csv", COLUMNS, f"augmented@{arm}").train_on.iloc[0]
-        both = pair(_read_queries(arm, f"augmented@{arm}", params), standard)
+        stage = f"augmented@{arm}"
+        train_on = read_csv(REID_RESULTS / f"{arm}.csv", RESULT_COLUMNS, stage).train_on.iloc[0]
+        both = pair(_read_queries(arm, stage, params), standard)
         for percent in params.subset.percents:
             if percent not in both.index.get_level_values("percent"):
                 raise ValueError(
-                    f"{RESULTS / arm}.queries.csv has no query at {percent} % with a seed and an image of "
-                    f"{RESULTS}/standard.queries.csv; run the stages standard and augmented@{arm} again"
+                    f"{REID_RESULTS / arm}.queries.csv has no query at {percent} % with a seed and an image "
+                    f"of {REID_RESULTS}/standard.queries.csv; run the stages standard and {stage} again"
                 )
-            of_percent = both[both.index.get_level_values("percent") == percent].droplevel("percent")
-            found = ask(of_percent, queries, sizes[percent] / identities)
-            for question, table in found.items():
+            rankings = both[both.index.get_level_values("percent") == percent].droplevel("percent")
+            tables = ask(rankings, queries, sizes[percent] / identities)
+            for question, table in tables.items():
                 who = {"arm": arm, "train_on": train_on, "percent": percent}
                 answers[question].append(pd.DataFrame({**who, **table}))
     return {question: pd.concat(tables, ignore_index=True) for question, tables in answers.items()}
 
 
 def _read_queries(arm: str, stage: str, params: Params) -> pd.DataFrame:
-    rows = read_csv(RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, stage)
+    """Read the rankings of an arm, of the percents and seeds in use."""
+    rows = read_csv(REID_RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, stage)
     return rows[rows.percent.isin(params.subset.percents) & rows.seed.isin(params.reid.seeds)]
 
 
+# --- the figure ---------------------------------------------------------------------------------------------
+
+
 def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
-    """Draw the gain in mAP of each arm, a row of axes each; camera pairs at the smallest percent."""
+    """Draw the gain in mAP, one row of axes per arm; camera pairs at the smallest percent."""
     arms = list(dict.fromkeys(answers["subset_size"].arm))
     figure = Figure(figsize=(13, 0.8 + 3 * len(arms)), layout="constrained")
     figure.suptitle(
         f"Where the gain in mAP comes from, with 95 % intervals over the people of the test: {dataset}",
         fontsize=11,
     )
-    widths = [1, 1, 1, 1.1]
-    for arm, axes in zip(
-        arms, figure.subplots(len(arms), 4, squeeze=False, width_ratios=widths), strict=True
-    ):
-        of_arm = {question: table[table.arm == arm] for question, table in answers.items()}
-        _draw_lines(axes[0], of_arm["subset_size"], "subset_size", join=True)
-        _draw_lines(axes[1], of_arm["gallery_images"], "gallery_images")
-        _draw_lines(axes[2], of_arm["pose_distance"], "pose_distance")
+    all_axes = figure.subplots(len(arms), 4, squeeze=False, width_ratios=[1, 1, 1, 1.1])
+    for arm, axes in zip(arms, all_axes, strict=True):
+        tables = {question: table[table.arm == arm] for question, table in answers.items()}
+        _draw_lines(axes[0], tables["subset_size"], "subset_size", join=True)
+        _draw_lines(axes[1], tables["gallery_images"], "gallery_images")
+        _draw_lines(axes[2], tables["pose_distance"], "pose_distance")
         axes[0].set_ylabel(f"{arm}: gain in mAP (points)")
+        # One scale for the three, so that their gains can be compared.
         low = min(axis.get_ylim()[0] for axis in axes[:3])
         high = max(axis.get_ylim()[1] for axis in axes[:3])
         for axis in axes[:3]:
             axis.set_ylim(low, high)
-        pairs = of_arm["camera_pair"]
+        pairs = tables["camera_pair"]
         _draw_pairs(axes[3], pairs[pairs.percent == pairs.percent.min()])
     handles, labels = axes[1].get_legend_handles_labels()
     style: dict[str, Any] = {"ncols": len(labels), "frameon": False, "fontsize": 9}
@@ -247,7 +269,7 @@ def draw(answers: dict[str, pd.DataFrame], dataset: str) -> Figure:
 
 
 def _draw_lines(axis: Axes, table: pd.DataFrame, question: str, join: bool = False) -> None:
-    """One line per percent, dark where real images are few; bars are intervals over test identities.
+    """Draw one line per percent, dark if real images are few; bars are intervals over test identities.
 
     With `join` a thin line joins the percents, which have one group each.
     """

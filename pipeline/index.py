@@ -1,8 +1,8 @@
-"""Stage `index`: list the images of a Market-1501-format folder, and why any other file is not used.
+"""Stage `index`: list the images of the data set, and why any other file is not used.
 
-Reads the folder `dataset.root`; writes data/index.csv, data/rejected.csv (what is not used, and why),
-data/leaked.csv (training images that stand in the test set too), data/leaked_validation.csv (those that stand
-in the validation set) and the counts in reports/data.json.
+Reads the folder `dataset.root`; writes data/index.csv, data/rejected.csv (files that are not used, and why),
+data/leaked.csv (training images that are in the test set too), data/leaked_validation.csv (training images
+that are in the validation set too) and the counts in reports/data.json.
 """
 
 import sys
@@ -19,18 +19,18 @@ from pipeline.runtime.stage import command_line, stage_main
 
 
 def summarise(index: pd.DataFrame, rejected: pd.DataFrame, leaked: pd.DataFrame) -> dict[str, Any]:
-    """Count images, identities (without distractors and junk) and cameras per split, and what was left out.
+    """Count images, identities (without distractors and junk) and cameras per split, and rejected files.
 
-    `train_images_in_test` counts training images (those for validation included) whose pixels stand in query
-    or gallery too, `train_images_in_validation` those of the rest that stand in validation: leakage.
+    Two further counts are leaks: `train_images_in_test`, training images (with those for validation) whose
+    pixels are in query or gallery too, and `train_images_in_validation`.
     """
     summary: dict[str, Any] = {}
     for split, rows in index.groupby("split", sort=False):
         identities = rows.pid[rows.pid > 0].nunique()
         summary[str(split)] = {"images": len(rows), "identities": identities, "cameras": rows.camid.nunique()}
-    tested, validated = split_leaks(index, leaked)
-    summary["train_images_in_test"] = tested.train.nunique()
-    summary["train_images_in_validation"] = validated.train.nunique()
+    in_test, in_validation = split_leaks(index, leaked)
+    summary["train_images_in_test"] = in_test.train.nunique()
+    summary["train_images_in_validation"] = in_validation.train.nunique()
     summary["rejected_files"] = len(rejected)
     return summary
 
@@ -41,18 +41,18 @@ def main() -> None:
     dataset = FORMATS[params.dataset.format]
     index, rejected, leaked = dataset.index_dataset(params.dataset.root, params.index)
     write_csv(index, INDEX)
-    write_csv(rejected, REJECTED)
-    tested, validated = split_leaks(index, leaked)
-    write_csv(tested, LEAKED)
-    write_csv(validated, LEAKED_VALIDATION)
     write_json(summarise(index, rejected, leaked), DATA_SUMMARY)
-    for table, file, what in (
+
+    # What a user should look at: a table each, and a line if it is not empty.
+    in_test, in_validation = split_leaks(index, leaked)
+    for table, file, sentence in (
         (rejected, REJECTED, "files are not used"),
-        (tested, LEAKED, "pairs of a training and a test image are the same image"),
-        (validated, LEAKED_VALIDATION, "pairs of a training and a validation image are the same image"),
+        (in_test, LEAKED, "pairs of a training and a test image are the same image"),
+        (in_validation, LEAKED_VALIDATION, "pairs of a training and a validation image are the same image"),
     ):
+        write_csv(table, file)
         if len(table):
-            print(f"index: {len(table)} {what}, see {file}", file=sys.stderr)
+            print(f"index: {len(table)} {sentence}, see {file}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `subset`: nested random shares of the real training images that still know everybody.
+"""Stage `subset`: nested random subsets of the real training images, each with every identity.
 
 Reads data/index.csv; writes data/subsets/<percent>.csv, and 100.csv with all training images.
 """
@@ -14,21 +14,21 @@ from reid.settings import ReidSettings
 
 
 def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, list[str]]:
-    """Draw the images of each share; a larger share holds every smaller one.
+    """Draw the images of each subset; a larger subset contains every smaller one.
 
-    The training images are put into one random order, in which a random image of every identity comes first,
-    and a share is its beginning: so shares are nested and have at least one image of each identity. A share
-    of p percent of N images has p N / 100 of them, rounded half up.
+    The training images are put into one random order, in which a random image of every identity comes first.
+    A subset is its beginning: so subsets are nested and have at least one image of each identity. A subset of
+    p percent of N images has p N / 100 of them, rounded half up.
 
     Args:
-        train: training images, columns image and pid, without validation identities.
-        settings: the shares and the seed.
+        train: Training images, columns image and pid, without validation identities.
+        settings: Percents and the seed.
 
     Returns:
-        For each percent, in percent, and for 100 the images in the order of their names.
+        For each percent, and for 100, the images in the order of their names.
 
     Raises:
-        ValueError: a share has fewer images than there are identities.
+        ValueError: A subset has fewer images than there are identities.
     """
     # The draw depends on the set of images, not on the order in which they come.
     train = train.sort_values("image")
@@ -51,16 +51,17 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
 
 
 def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: ReidSettings) -> None:
-    """See that the smallest subset fills a batch of P identities with K images each.
+    """Check that the smallest subset fills a batch of P identities with K images each.
+
+    A person with fewer than K images is shown several times, which is valid.
 
     Args:
-        train: training images, column pid.
-        subsets: images of each share in percent; all of them show all identities.
-        settings: `identities_per_batch` (P) and `images_per_identity` (K). A person with fewer than K images
-            is shown several times, which is valid.
+        train: Training images, column pid.
+        subsets: Images of each subset, by its percent; each has all identities.
+        settings: `identities_per_batch` (P) and `images_per_identity` (K).
 
     Raises:
-        ValueError: there are fewer than P identities, or fewer than P x K images in a subset.
+        ValueError: There are fewer than P identities, or fewer than P x K images in a subset.
     """
     p, k, identities = settings.identities_per_batch, settings.images_per_identity, train.pid.nunique()
     if p > identities:
@@ -76,14 +77,14 @@ def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: Re
 
 
 def check_validation(index: pd.DataFrame) -> None:
-    """See that models can be scored on the validation identities: a query has a match in another camera.
+    """Check that models can be scored on the validation identities.
 
     Raises:
-        ValueError: none has.
+        ValueError: No query has an image of its identity from another camera.
     """
     queries, gallery = (index[index.split == split] for split in ("val_query", "val_gallery"))
-    ranked = queries.merge(gallery, on="pid")
-    if not (ranked.camid_x != ranked.camid_y).any():
+    matches = queries.merge(gallery, on="pid")
+    if not (matches.camid_x != matches.camid_y).any():
         raise ValueError(
             f"index.validation_identities is {queries.pid.nunique()}; expected more, since reid.evaluate_on "
             "is validation and no query of theirs has an image of its identity from another camera"
@@ -92,10 +93,12 @@ def check_validation(index: pd.DataFrame) -> None:
 
 def main() -> None:
     """Run the stage."""
-    index = read_index()
-    train, params = index[index.split == "train"], load_params()
+    index, params = read_index(), load_params()
+    train = index[index.split == "train"]
     print(f"{len(params.subset.percents)} subsets to draw from {len(train)} images", flush=True)
     subsets = draw_subsets(train, params.subset)
+
+    # What re-ID training and testing will need is checked before anything is trained.
     check_batch(train, subsets, params.reid)
     if params.reid.evaluate_on == "validation":
         check_validation(index)

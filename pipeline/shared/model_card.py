@@ -15,13 +15,13 @@ CARD = "README.md"
 _PIECES = ("base", "image_encoder", "token_height", "token_width", "denoiser", "scheduler", "train", "seed")
 
 
-def model_card(which: str, percent: int, train: pd.DataFrame, curve: pd.DataFrame, params: Params) -> str:
+def model_card(train_on: str, percent: int, train: pd.DataFrame, curve: pd.DataFrame, params: Params) -> str:
     """Write the model card of a trained generator: Markdown with the front matter of the Hub.
 
     It depends on the data, the settings and the base weights alone, not on when or where it is written.
 
     Args:
-        which: What the generator was trained on, all or subset.
+        train_on: What the generator was trained on, all or subset.
         percent: Percent of the training images that it saw.
         train: These images, columns pid and camid.
         curve: Columns step, loss and others, means over the steps up to `step`.
@@ -50,7 +50,7 @@ them: IMAGPose (Shen and Tang, NeurIPS 2024) as implemented by reid-imagpose.
 ```python
 from generator.sample import IMAGPosePipeline
 
-imagpose = IMAGPosePipeline.from_pretrained("{(GENERATORS / which / str(percent)).as_posix()}")
+imagpose = IMAGPosePipeline.from_pretrained("{(GENERATORS / train_on / str(percent)).as_posix()}")
 images = imagpose([source], [source_pose], [pose_a, pose_b, pose_c], seeds=[1, 2, 3]).images
 ```
 

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from pipeline import index as stage
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings
 from pipeline.runtime.stage import stage_main
+from tests import REPOSITORY
 from tests.pipeline.market import save_image
 
 Spoil = Callable[[Path], object]
@@ -60,7 +62,7 @@ def root(sound: Path, tmp_path: Path) -> Path:
 
 
 def index(root: Path, held_out: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    return stage.index_dataset(root, IndexSettings(validation_identities=held_out, seed=0))
+    return index_dataset(root, IndexSettings(validation_identities=held_out, seed=0))
 
 
 # --- ways to spoil or change a data set ---------------------------------------------------------------------
@@ -274,7 +276,7 @@ def test_the_tables_and_the_summary_agree_on_disk(root: Path, monkeypatch: pytes
 
 
 def _write_params(root: Path) -> None:
-    shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
+    shipped = (REPOSITORY / "profiles/embedded.yaml").read_text()
     text = shipped.replace("root: data/world", f"root: {root.name}")
     Path("params.yaml").write_text(text.replace("validation_identities: 20", "validation_identities: 0"))
 

@@ -1,4 +1,4 @@
-"""A contact sheet shows each chosen image beside the right source, pose and real image."""
+"""A contact sheet shows each image beside the right source, pose and real image."""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from generator.keypoints import pose_distance
 from generator.pose import draw_skeleton
 from pipeline import contact_sheets as stage
 from pipeline import plan, poses
+from pipeline.artifacts import SYNTHETIC, read_poses
 from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY
 from tests.pipeline.market import save_image
 
 
@@ -21,9 +24,8 @@ from tests.pipeline.market import save_image
 def run(market: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, pd.DataFrame, pd.DataFrame]:
     """A finished run in the present folder: parameters, index and the manifest of 12 images at 20 %."""
     monkeypatch.chdir(market.parent)
-    text = (
-        (Path(__file__).parents[2] / "params.yaml").read_text().replace("root: data/world", f"root: {market}")
-    )
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text()
+    text = text.replace("root: data/world", f"root: {market}")
     Path("params.yaml").write_text(text)
     params = load_params()
     index, _, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
@@ -32,7 +34,7 @@ def run(market: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, pd.DataF
     train = index[index.split == "train"]
     settings = params.plan.model_copy(update={"min_keypoints": 1, "sources": 1, "poses_per_joint": 3})
     manifest = plan.make_plan(train, np.full(len(train), 18), 12, 20, settings).assign(md5="")
-    folder = stage.SYNTHETIC / "all" / "20"
+    folder = SYNTHETIC / "all" / "20"
     for seed, name in enumerate(manifest.name):
         save_image(folder / name, 1000 + seed)
     write_csv(manifest, folder / "manifest.csv")
@@ -51,12 +53,12 @@ def test_a_row_shows_source_pose_generated_and_real(
 ) -> None:
     params, index, manifest = run
     train = index[index.split == "train"]
-    folder = stage.SYNTHETIC / "all" / "20"
+    folder = SYNTHETIC / "all" / "20"
     row = manifest[manifest.pid == 7].iloc[:1]
     sheet = stage.draw_sheet(row, folder, train, params)
     own = train.image[(train.pid == 7) & (train.image != row.sources.iloc[0])].tolist()
-    pose = poses.read_poses([row.pose.iloc[0]])[0]
-    nearest = own[int(stage.pose_distance(pose, poses.read_poses(own), 128).argmin())]
+    pose = read_poses([row.pose.iloc[0]])[0]
+    nearest = own[int(pose_distance(pose, read_poses(own), 128).argmin())]
     skeleton = draw_skeleton(pose, 128, 64)
     files = [market / row.sources.iloc[0], None, folder / row.name.iloc[0], market / nearest]
     for column, file in enumerate(files):
@@ -68,7 +70,7 @@ def test_somebody_with_one_image_has_a_grey_tile(run: tuple[Params, pd.DataFrame
     params, index, manifest = run
     row = manifest.iloc[:1]
     only = index[index.image == row.sources.iloc[0]]
-    sheet = stage.draw_sheet(row, stage.SYNTHETIC / "all" / "20", only, params)
+    sheet = stage.draw_sheet(row, SYNTHETIC / "all" / "20", only, params)
     assert (tile(sheet, 3) == 200).all()
 
 
@@ -78,17 +80,17 @@ def test_pose_distance_is_a_mean_over_what_is_shown() -> None:
     moved, partly = pose.copy(), pose.copy()
     moved[:2, 0] += 3
     partly[1] = 0
-    np.testing.assert_allclose(stage.pose_distance(pose, np.stack([pose, moved, partly]), 128), [0, 3, 16])
-    assert stage.pose_distance(pose * 0, pose[None] * 0, 128).tolist() == [0]
+    np.testing.assert_allclose(pose_distance(pose, np.stack([pose, moved, partly]), 128), [0, 3, 16])
+    assert pose_distance(pose * 0, pose[None] * 0, 128).tolist() == [0]
 
 
-def test_the_choice_shows_as_many_identities_as_there_are() -> None:
+def test_a_sheet_shows_as_many_identities_as_there_are() -> None:
     manifest = pd.DataFrame({"pid": [1] * 20 + [2, 3, 3], "name": [f"{i}.jpg" for i in range(23)]})
-    chosen = stage.choose(manifest, 3, seed=0)
-    assert sorted(chosen.pid) == [1, 2, 3] and chosen.index.is_monotonic_increasing
-    assert len(stage.choose(manifest, 50, seed=0)) == 23
-    drawn = {tuple(stage.choose(manifest, 3, seed=seed).name) for seed in range(9)}
-    assert len(drawn) > 1
+    rows = stage.draw_rows(manifest, 3, seed=0)
+    assert sorted(rows.pid) == [1, 2, 3] and rows.index.is_monotonic_increasing
+    assert len(stage.draw_rows(manifest, 50, seed=0)) == 23
+    draws = {tuple(stage.draw_rows(manifest, 3, seed=seed).name) for seed in range(9)}
+    assert len(draws) > 1
 
 
 def test_the_stage_draws_the_same_sheet_again(

@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from pipeline import cross as stage
-from pipeline import table4, train_reid
-from pipeline.artifacts import INDEX, read_index
+from pipeline import table4
+from pipeline.artifacts import CROSS, INDEX, REID_MODELS, REID_RESULTS, read_index
 from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
-from pipeline.train_reid import ImageSet
+from pipeline.shared import reid_models
+from pipeline.shared.reid_models import ImageSet
 from pipeline.world import __main__ as world
 from reid.model import BoT, save_model
+from tests import REPOSITORY
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = REPOSITORY / "profiles/embedded.yaml"
 
 
 def params_with(changes: dict[str, Any], **sections: Any) -> Params:
@@ -35,9 +37,9 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
     """Parameters with the small data set as a further one, and the weights of all models of the table."""
     monkeypatch.chdir(tmp_path)
     params = params_with({}, cross_datasets={"other": market})
-    for seed, name in enumerate(("standard/20-0", "standard/100-0", "augmented/20-0")):
+    for seed, name in enumerate(("standard/20-0", "standard/100-0", "imagpose/20-0")):
         torch.manual_seed(seed)
-        path = stage.MODELS / f"{name}.safetensors"
+        path = REID_MODELS / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(BoT(params.reid, 5), path)
     write_csv(index_dataset(market, IndexSettings(validation_identities=0, seed=0))[0], INDEX)
@@ -47,19 +49,19 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
 def test_every_model_is_tested_and_the_table_shows_it(
     params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = stage.evaluate_all("other", params)[0]
+    results = stage.evaluate_all("other", params)[0]
     assert "other: 3 models to test, 6 queries against 14 images each\n" in capsys.readouterr().out
-    assert found[["arm", "percent", "seed"]].values.tolist() == [
+    assert results[["arm", "percent", "seed"]].values.tolist() == [
         ["standard", 20, 0],
         ["standard", 100, 0],
-        ["augmented", 20, 0],
+        ["imagpose", 20, 0],
     ]
     measures = ["rank1_other", "mAP_other", "rank1_rerank_other", "mAP_rerank_other"]
-    assert found.columns.tolist() == ["arm", "percent", "seed", *measures]
-    assert found[measures].stack().between(0, 100).all() and found.mAP_other.nunique() == 3
+    assert results.columns.tolist() == ["arm", "percent", "seed", *measures]
+    assert results[measures].stack().between(0, 100).all() and results.mAP_other.nunique() == 3
 
-    write_csv(found, table4.RESULTS / "cross" / "other.csv")
-    for arm, models in found.groupby("arm"):
+    write_csv(results, CROSS / "other.csv")
+    for arm, models in results.groupby("arm"):
         own = {
             "train_on": "x",
             "n_real": 1,
@@ -70,13 +72,13 @@ def test_every_model_is_tested_and_the_table_shows_it(
             "mINP": 1,
         }
         rows = models[["arm", "percent", "seed"]].assign(**own)
-        write_csv(rows, table4.RESULTS / f"{arm}.csv")
-        write_csv(rows, table4.RESULTS / f"{arm}.queries.csv")  # no table of models
-    rows = table4.collect(table4.RESULTS, params)
-    assert rows.mAP_other.tolist() == found.mAP_other.tolist()
+        write_csv(rows, REID_RESULTS / f"{arm}.csv")
+        write_csv(rows, REID_RESULTS / f"{arm}.queries.csv")  # no table of models
+    rows = table4.collect(params)
+    assert rows.mAP_other.tolist() == results.mAP_other.tolist()
     assert "rank-1, re-ranked, other" in table4.render(table4.summarise(rows), "x")
     without = params.model_copy(update={"cross_datasets": {}})
-    assert "mAP_other" not in table4.collect(table4.RESULTS, without)
+    assert "mAP_other" not in table4.collect(without)
 
 
 def test_a_known_result_is_read_again_and_belongs_to_its_weights(
@@ -84,9 +86,9 @@ def test_a_known_result_is_read_again_and_belongs_to_its_weights(
 ) -> None:
     before = stage.evaluate_all("other", params)[0]
     with monkeypatch.context() as patch:
-        patch.setattr(train_reid, "load_model", None)  # nothing is computed
+        patch.setattr(reid_models, "load_model", None)  # nothing is computed
         pd.testing.assert_frame_equal(stage.evaluate_all("other", params)[0], before)
-    save_model(BoT(params.reid, 5), stage.MODELS / "augmented/20-0.safetensors")
+    save_model(BoT(params.reid, 5), REID_MODELS / "imagpose/20-0.safetensors")
     after = stage.evaluate_all("other", params)[0]
     assert (after.mAP_other != before.mAP_other).tolist() == [False, False, True]
     plain = params.model_copy(update={"reid": params.reid.model_copy(update={"rerank": False})})
@@ -100,7 +102,7 @@ def test_files_that_are_not_used_are_listed(
     monkeypatch.setattr(stage, "load_params", lambda: params)
     monkeypatch.setattr("sys.argv", ["cross", "other"])
     stage.main()
-    file = stage.RESULTS / "other.rejected.csv"
+    file = CROSS / "other.rejected.csv"
     assert pd.read_csv(file).values.tolist() == [["query/notes.txt", "public loaders read only *.jpg"]]
     assert f"cross: 1 files are not used, see {file}\n" in capsys.readouterr().err
 
@@ -111,7 +113,7 @@ def test_training_images_that_it_tests_with_are_listed(
     monkeypatch.setattr(stage, "load_params", lambda: params)
     monkeypatch.setattr("sys.argv", ["cross", "other"])
     stage.main()
-    file = stage.RESULTS / "other.leaked.csv"
+    file = CROSS / "other.leaked.csv"
     assert pd.read_csv(file).columns.tolist() == ["train", "test"] and not len(pd.read_csv(file))
     assert "same file" not in capsys.readouterr().err
     index = read_index().set_index("split")
@@ -124,8 +126,8 @@ def test_training_images_that_it_tests_with_are_listed(
 
 
 def test_a_missing_model_is_named(params: Params) -> None:
-    (stage.MODELS / "augmented/20-0.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"augmented/20-0.safetensors is missing; run the stage"):
+    (REID_MODELS / "imagpose/20-0.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"imagpose/20-0.safetensors is missing; run the stage"):
         stage.evaluate_all("other", params)
 
 
@@ -138,8 +140,8 @@ def test_the_rankings_of_the_queries(params: Params, market: Path) -> None:
         ImageSet.read(rows, [market / image for image in rows.image], params.reid)
         for rows in (index[index.split == split] for split in ("query", "gallery"))
     )
-    weights = stage.MODELS / "standard/20-0.safetensors"
-    values, queries = train_reid.evaluate_model(weights, query, gallery, params.reid)
+    weights = REID_MODELS / "standard/20-0.safetensors"
+    values, queries = reid_models.evaluate_model(weights, query, gallery, params.reid)
     assert queries["query"].tolist() == query.table.image.tolist()
     assert queries.ap.mean() == pytest.approx(values["mAP"], abs=1e-3)
     assert 100 * (queries.first_match <= 1).sum() / queries.ap.count() == pytest.approx(values["rank1"])

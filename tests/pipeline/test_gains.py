@@ -10,11 +10,13 @@ from PIL import Image
 from generator.keypoints import pose_distance
 from pipeline import gains as stage
 from pipeline import poses
+from pipeline.artifacts import GAINS, GAINS_FIGURE, REID_RESULTS, read_poses
 from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, load_params
 from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = REPOSITORY / "profiles/embedded.yaml"
 
 
 def rankings(queries: list[str], ap: float, seeds: tuple[int, ...] = (0, 1)) -> pd.DataFrame:
@@ -40,8 +42,7 @@ def test_the_gain_of_a_group_and_its_interval() -> None:
     standard = pd.Series(rng.uniform(20, 60, n))
     augmented = standard + rng.normal(5, 8, n)
     everybody = pd.Series(["all"] * n)
-    found = stage.gain_by(everybody, standard, standard, augmented, pd.Series(range(n)))
-    (row,) = found.itertuples()
+    (row,) = stage.gain_by(everybody, standard, standard, augmented, pd.Series(range(n))).itertuples()
     gain = augmented - standard
     assert (row.group, row.queries, row.identities) == ("all", n, n)
     assert row.gain == pytest.approx(gain.mean()) and row.standard == pytest.approx(standard.mean())
@@ -64,9 +65,9 @@ def test_queries_of_one_person_do_not_count_as_independent() -> None:
 def test_a_group_of_one_person_has_no_interval_and_what_was_not_found_is_left_out() -> None:
     ap = pd.Series([10.0, 20.0, np.nan])
     group, pids = pd.Series(["x", "x", "y"]), pd.Series([7, 7, 8])
-    found = stage.gain_by(group, ap, ap, ap + 1, pids)
-    assert found.group.tolist() == ["x"] and found.gain.tolist() == [1]
-    assert found[["low", "high"]].isna().all(axis=None)
+    gains = stage.gain_by(group, ap, ap, ap + 1, pids)
+    assert gains.group.tolist() == ["x"] and gains.gain.tolist() == [1]
+    assert gains[["low", "high"]].isna().all(axis=None)
 
 
 def test_bins_hold_equally_many_and_say_their_ends() -> None:
@@ -88,14 +89,14 @@ def index(market: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 
 def test_queries_are_described_by_their_right_gallery_images(index: pd.DataFrame) -> None:
-    found = stage.describe_queries(index, "", 128)
-    assert len(found) == 6 and (found.gallery_images == 2).all() and (found.gallery_cameras == 1).all()
+    queries = stage.describe_queries(index, "", 128)
+    assert len(queries) == 6 and (queries.gallery_images == 2).all() and (queries.gallery_cameras == 1).all()
     query = index[index.image == "query/0003_c1s1_000001_00.jpg"].image.tolist()
     right = [f"bounding_box_test/0003_c2s2_00000{n}_01.jpg" for n in (1, 2)]
-    apart = pose_distance(poses.read_poses(query)[0], poses.read_poses(right), 128)
-    assert found.pose_distance[query[0]] == pytest.approx(100 * apart.mean() / 128)
+    apart = pose_distance(read_poses(query)[0], read_poses(right), 128)
+    assert queries.pose_distance[query[0]] == pytest.approx(100 * apart.mean() / 128)
     validation = stage.describe_queries(index, "val_", 128)
-    assert len(validation) == 6 and not set(validation.pid) & set(found.pid)
+    assert len(validation) == 6 and not set(validation.pid) & set(queries.pid)
 
 
 def test_the_stage_answers_every_question_and_draws_a_figure(
@@ -103,20 +104,20 @@ def test_the_stage_answers_every_question_and_draws_a_figure(
 ) -> None:
     queries = index.image[index.split == "query"].tolist()
     standard, augmented = rankings(queries, 30.0), rankings(queries, 50.0)
-    for table, own in ((standard, "standard"), (augmented, "augmented")):
+    for table, own in ((standard, "standard"), (augmented, "imagpose")):
         for camera in (1, 2):  # nobody is found in the query's own camera
             table.loc[table["query"].str.contains(f"_c{camera}s"), f"ap_c{camera}"] = np.nan
         copies = [table.assign(percent=percent) for percent in (20, 40, 60, 80)]
-        write_csv(pd.concat(copies), stage.RESULTS / f"{own}.queries.csv")
+        write_csv(pd.concat(copies), REID_RESULTS / f"{own}.queries.csv")
     models = pd.DataFrame({"percent": (20, 40, 60, 80), "n_real": (4, 8, 12, 16)})
     numbers = dict.fromkeys(("n_synthetic", "iterations", "rank1", "mAP", "mINP"), 1)
     models = models.assign(arm="standard", train_on="none", seed=0, **numbers)
-    write_csv(models, stage.RESULTS / "standard.csv")
-    write_csv(models.assign(arm="augmented", train_on="all"), stage.RESULTS / "augmented.csv")
+    write_csv(models, REID_RESULTS / "standard.csv")
+    write_csv(models.assign(arm="imagpose", train_on="all"), REID_RESULTS / "imagpose.csv")
 
     stage.main()
     assert "1 arms at 4 percents to compare query by query, 5 questions each" in capsys.readouterr().out
-    answers = {question: pd.read_csv(stage.GAINS / f"{question}.csv") for question in stage.QUESTIONS}
+    answers = {question: pd.read_csv(GAINS / f"{question}.csv") for question in stage.QUESTIONS}
     for table in answers.values():
         assert (
             (table.gain == 20).all()
@@ -128,9 +129,9 @@ def test_the_stage_answers_every_question_and_draws_a_figure(
     assert size.standard.tolist() == [33.0] * 4 and (size.queries == 6).all()
     assert answers["camera_pair"].group.tolist() == ["1-2", "2-1"] * 4
     assert (answers["camera_pair"].query("group == '1-2'").standard == 42.5).all()
-    with Image.open(stage.FIGURE) as figure:
+    with Image.open(GAINS_FIGURE) as figure:
         assert min(figure.size) > 300
 
-    write_csv(augmented.assign(seed=9), stage.RESULTS / "augmented.queries.csv")
-    with pytest.raises(ValueError, match=r"augmented.queries.csv has no query at 20 %"):
+    write_csv(augmented.assign(seed=9), REID_RESULTS / "imagpose.queries.csv")
+    with pytest.raises(ValueError, match=r"imagpose.queries.csv has no query at 20 %"):
         stage.collect(load_params())

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import generate as stage
 from pipeline.datasets.marks import Mark
 from pipeline.params import Params, load_params
-from pipeline.runtime.scratch import md5
+from pipeline.runtime.hashes import md5
+from pipeline.runtime.scratch import is_sealed
+from pipeline.shared.imagpose import write_batch
+from tests import REPOSITORY
 
-PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS: Params = load_params(REPOSITORY / "profiles/embedded.yaml")
 IMAGES = {
     f"0002_c1s1_000451_03_g{number:04d}.jpg": np.random.default_rng(number).integers(
         0, 256, (32, 16, 3), np.uint8
@@ -23,7 +25,7 @@ MARKS = {name: Mark("0" * 32, "a.jpg", "b.jpg", number) for number, name in enum
 
 def write(folder: Path) -> Path:
     seal = folder / "batch-00000000.json"
-    stage.write_batch(IMAGES, seal, MARKS, PARAMS)
+    write_batch(IMAGES, seal, MARKS, PARAMS)
     return seal
 
 
@@ -35,7 +37,7 @@ def test_a_batch_leaves_its_images_and_a_seal_that_lists_them(tmp_path: Path) ->
     seal = write(tmp_path)
     assert json.loads(seal.read_text()) == {name: md5(tmp_path / name) for name in IMAGES}
     assert set(contents(tmp_path)) == {*IMAGES, seal.name}
-    assert stage.is_sealed(seal)
+    assert is_sealed(seal)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 25, 40])
@@ -58,6 +60,6 @@ def test_a_kill_leaves_whole_images_and_no_seal_and_the_batch_is_made_again(
     whole = contents(tmp_path / "whole")
     images = {file.name: file.read_bytes() for file in (tmp_path / "killed").glob("*.jpg")}
     assert len(images) == calls and images.items() <= whole.items()
-    assert not stage.is_sealed(tmp_path / "killed" / "batch-00000000.json")
+    assert not is_sealed(tmp_path / "killed" / "batch-00000000.json")
     write(tmp_path / "killed")
     assert contents(tmp_path / "killed") == whole

@@ -1,4 +1,4 @@
-"""Shares of the training images are nested, exact, seeded, and know every identity."""
+"""Subsets of the training images are nested, exact, seeded, and have every identity."""
 
 import itertools
 from pathlib import Path
@@ -9,7 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import subset as stage
+from pipeline.artifacts import read_subset
 from pipeline.params import SubsetSettings, load_params
+from tests import REPOSITORY
+
+SHIPPED = REPOSITORY / "profiles/embedded.yaml"
 
 
 def training_set(images_per_identity: list[int]) -> pd.DataFrame:
@@ -20,12 +24,12 @@ def training_set(images_per_identity: list[int]) -> pd.DataFrame:
 
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
-FRACTIONS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
+PERCENTS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
 
 
 @settings(deadline=None)
-@given(counts=COUNTS, percents=FRACTIONS, seed=st.integers(0, 99))
-def test_shares_are_nested_exact_and_cover_everybody(
+@given(counts=COUNTS, percents=PERCENTS, seed=st.integers(0, 99))
+def test_subsets_are_nested_exact_and_cover_everybody(
     counts: list[int], percents: tuple[int, ...], seed: int
 ) -> None:
     train = training_set(counts)
@@ -44,7 +48,7 @@ def test_shares_are_nested_exact_and_cover_everybody(
 
 @settings(deadline=None)
 @given(counts=COUNTS, percent=st.integers(1, 99))
-def test_a_share_that_would_miss_somebody_is_refused_with_the_least_one(
+def test_a_subset_that_would_miss_somebody_is_refused_with_the_least_percent(
     counts: list[int], percent: int
 ) -> None:
     train = training_set(counts)
@@ -71,8 +75,8 @@ def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
 def test_every_image_can_be_drawn_first() -> None:
     """Whichever image stands for an identity is random too."""
     train = training_set([3, 3])
-    drawn = [stage.draw_subsets(train, SubsetSettings(percents=(34,), seed=seed))[34] for seed in range(40)]
-    assert {image for images in drawn for image in images} == set(train.image)
+    subsets = [stage.draw_subsets(train, SubsetSettings(percents=(34,), seed=seed))[34] for seed in range(40)]
+    assert {image for images in subsets for image in images} == set(train.image)
 
 
 def small_batches(text: str) -> str:
@@ -85,7 +89,7 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
     index = training_set([10] * 4)
     index["split"] = ["train"] * 20 + ["val_query"] * 10 + ["gallery"] * 10
     monkeypatch.chdir(tmp_path)
-    shipped = (Path(__file__).parents[2] / "params.yaml").read_text()
+    shipped = SHIPPED.read_text()
     Path("params.yaml").write_text(small_batches(shipped))
     monkeypatch.setattr(stage, "read_index", lambda: index.assign(pid=range(40)))
     Path("data/subsets").mkdir(parents=True)
@@ -102,17 +106,17 @@ def test_the_stage_leaves_validation_and_test_out(tmp_path: Path, monkeypatch: p
         "60.csv",
         "80.csv",
     ]
-    assert stage.read_subset(100) == sorted(index.image[:20])
-    assert len(stage.read_subset(20)) == 4
+    assert read_subset(100) == sorted(index.image[:20])
+    assert len(read_subset(20)) == 4
     Path("params.yaml").write_text(shipped)
     with pytest.raises(ValueError) as caught:
         stage.main()
     assert str(caught.value) == "reid.identities_per_batch is 12; expected at most 2, the training identities"
-    assert len(stage.read_subset(20)) == 4
+    assert len(read_subset(20)) == 4
 
 
 def test_a_batch_larger_than_the_smallest_subset_is_refused() -> None:
-    train, reid = training_set([10] * 4), load_params(Path(__file__).parents[2] / "params.yaml").reid
+    train, reid = training_set([10] * 4), load_params(SHIPPED).reid
     subsets = stage.draw_subsets(train, SubsetSettings(percents=(25, 50), seed=0))
     fits = reid.model_copy(update={"identities_per_batch": 2, "images_per_identity": 5})
     stage.check_batch(train, subsets, fits)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from generator.sample import IMAGPosePipeline
-from pipeline import train_generator
 from pipeline.params import DatasetSettings, Params, load_params
+from pipeline.shared import imagpose
 from pipeline.shared.imagpose import check_parts
+from tests import REPOSITORY
 from tests.generator import tiny
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = REPOSITORY / "profiles/embedded.yaml"
 
 
 def changed(section: str, **values: Any) -> Params:
@@ -31,21 +32,18 @@ def test_parts_that_fit_pass() -> None:
         (
             changed("generator", token_width=66),
             4,
-            "generator.token_width is 66; expected a multiple of 4, the patch of "
-            "weights/embedded/image_encoder",
+            "generator.token_width is 66; expected a multiple of 4, the patch of the image encoder",
         ),
         (
             changed("dataset", height=136),
             4,
-            "dataset.height is 136, dataset.width is 64, generator.base is weights/embedded: Views are "
-            "136x64 pixels, where both must be multiples of 16 (VAE 8 x UNet 2), so that the joint image "
-            "splits at every level.",
+            "dataset.height is 136; expected a multiple of 16: the VAE shrinks it by 8, the UNet by 2",
         ),
         (
             changed("generator"),
             16,
-            "generator.base is weights/embedded; expected parts of one model, but the latents of its vae "
-            "have 16 channels and its denoiser takes 4",
+            "generator.base has a UNet with 4 input and 4 output channels; expected 16 of both, as its VAE's "
+            "latents have",
         ),
     ],
 )
@@ -57,7 +55,7 @@ def test_parts_that_do_not_fit_are_named(params: Params, latent_channels: int, s
     assert str(caught.value) == sentence
 
 
-def pipeline() -> IMAGPosePipeline:
+def tiny_imagpose() -> IMAGPosePipeline:
     return IMAGPosePipeline(
         tiny.vae(), tiny.image_encoder(), tiny.denoiser(), tiny.scheduler(), *tiny.VIEW_SIZE, *tiny.TOKEN_SIZE
     )
@@ -67,8 +65,8 @@ def test_encoding_finds_a_batch_that_fits_and_gives_the_same(
     market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = sorted(f"query/{file.name}" for file in (market / "query").glob("*.jpg"))
-    monkeypatch.setattr(train_generator, "read_poses", lambda names: tiny.keypoints(len(names)))
-    tried, encode_views = [], train_generator.encode_views
+    monkeypatch.setattr(imagpose, "read_poses", lambda names: tiny.keypoints(len(names)))
+    tried, encode_views = [], imagpose.encode_views
 
     def with_little_memory(*args, **kwargs):  # type: ignore[no-untyped-def]
         tried.append(kwargs["batch_size"])
@@ -76,12 +74,12 @@ def test_encoding_finds_a_batch_that_fits_and_gives_the_same(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return encode_views(*args, **kwargs)
 
-    monkeypatch.setattr(train_generator, "encode_views", with_little_memory)
+    monkeypatch.setattr(imagpose, "encode_views", with_little_memory)
     height, width = tiny.VIEW_SIZE
     dataset = DatasetSettings.model_construct(root=market, height=height, width=width, border=0)
-    arguments = dataset, images, np.arange(len(images)), pipeline()
-    halved = train_generator.encode_images(*arguments, 8, flip=False)
+    arguments = dataset, images, np.arange(len(images)), tiny_imagpose()
+    halved = imagpose.encode_images(*arguments, 8, flip=False)
     assert tried == [8, 7, 6, 5, 4, 3, 2]
-    one = train_generator.encode_images(*arguments, 1, flip=False)
+    one = imagpose.encode_images(*arguments, 1, flip=False)
     torch.testing.assert_close(halved.tokens, one.tokens, atol=1e-3, rtol=1e-3)
     assert torch.equal(halved.skeletons, one.skeletons)

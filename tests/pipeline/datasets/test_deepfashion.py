@@ -11,12 +11,13 @@ from generator.keypoints import KEYPOINT_NAMES
 from pipeline import check
 from pipeline import index as index_stage
 from pipeline import poses as poses_stage
-from pipeline.artifacts import INDEX_COLUMNS as COLUMNS
+from pipeline.artifacts import INDEX_COLUMNS, read_index, read_poses
 from pipeline.datasets import deepfashion as stage
 from pipeline.params import IndexSettings, Params, load_params
+from tests import REPOSITORY
 from tests.pipeline.market import deepfashion_folder, save_image
 
-PARAMS = load_params(Path(__file__).parents[2] / "profiles/market1501.yaml")
+PARAMS = load_params(REPOSITORY / "profiles/market1501.yaml")
 NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
 SIZES = np.array([[750, 1101]])
 
@@ -35,7 +36,7 @@ def deepfashion_params(root: Path, border: int = 0) -> Params:
 def test_every_image_has_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index, rejected, leaked = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
     assert capsys.readouterr().out == "train_highres: 9 files to decode\ntest_highres: 6 files to decode\n"
-    assert list(index.columns) == list(COLUMNS) and rejected.empty
+    assert list(index.columns) == list(INDEX_COLUMNS) and rejected.empty
     assert leaked.train.nunique() == 6, "the test images are copies of training images here"
     assert index.split.value_counts().to_dict() == {"train": 9, "query": 2, "gallery": 4}
     row = index[index.image == "train_highres/fashionMENShirts_Polosid0000473801_7additional.jpg"].iloc[0]
@@ -146,9 +147,9 @@ def test_the_stages_write_the_tables_that_market_1501_has(
     check.check_dataset(deepfashion_params(root, border))
     index_stage.main()
     poses_stage.main()
-    index = index_stage.read_index()
+    index = read_index()
     assert set(index.split) == {"train", "query", "gallery", "val_query", "val_gallery"}
-    poses = poses_stage.read_poses(index.image.tolist())
+    poses = read_poses(index.image.tolist())
     assert json.loads(Path("reports/poses.json").read_text())["images_without_person"] == 1
     raw = pd.read_csv(root / "fasion-resize-annotation-test.csv", sep=":").set_index("name")
     image = index.image[index.split == "query"].iloc[0]
