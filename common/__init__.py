@@ -1,1 +1,1 @@
-"""What the packages share and none of them owns: random draws and the base of all settings."""
+"""What the packages share and none of them owns: random draws, the base of all settings, checkpoints."""

@@ -20,5 +20,9 @@ def make_rng(seed: int, purpose: str, *index: int) -> np.random.Generator:
 
 
 def make_seed(*parts: object) -> int:
-    """Return a 32-bit seed that belongs to the words of `parts`, for noise that is drawn elsewhere."""
+    """Return the 32-bit seed that belongs to `parts`, for noise that is drawn elsewhere.
+
+    Args:
+        parts: What the seed depends on; each counts as it is printed.
+    """
     return crc32(" ".join(map(str, parts)).encode())

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.seeding import make_rng
 from generator.encoders import ImageEncoder, encode_latents, encode_tokens, resize, to_float
 from generator.grid import VIEWS, join, joint_mask
-from generator.keypoints import flip_keypoints
+from generator.keypoints import flip_keypoints, resize_keypoints
 from generator.pose import draw_skeleton
 from generator.settings import TrainSettings
 
@@ -23,28 +23,31 @@ class _Tensors:
     """A record of tensors that move to a device together."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same record on another device."""
+        """Return the same record on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+# --- views, encoded once ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class EncodedViews(_Tensors):
     """N views of people as the denoiser sees them, resident in memory or on the accelerator.
 
-    F is 1, or 2 with the mirrored views: image and keypoints are flipped before they are encoded, which is
-    exact, whereas a flipped latent is not the latent of the flipped image and a flipped drawing swaps left
+    F is 1, or 2 with the mirrored views. Image and keypoints are mirrored before they are encoded, which is
+    exact: the mirrored latent is not the latent of the mirrored image, and a mirrored drawing would swap left
     and right.
 
     At 128x64 with 129 tokens of width 768, a view takes 25 kB (skeleton) + 2 kB (latent) + 198 kB (tokens),
     times F.
 
     Attributes:
-        latent_mean: half [N, F, C, h, w], mean of the scaled VAE latent.
-        latent_std: half [N, F, C, h, w], its standard deviation.
-        tokens: half [N, F, T, width], of the image encoder.
-        skeletons: uint8 [N, F, 3, H, W].
-        pids: int64 [N], identities.
-        black: float32 [C, h, w], mean of the latent of a black image, which stands for a masked view.
+        latent_mean: Mean of the scaled VAE latents, half [N, F, C, h, w].
+        latent_std: Standard deviation of the scaled VAE latents, half [N, F, C, h, w].
+        tokens: Tokens of the image encoder, half [N, F, T, width].
+        skeletons: Drawings of the keypoints, uint8 [N, F, 3, H, W].
+        pids: Identities, int64 [N].
+        black: Latent (mean) of a black image, which stands for a masked view, float32 [C, h, w].
     """
 
     latent_mean: Tensor
@@ -55,7 +58,7 @@ class EncodedViews(_Tensors):
     black: Tensor
 
     def near(self, device: torch.device) -> Self:
-        """The views on an accelerator, or where they are if they take more than half its free memory."""
+        """Return the views on a device, or where they are if they take half of an accelerator's memory."""
         if device.type == "cuda":
             size = sum(getattr(self, f.name).nbytes for f in fields(self))
             if size > torch.cuda.mem_get_info(device)[0] / 2:
@@ -79,52 +82,56 @@ def encode_views(
     """Run the frozen encoders over every image once (twice with `flip`).
 
     Args:
-        images: N images, uint8 [H_i, W_i, 3] RGB; those of another size than `view_size` are resized to it,
+        images: N images, uint8 [H_i, W_i, 3] RGB. An image of another size than `view_size` is resized to it,
             antialiased.
-        keypoints: [N, 18, 3] x, y in pixels of the image as it is given, score.
-        pids: int [N], identities.
-        vae: from `load_vae`.
-        encoder: from `load_image_encoder`.
+        keypoints: Keypoints in pixels of the images as they are given, [N, 18, 3].
+        pids: Identities, int [N].
+        vae: VAE from `load_vae`.
+        encoder: Image encoder from `load_image_encoder`.
         view_size: (height, width) of a view, in pixels.
         token_size: (height, width) of the image encoder's input, in pixels.
-        flip: also encode the mirrored views.
-        batch_size: images that an encoder gets at a time.
-        progress: called with the number of images that were done, after every batch.
+        flip: Whether to encode the mirrored views too.
+        batch_size: Number of images that an encoder gets at a time.
+        progress: Called after every batch with the number of its images.
 
     Returns:
         The encoded views, on the CPU.
 
     Raises:
-        ValueError: images, keypoints and identities are not equally many.
+        ValueError: Images, keypoints and identities are not equally many.
     """
     count, copies = len(keypoints), 2 if flip else 1
     if len(pids) != count:
         raise ValueError(
             f"There are keypoints of {count} images and identities of {len(pids)}: one each is needed."
         )
-    out: dict[str, Tensor] = {"pids": torch.tensor(np.asarray(pids, np.int64))}
+    tensors: dict[str, Tensor] = {"pids": torch.tensor(np.asarray(pids, np.int64))}
     done = 0
     for batch in _batches(zip(images, keypoints, strict=True), batch_size):
+        # B images in F copies each: pixels and skeletons [B F, 3, H, W]
         pixels, skeletons = _prepare(batch, view_size, flip)
         mean, std = encode_latents(vae, pixels)
-        parts = {
+        encodings = {
             "latent_mean": mean.half(),
             "latent_std": std.half(),
             "tokens": encode_tokens(encoder, pixels, token_size).half(),
             "skeletons": skeletons,
         }
-        for name, part in parts.items():
-            part = part.cpu().unflatten(0, (len(batch), copies))
-            if name not in out:
-                out[name] = part.new_empty((count, *part.shape[1:]))
-            out[name][done : done + len(batch)] = part
+        # Into the tensors [N, F, ...], which are allocated at the first batch: a list of all batches and
+        # their concatenation would take twice the memory.
+        for name, encoding in encodings.items():
+            encoding = encoding.cpu().unflatten(0, (len(batch), copies))
+            if name not in tensors:
+                tensors[name] = encoding.new_empty((count, *encoding.shape[1:]))
+            tensors[name][done : done + len(batch)] = encoding
         done += len(batch)
         progress(len(batch))
     black, _ = encode_latents(vae, torch.full((1, 3, *view_size), -1.0))
-    return EncodedViews(**out, black=black[0].float().cpu())
+    return EncodedViews(**tensors, black=black[0].float().cpu())
 
 
 def _batches(items: Iterable[tuple], size: int) -> Iterable[list[tuple]]:
+    """Cut an iterable into lists of `size` items; the last one may be shorter."""
     batch = []
     for item in items:
         batch.append(item)
@@ -136,28 +143,26 @@ def _batches(items: Iterable[tuple], size: int) -> Iterable[list[tuple]]:
 
 
 def _prepare(batch: list[tuple], view_size: tuple[int, int], flip: bool) -> tuple[Tensor, Tensor]:
-    """Images [B F, 3, H, W] in [-1, 1] and skeletons uint8 [B F, 3, H, W] of (image, keypoints) pairs."""
+    """Turn (image, keypoints) pairs into views and skeletons.
+
+    Returns:
+        Pixels [B F, 3, H, W] in [-1, 1], and skeletons uint8 [B F, 3, H, W]; with `flip` each is followed by
+        its mirror image.
+    """
     height, width = view_size
     pixels, skeletons = [], []
-    for image, points in batch:
-        pixel = resize(to_float(torch.from_numpy(np.array(image))[None]), view_size)
-        points = scale_keypoints(points, image.shape[:2], view_size)
-        pixels.append(pixel)
-        skeletons.append(draw_skeleton(points, height, width))
+    for image, keypoints in batch:
+        view = resize(to_float(torch.from_numpy(np.array(image))[None]), view_size)  # [1, 3, H, W]
+        keypoints = resize_keypoints(keypoints, np.divide((width, height), image.shape[1::-1]))
+        pixels.append(view)
+        skeletons.append(draw_skeleton(keypoints, height, width))
         if flip:
-            pixels.append(pixel.flip(-1))
-            skeletons.append(draw_skeleton(flip_keypoints(points, width), height, width))
+            pixels.append(view.flip(-1))
+            skeletons.append(draw_skeleton(flip_keypoints(keypoints, width), height, width))
     return torch.cat(pixels), torch.from_numpy(np.stack(skeletons)).permute(0, 3, 1, 2)
 
 
-def scale_keypoints(
-    keypoints: NDArray[np.floating], size: tuple[int, int], new_size: tuple[int, int]
-) -> NDArray[np.floating]:
-    """Keypoints [..., 18, 3] of an image that is resized from `size` to `new_size` (height, width)."""
-    scaled = np.array(keypoints, np.float32)
-    for axis, (old, new) in enumerate(zip(size[::-1], new_size[::-1], strict=True)):
-        scaled[..., axis] = (scaled[..., axis] + 0.5) * (new / old) - 0.5  # pixel centres are at integers
-    return scaled
+# --- joint samples ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -165,12 +170,12 @@ class Conditions(_Tensors):
     """What the denoiser knows of B joint images: nothing of a masked view but its skeleton.
 
     Attributes:
-        mask: float [B, 1, 2h, 2w], 1 where a view is visible.
-        visible: float [B, C, 2h, 2w], latents (means) of the visible views, black where masked.
-        skeletons: uint8 [B, 3, 2H, 2W], all four poses.
-        source_latents: float [B, C, h, w], latent (mean) of the FLC source.
-        source_tokens: float [B, T, width], image encoder tokens of the FLC source.
-        keep_features: bool [B], False where F_C is dropped.
+        mask: 1 where a view is visible and 0 where it is masked, float [B, 1, 2h, 2w].
+        visible: Latents (means) of the visible views, black where masked, float [B, C, 2h, 2w].
+        skeletons: All four poses, uint8 [B, 3, 2H, 2W].
+        source_latents: Latents (means) of the FLC source, float [B, C, h, w].
+        source_tokens: Image encoder tokens of the FLC source, float [B, T, width].
+        keep_features: False where F_C is dropped, bool [B].
     """
 
     mask: Tensor
@@ -186,10 +191,10 @@ class JointBatch(_Tensors):
     """B training samples.
 
     Attributes:
-        latents: float [B, C, 2h, 2w], joint latents of all four views, sampled.
-        noise: float [B, C, 2h, 2w].
-        timesteps: int64 [B].
-        conditions: what the denoiser is given beside the noisy latents.
+        latents: Joint latents of all four views, sampled from the VAE's posterior, float [B, C, 2h, 2w].
+        noise: Noise of the diffusion, float [B, C, 2h, 2w].
+        timesteps: Timesteps of the diffusion, int64 [B].
+        conditions: The denoiser's inputs beside the noisy latents.
     """
 
     latents: Tensor
@@ -201,35 +206,35 @@ class JointBatch(_Tensors):
         return len(self.timesteps)
 
     def part(self, start: int, stop: int) -> "JointBatch":
-        """Samples `start` to `stop` - 1."""
-        given = {f.name: getattr(self.conditions, f.name)[start:stop] for f in fields(Conditions)}
+        """Return samples `start` to `stop` - 1."""
+        conditions = {f.name: getattr(self.conditions, f.name)[start:stop] for f in fields(Conditions)}
         latents, noise, timesteps = (x[start:stop] for x in (self.latents, self.noise, self.timesteps))
-        return JointBatch(latents, noise, timesteps, Conditions(**given))
+        return JointBatch(latents, noise, timesteps, Conditions(**conditions))
 
 
 class JointSampler:
     """Draws joint training samples; sample i of step t depends on (seed, t * batch_size + i) alone.
 
-    Every process of a distributed run draws its slice of the global batch, so that 1 and n processes see the
-    same samples, in the same order, with the same noise.
+    Every process of a distributed run draws its slice of the global batch. One process and n processes
+    therefore see the same samples, in the same order, with the same noise.
 
     A sample is made of
 
     - four views of one person: the first is uniform over all views, so that every image is seen equally
-      often; the others are distinct images of the same person where there are enough, and repeats of them
-      where not,
-    - one decision whether all four are mirrored (a bag on the left shoulder is then on the right one in all),
+      often; the others are different images of the same person, or repeats where there are too few,
+    - one decision whether all four are mirrored: a bag on the left shoulder is then on the right one in all,
     - m masked views, m uniform over `masked_views` (the paper's 1 to 4),
-    - the FLC source: one of the visible views; with four masked, an image of the person that is not among the
-      four, or one of the four where there is no other,
+    - the FLC source: one of the visible views; with four masked views, an image of the person that is not
+      among the four, or one of the four where there is no other,
     - whether F_C and F_I are dropped, independently. A sample without F_I is a joint image with all four
       views masked.
 
     Args:
-        views: the encoded training views; samples are drawn on their device.
-        settings: masked_views, drop_features, drop_image, flip and batch_size are used.
-        num_timesteps: of the noise schedule.
-        seed: of all draws.
+        views: Encoded training views; samples are drawn on their device.
+        settings: Settings of the training, of which masked_views, drop_features, drop_image, flip and
+            batch_size are used.
+        num_timesteps: Number of timesteps of the noise schedule.
+        seed: Seed of all draws.
 
     Raises:
         ValueError: `flip` is above 0 and the views were encoded without their mirror images.
@@ -244,63 +249,72 @@ class JointSampler:
         self.settings = settings
         self.num_timesteps = num_timesteps
         self.seed = seed
+        # The person of each view, numbered from 0, and the views of each person
         pids = views.pids.cpu().numpy()
         self._person_of = np.unique(pids, return_inverse=True)[1]
         order = np.argsort(self._person_of, kind="stable")
         self._images_of = np.split(order, np.cumsum(np.bincount(self._person_of))[:-1])
 
     def draw(self, step: int, rank: int = 0, num_processes: int = 1) -> JointBatch:
-        """The part of step `step`'s batch that process `rank` of `num_processes` works on."""
+        """Draw the part of step `step`'s batch that process `rank` of `num_processes` works on."""
         share = self.settings.share(num_processes)
         first = step * self.settings.batch_size + rank * share
         draws = [self._draw_one(first + i) for i in range(share)]
         return self._gather({name: np.stack([draw[name] for draw in draws]) for name in draws[0]})
 
     def _draw_one(self, index: int) -> dict[str, NDArray]:
-        generator, settings = make_rng(self.seed, "joint", index), self.settings
-        anchor = generator.integers(len(self._person_of))
+        """Draw sample `index` as numbers of views, decisions and noise, without looking at a tensor."""
+        rng, settings = make_rng(self.seed, "joint", index), self.settings
+
+        # 1. Four views of one person, in random order
+        anchor = rng.integers(len(self._person_of))
         images = self._images_of[self._person_of[anchor]]
-        others = generator.permutation(images[images != anchor])
+        others = rng.permutation(images[images != anchor])
         four = np.concatenate([[anchor], others[: VIEWS - 1]])
-        repeats = generator.choice(four, VIEWS - len(four))
-        four = generator.permutation(np.concatenate([four, repeats]))
-        masked = generator.permutation(VIEWS) < generator.integers(*settings.masked_views, endpoint=True)
-        candidates = four[~masked] if not masked.all() else others[VIEWS - 1 :]
-        source = generator.choice(candidates if len(candidates) else four)
-        mirrored = generator.random() < settings.flip
-        keep_features = generator.random() >= settings.drop_features
-        keep_image = generator.random() >= settings.drop_image
-        timestep = generator.integers(self.num_timesteps)
-        shape = (2, VIEWS, *self.views.black.shape)
+        repeats = rng.choice(four, VIEWS - len(four))
+        four = rng.permutation(np.concatenate([four, repeats]))
+
+        # 2. Which of them are masked, bool [4], and the view that FLC reads
+        is_masked = rng.permutation(VIEWS) < rng.integers(*settings.masked_views, endpoint=True)
+        candidates = four[~is_masked] if not is_masked.all() else others[VIEWS - 1 :]
+        source = rng.choice(candidates if len(candidates) else four)
+
+        # 3. What is mirrored and dropped, and how noisy the sample is
+        mirror = rng.random() < settings.flip
+        keep_features = rng.random() >= settings.drop_features
+        keep_image = rng.random() >= settings.drop_image
+        timestep = rng.integers(self.num_timesteps)
+        shape = (2, VIEWS, *self.views.black.shape)  # for the VAE's posterior, and for the diffusion
         return {
             "four": four,
-            "visible": ~masked & keep_image,
+            "visible": ~is_masked & keep_image,
             "source": source,
-            "mirrored": np.int64(mirrored),
+            "mirror": np.int64(mirror),
             "keep_features": np.bool_(keep_features),
             "timestep": timestep,
-            "noise": generator.standard_normal(shape, np.float32),  # of the VAE's posterior, of the diffusion
+            "noise": rng.standard_normal(shape, np.float32),
         }
 
     def _gather(self, draws: dict[str, NDArray]) -> JointBatch:
+        """Look up the tensors of B samples, whose draws are stacked to [B, ...], on the views' device."""
         device = self.views.pids.device
-        drawn = {name: torch.from_numpy(values).to(device) for name, values in draws.items()}
-        four, mirrored = drawn["four"], drawn["mirrored"]
-        posterior_noise, noise = drawn["noise"].unbind(1)
-        mean = self.views.latent_mean[four, mirrored[:, None]].float()
-        std = self.views.latent_std[four, mirrored[:, None]].float()
+        draw = {name: torch.from_numpy(values).to(device) for name, values in draws.items()}
+        four, mirror = draw["four"], draw["mirror"]  # [B, 4], [B]
+        posterior_noise, noise = draw["noise"].unbind(1)  # [B, 4, C, h, w] each
+        mean = self.views.latent_mean[four, mirror[:, None]].float()
+        std = self.views.latent_std[four, mirror[:, None]].float()
         return JointBatch(
-            latents=join(mean + std * posterior_noise),
+            latents=join(mean + std * posterior_noise),  # [B, C, 2h, 2w]
             noise=join(noise),
-            timesteps=drawn["timestep"],
+            timesteps=draw["timestep"],
             conditions=make_conditions(
                 self.views,
                 four,
-                drawn["visible"],
-                self.views.skeletons[four, mirrored[:, None]],
-                drawn["source"],
-                mirrored,
-                drawn["keep_features"],
+                draw["visible"],
+                self.views.skeletons[four, mirror[:, None]],
+                draw["source"],
+                mirror,
+                draw["keep_features"],
             ),
         )
 
@@ -311,27 +325,28 @@ def make_conditions(
     visible: Tensor,
     skeletons: Tensor,
     source: Tensor,
-    mirrored: Tensor,
+    mirror: Tensor,
     keep_features: Tensor,
 ) -> Conditions:
-    """The denoiser's conditions for B joint images.
+    """Make the denoiser's conditions for B joint images.
 
     Args:
-        views: the encoded views.
-        four: int [B, 4], the views of each joint image; only those that are visible are read.
-        visible: bool [B, 4].
-        skeletons: uint8 [B, 4, 3, H, W], the poses of the four.
-        source: int [B], the view that FLC reads.
-        mirrored: int [B], 1 to take the mirrored views.
-        keep_features: bool [B], False to drop F_C.
+        views: Encoded views.
+        four: Numbers of the four views of each joint image, int [B, 4]; only visible ones are read.
+        visible: Which of the four are visible, bool [B, 4].
+        skeletons: Poses of the four, uint8 [B, 4, 3, H, W].
+        source: Number of the view that FLC reads, int [B].
+        mirror: 1 to take the mirrored views, else 0, int [B].
+        keep_features: False to drop F_C, bool [B].
     """
-    mean = views.latent_mean[four, mirrored[:, None]].float()
-    shown = torch.where(visible[:, :, None, None, None], mean, views.black)
+    # A masked view is black: [B, 4, C, h, w] -> [B, C, 2h, 2w]
+    mean = views.latent_mean[four, mirror[:, None]].float()
+    latents = torch.where(visible[:, :, None, None, None], mean, views.black)
     return Conditions(
         mask=joint_mask(visible, *views.black.shape[-2:]),
-        visible=join(shown),
+        visible=join(latents),
         skeletons=join(skeletons),
-        source_latents=views.latent_mean[source, mirrored].float(),
-        source_tokens=views.tokens[source, mirrored].float(),
+        source_latents=views.latent_mean[source, mirror].float(),
+        source_tokens=views.tokens[source, mirror].float(),
         keep_features=keep_features,
     )

@@ -6,28 +6,30 @@ VIEWS = 4
 
 
 def join(views: Tensor) -> Tensor:
-    """Views [B, 4, C, h, w] (pixels, latents or features) to joint images [B, C, 2h, 2w]."""
+    """Lay out views [B, 4, C, h, w] (pixels, latents or features) as joint images [B, C, 2h, 2w]."""
     batch, _, channels, height, width = views.shape
+    # [B, row, column, C, h, w] -> [B, C, row, h, column, w]
     grid = views.reshape(batch, 2, 2, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return grid.reshape(batch, channels, 2 * height, 2 * width)
 
 
 def split(joint: Tensor) -> Tensor:
-    """Joint images [B, C, 2h, 2w] to views [B, 4, C, h, w]; the inverse of `join`."""
+    """Cut joint images [B, C, 2h, 2w] into views [B, 4, C, h, w]; the inverse of `join`."""
     batch, channels, height, width = joint.shape
+    # [B, C, row, h, column, w] -> [B, row, column, C, h, w]
     grid = joint.reshape(batch, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
     return grid.reshape(batch, VIEWS, channels, height // 2, width // 2)
 
 
 def joint_mask(visible: Tensor, height: int, width: int) -> Tensor:
-    """The binary mask of ILC: 1 where a view is visible, 0 where it is masked and has to be generated.
+    """Make the binary mask of ILC: 1 where a view is visible, 0 where it is masked and has to be generated.
 
     Args:
-        visible: bool [B, 4].
-        height: of one view, in latent pixels.
-        width: of one view, in latent pixels.
+        visible: Which of the four views are visible, bool [B, 4].
+        height: Height h of one view, in latent pixels.
+        width: Width w of one view, in latent pixels.
 
     Returns:
-        float [B, 1, 2h, 2w].
+        The mask, float [B, 1, 2h, 2w].
     """
     return join(visible.float()[:, :, None, None, None].expand(-1, -1, 1, height, width))

@@ -8,14 +8,23 @@ from generator.model import IMAGPoseDenoiser
 
 
 def prediction_target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The noise, or v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022), as the scheduler says."""
+    """Return what the denoiser is to predict, as the scheduler says: the noise, or v.
+
+    v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022), where a is the cumulative alpha.
+
+    Args:
+        scheduler: Noise schedule with its prediction type.
+        latents: Clean joint latents, float [B, C, 2h, 2w].
+        noise: Noise, float [B, C, 2h, 2w].
+        timesteps: Timesteps, int64 [B].
+    """
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(latents, noise, timesteps)
     return noise
 
 
 def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Each sample's weight in the loss, so that easy timesteps do not dominate (Hang et al. 2023).
+    """Return each sample's weight in the loss [B], so that easy timesteps do not dominate (Hang et al. 2023).
 
     With SNR = a / (1 - a): min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
     """
@@ -26,15 +35,15 @@ def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) ->
 
 
 class DenoisingLoss(nn.Module):
-    """A training step from a batch to its loss, in one module for distributed training to wrap.
+    """The way from a batch to its loss, in one module for distributed training to wrap.
 
     The error is counted over the whole joint latent, visible views included, as in Eq. 4: there it soon
     vanishes, because the clean latent is among the inputs.
 
     Args:
-        denoiser: is trained.
-        scheduler: the noise schedule and the prediction target.
-        min_snr_gamma: None weighs all timesteps alike.
+        denoiser: Denoiser to train.
+        scheduler: Noise schedule with its prediction type.
+        min_snr_gamma: Gamma of `min_snr_weight`; None gives all timesteps the same weight.
     """
 
     def __init__(
@@ -46,16 +55,23 @@ class DenoisingLoss(nn.Module):
         self.min_snr_gamma = min_snr_gamma
 
     def forward(self, batch: JointBatch) -> Tensor:
-        """The mean squared error of the prediction, a scalar."""
-        given = batch.conditions
+        """Return the mean squared error of the prediction, a scalar."""
+        # The forward diffusion: joint latents [B, C, 2h, 2w] at their timesteps
         noisy = self.scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+
+        # The prediction [B, C, 2h, 2w] from the conditions
+        conditions = batch.conditions
         features = self.denoiser.encode_features(
-            given.source_latents, given.source_tokens, given.keep_features
+            conditions.source_latents, conditions.source_tokens, conditions.keep_features
         )
-        pose = self.denoiser.encode_pose(given.skeletons)
-        predicted = self.denoiser(noisy, batch.timesteps, features, pose, given.mask, given.visible)
+        pose = self.denoiser.encode_pose(conditions.skeletons)
+        prediction = self.denoiser(
+            noisy, batch.timesteps, features, pose, conditions.mask, conditions.visible
+        )
+
+        # Its error [B] in single precision, whatever the autocast
         target = prediction_target(self.scheduler, batch.latents, batch.noise, batch.timesteps)
-        error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        error = (prediction.float() - target).square().mean(dim=(1, 2, 3))
         if self.min_snr_gamma is not None:
             error = error * min_snr_weight(self.scheduler, batch.timesteps, self.min_snr_gamma)
         return error.mean()

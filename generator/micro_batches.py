@@ -12,7 +12,7 @@ from generator.data import JointBatch
 
 
 class SmallerParts(UserWarning):
-    """Memory ran out, and each batch is taken in parts of `size` joint images from here on."""
+    """Memory ran out; from here on each batch is taken in parts of `size` joint images."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"out of memory: each batch is taken in parts of {size} joint images from here on")
@@ -20,9 +20,9 @@ class SmallerParts(UserWarning):
 
 
 def halve(size: int) -> int:
-    """Let go of unused memory, and return half of a size that did not fit, rounded up, with a warning.
+    """Free unused memory, warn, and return half of a size that did not fit, rounded up.
 
-    To be called after the handler of the error and not in it, where the error still holds the tensors of the
+    Call it after the handler of the error and not in it, where the error still holds the tensors of the
     attempt.
     """
     release_memory()
@@ -34,17 +34,17 @@ def halve(size: int) -> int:
 class MicroBatches:
     """Computes the gradients of a batch in parts, and halves the parts whenever memory runs out.
 
-    The batch, its draws and its mean loss stay what they are: the parts' gradients add up to those of the
+    The batch, its draws and its mean loss stay the same: the gradients of the parts add up to those of the
     whole, up to rounding. At first the part is the whole.
 
     Several processes must agree on the part before they exchange gradients, or the others would wait for the
-    one that failed. They rehearse the first two steps (the second is the first with the optimiser's state)
-    without an exchange; memory that runs out later stops the run, and the next one rehearses again.
+    one that failed. They rehearse the first two steps without an exchange (in the second, the optimizer's
+    state takes memory too). Memory that runs out later stops the run, and the next run rehearses again.
 
     Args:
-        objective: maps a batch to its mean loss; as `accelerator.prepare` returns it.
-        accelerator: of the run.
-        size: samples of a batch on this process.
+        objective: Module that maps a batch to its mean loss, as `accelerator.prepare` returns it.
+        accelerator: Accelerator of the run.
+        size: Number of samples of a batch on this process.
     """
 
     def __init__(self, objective: nn.Module, accelerator: Accelerator, size: int) -> None:
@@ -54,17 +54,20 @@ class MicroBatches:
         self._rehearsals = 2 if accelerator.num_processes > 1 else 0
 
     def backward(self, batch: JointBatch) -> Tensor:
-        """Add the gradients of a batch's mean loss to the parameters' own; returns that loss, detached.
+        """Add the gradients of a batch's mean loss to those of the parameters; return that loss, detached.
 
         Raises:
-            torch.OutOfMemoryError: a single sample does not fit.
+            torch.OutOfMemoryError: A single sample does not fit.
         """
+        # Several processes: halve until the whole batch fits into the memory of every one of them
         if self._rehearsals:
             self._rehearsals -= 1
             while not self._fits_everywhere(batch):
                 if self.size == 1:
                     raise torch.OutOfMemoryError("a single joint image does not fit")
                 self._halve()
+
+        # The step itself; a process that is alone can still halve, and take the whole batch again
         while True:
             try:
                 return self._accumulate(batch)
@@ -74,6 +77,7 @@ class MicroBatches:
             self._halve()
 
     def _accumulate(self, batch: JointBatch) -> Tensor:
+        """Run both passes part by part; processes exchange their gradients after the last part."""
         count, total = len(batch), torch.zeros((), device=self.accelerator.device)
         for start in range(0, count, self.size):
             part = batch.part(start, start + self.size)
@@ -85,14 +89,15 @@ class MicroBatches:
         return total
 
     def _fits_everywhere(self, batch: JointBatch) -> bool:
-        failed = torch.zeros((), device=self.accelerator.device)
+        """Try both passes without an exchange, and tell whether memory sufficed on all processes."""
+        failures = torch.zeros((), device=self.accelerator.device)
         try:
             with self.accelerator.no_sync(self.objective):
                 self._accumulate(batch)
         except torch.OutOfMemoryError:
-            failed += 1
+            failures += 1
         self.objective.zero_grad()
-        return not self.accelerator.reduce(failed, "sum").item()
+        return not self.accelerator.reduce(failures, "sum").item()
 
     def _halve(self) -> None:
         self.objective.zero_grad()

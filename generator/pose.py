@@ -40,30 +40,37 @@ def draw_skeleton(keypoints: NDArray[np.floating], height: int, width: int) -> N
     """Draw the visible keypoints of a person and the limbs between them, as OpenPose does, on black.
 
     Args:
-        keypoints: [18, 3] x, y in pixels of an image of this size (pixel centres at integers), score; a score
-            of 0 means not visible. Parts that lie outside the image are cut off.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        keypoints: Keypoints in pixels of an image of this size, [18, 3]. What lies outside the image is cut
+            off.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
-        uint8 [height, width, 3], RGB. Black when nothing is visible.
+        The drawing, uint8 [height, width, 3] RGB. It is black where nothing is visible.
     """
     canvas = np.zeros((height * _SCALE, width * _SCALE, 3), np.uint8)
     # The centre of pixel x covers the canvas pixels _SCALE x ... _SCALE x + _SCALE - 1.
     points = (np.asarray(keypoints, np.float64)[:, :2] + 0.5) * _SCALE - 0.5
     visible = np.asarray(keypoints)[:, 2] > 0
+
+    # 1. Limbs, darker, below the keypoints
     for (start, end), colour in zip(LIMBS, COLOURS, strict=False):
         if visible[start] and visible[end]:
             dark = tuple(int(0.6 * c) for c in colour)
             cv2.fillConvexPoly(canvas, _limb(points[start], points[end]), dark, cv2.LINE_8, _SHIFT)
+
+    # 2. Keypoints as discs
     for point, colour in zip(points[visible], np.array(COLOURS)[visible].tolist(), strict=True):
         centre = tuple(int(c) for c in np.round(point * 2**_SHIFT))
         cv2.circle(canvas, centre, _STROKE << _SHIFT, colour, cv2.FILLED, cv2.LINE_8, _SHIFT)
+
+    # 3. Every pixel is the mean of _SCALE x _SCALE pixels of the canvas
     return np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _limb(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int32]:
-    """OpenPose's limb, the outline of an ellipse between two keypoints, in units of 2^-_SHIFT pixels."""
+    """Outline OpenPose's limb, an ellipse between two keypoints: [24, 2] in units of 2^-_SHIFT pixels."""
+    # Half of the long axis, and across it half of the short one, _STROKE pixels
     half = (end - start) / 2
     length = np.hypot(*half)
     across = np.array([-half[1], half[0]]) * (_STROKE / length) if length > 0 else np.zeros(2)

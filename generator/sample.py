@@ -1,4 +1,4 @@
-"""The diffusers pipeline that turns images of a person and target poses into new images of that person."""
+"""The diffusers pipeline that makes images of a person in target poses from other images of that person."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,18 +36,18 @@ class JointRequest:
 
     The paper's scenarios: T1 is one source and one pose with `fill` target (the pose three times), T2 is one
     source and one pose with `fill` source (the source three times), T3 is two or three different sources and
-    one pose, and IMAGPose* is one source and three poses. Any other numbers of at least one each and at most
-    four in all do as well.
+    one pose, and IMAGPose* is one source and three poses. Other numbers are possible too, as long as there is
+    one of each and there are at most four in all.
 
     Attributes:
-        sources: indices of the source views; FLC reads the first.
-        poses: [n, 18, 3] target keypoints: x, y in pixels of a view, score.
-        seeds: n seeds, one per target view. A target's own noise depends on its seed alone; that of the
-            source views on the first seed.
-        fill: what is repeated in the slots that are left over.
+        sources: Numbers of the source views; FLC reads the first.
+        poses: Target keypoints in pixels of a view, [n, 18, 3].
+        seeds: One seed per target pose. A target's noise depends on its seed alone, the noise of the source
+            views on the first seed.
+        fill: What is repeated in the slots that are left over.
 
     Raises:
-        ValueError: there is no source, no pose, more than four in all, or not one seed per pose.
+        ValueError: There is no source, no pose, more than four in all, or not one seed per pose.
     """
 
     sources: tuple[int, ...]
@@ -68,14 +68,16 @@ class JointRequest:
             )
 
     def slots(self) -> list[tuple[Fill, int, int]]:
-        """What each of the four views holds: ("source" or "target", its index, which copy of it this is)."""
-        named: list[tuple[Fill, int]] = [("source", i) for i in range(len(self.sources))]
-        named += [("target", i) for i in range(len(self.poses))]
-        repeated = islice(cycle([slot for slot in named if slot[0] == self.fill]), VIEWS - len(named))
-        slots: list[tuple[Fill, int, int]] = []
-        for slot in [*named, *repeated]:
-            slots.append((*slot, sum(slot == earlier[:2] for earlier in slots)))
-        return slots
+        """Tell what each of the four views holds.
+
+        Returns:
+            For each view "source" or "target", its index among them, and which copy of it this is, from 0.
+        """
+        # First one slot each, then repeats of the sources or of the targets, one after the other
+        views: list[tuple[Fill, int]] = [("source", i) for i in range(len(self.sources))]
+        views += [("target", i) for i in range(len(self.poses))]
+        views += islice(cycle([view for view in views if view[0] == self.fill]), VIEWS - len(views))
+        return [(*view, views[:place].count(view)) for place, view in enumerate(views)]
 
 
 @dataclass
@@ -83,7 +85,7 @@ class IMAGPoseOutput(BaseOutput):
     """The result of the pipeline.
 
     Attributes:
-        images: per target pose a PIL image or a uint8 array [H, W, 3]; a list of such lists for a batch.
+        images: One PIL image or uint8 array [H, W, 3] per target pose; for a batch, a list of such lists.
     """
 
     images: list
@@ -93,12 +95,12 @@ class IMAGPosePipeline(DiffusionPipeline):
     """Images of a person in new poses; saved and loaded with `save_pretrained` and `from_pretrained`.
 
     Args:
-        vae: from `load_vae`.
-        image_encoder: from `load_image_encoder`.
-        denoiser: trained.
-        scheduler: the one that it was trained with.
-        view_height, view_width: of a view, in pixels.
-        token_height, token_width: of the image encoder's input, in pixels; as in training.
+        vae: VAE from `load_vae`.
+        image_encoder: Image encoder from `load_image_encoder`.
+        denoiser: Trained denoiser.
+        scheduler: Noise schedule that the denoiser was trained with.
+        view_height, view_width: Size of a view, in pixels.
+        token_height, token_width: Size of the image encoder's input, in pixels, as in training.
     """
 
     model_cpu_offload_seq = "image_encoder->denoiser->vae"
@@ -120,7 +122,7 @@ class IMAGPosePipeline(DiffusionPipeline):
         self.register_to_config(
             view_height=view_height, view_width=view_width, token_height=token_height, token_width=token_width
         )
-        self._part: int | None = None  # joint images that are made at once, where a batch does not fit
+        self._part: int | None = None  # joint images to make at once, where a batch did not fit
 
     @property
     def view_size(self) -> tuple[int, int]:
@@ -153,25 +155,25 @@ class IMAGPosePipeline(DiffusionPipeline):
 
         Args:
             sources: 1 to 3 images of one person, of any size; FLC reads the first.
-            source_poses: one [18, 3] array of keypoints per source (x, y in pixels of that image, score).
-            target_poses: one [18, 3] array per image to generate, in pixels of an image of `view_size`;
-                sources and targets together are at most 4.
-            seeds: one per target pose; 0, 1, ... when not given.
-            fill: what fills a grid with slots left over: more copies of the targets (T1) or of the sources
-                (T2).
-            num_inference_steps: DDIM steps.
-            guidance_scale: w of Eq. 5; 1 is no guidance.
-            guidance_drop: the conditions that the null branch goes without.
-            guidance_share: share of the steps that are guided, from the noisiest on.
-            batch_size: joint images per batch.
-            output_type: PIL images or uint8 arrays [H, W, 3].
+            source_poses: Keypoints of each source in pixels of that image, [18, 3] each.
+            target_poses: Keypoints of each image to generate in pixels of a view, [18, 3] each. Sources and
+                targets together are at most 4.
+            seeds: One seed per target pose; None stands for 0, 1, ...
+            fill: What fills slots that are left over: more copies of the targets (T1) or of the sources (T2).
+            num_inference_steps: Number of DDIM steps.
+            guidance_scale: Scale w of Eq. 5; 1 is no guidance.
+            guidance_drop: Conditions that the null branch goes without.
+            guidance_share: Share of the steps that are guided, from the noisiest on.
+            batch_size: Joint images per batch.
+            output_type: Whether to return PIL images or uint8 arrays [H, W, 3].
 
         Returns:
             One image per target pose, in their order.
 
         Raises:
-            ValueError: the numbers of images, poses and seeds do not fit together.
+            ValueError: The numbers of images, poses and seeds do not fit together.
         """
+        # 0. One person is a batch of one
         single = isinstance(sources[0], Image.Image)
         people = cast(list[list[Image.Image]], [sources] if single else sources)
         if single:
@@ -200,13 +202,13 @@ class IMAGPosePipeline(DiffusionPipeline):
             batch_size=batch_size,
         )
 
-        # 2. Generate
+        # 2. Generate; the sources of person i are views first[i] to first[i + 1] - 1
         first = np.cumsum([0, *(len(person) for person in people)])
         requests = [
             JointRequest(
-                tuple(range(first[i], first[i + 1])), np.array(poses, np.float32), tuple(seeds[i]), fill
+                tuple(range(first[i], first[i + 1])), np.array(targets, np.float32), tuple(seeds[i]), fill
             )
-            for i, poses in enumerate(target_poses)
+            for i, targets in enumerate(target_poses)
         ]
         settings = SampleSettings(
             steps=num_inference_steps,
@@ -216,34 +218,34 @@ class IMAGPosePipeline(DiffusionPipeline):
             batch_size=batch_size,
             mixed_precision="no",
         )
-        results: list[list[Any]] = [list(result) for result in self.generate(views, requests, settings)]
+        outputs: list[list[Any]] = [list(images) for images in self.generate(views, requests, settings)]
 
         # 3. Hand over
         if output_type == "pil":
-            results = [[Image.fromarray(image) for image in result] for result in results]
-        return IMAGPoseOutput(images=results[0] if single else results)
+            outputs = [[Image.fromarray(image) for image in output] for output in outputs]
+        return IMAGPoseOutput(images=outputs[0] if single else outputs)
 
     @torch.no_grad()
     def generate(
         self, views: EncodedViews, requests: Sequence[JointRequest], settings: SampleSettings
     ) -> Iterator[NDArray[np.uint8]]:
-        """Generate from views that are encoded already: the core of the pipeline, for many joint images.
+        """Generate many joint images from views that are encoded already: the core of the pipeline.
 
         When an accelerator's memory runs out, a batch is made again in parts of half the size, and so are all
         batches after it. No draw depends on the parts; rounding does, by a level of a pixel at most.
 
         Args:
-            views: from `encode_views`, with the pipeline's encoders and sizes; best on the pipeline's device
-                (`EncodedViews.near`). What a batch needs of them goes there.
-            requests: the joint images. Batches are cut from them in order, so that a part of the requests
-                that starts at a multiple of the batch size gives the same images as the whole, byte for byte.
-            settings: of the sampler.
+            views: Views from `encode_views`, with the pipeline's encoders and sizes. They are best on the
+                pipeline's device (`EncodedViews.near`); from elsewhere, each batch takes what it needs.
+            requests: Joint images to generate. Batches are cut from them in order: requests that start at a
+                multiple of the batch size give the same images alone as among the others, byte for byte.
+            settings: Settings of the sampler.
 
         Yields:
-            For each request, in order, its n target views, uint8 [n, H, W, 3].
+            The n target views of each request, in order, uint8 [n, H, W, 3].
 
         Raises:
-            torch.OutOfMemoryError: a single joint image does not fit.
+            torch.OutOfMemoryError: A single joint image does not fit.
         """
         self.denoiser.suit_device(self.device)
         for start in range(0, len(requests), settings.batch_size):
@@ -251,15 +253,15 @@ class IMAGPosePipeline(DiffusionPipeline):
             yield from self._make_in_parts(views, batch, settings)
 
     def _make_in_parts(
-        self, views: EncodedViews, batch: Sequence[JointRequest], settings: SampleSettings
+        self, views: EncodedViews, requests: Sequence[JointRequest], settings: SampleSettings
     ) -> list[NDArray[np.uint8]]:
-        """The target views of a batch, in the largest parts that fit."""
+        """Make the target views of one batch, in the largest parts that fit into memory."""
         while True:
             size = min(self._part or settings.batch_size, settings.batch_size)
-            fit = settings.model_copy(update={"batch_size": size})
-            parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+            settings_of_part = settings.model_copy(update={"batch_size": size})
+            parts = [requests[start : start + size] for start in range(0, len(requests), size)]
             try:
-                return [images for part in parts for images in self._make(views, part, fit)]
+                return [images for part in parts for images in self._make(views, part, settings_of_part)]
             except torch.OutOfMemoryError:
                 if len(parts[0]) == 1:
                     raise
@@ -268,105 +270,142 @@ class IMAGPosePipeline(DiffusionPipeline):
     def _make(
         self, views: EncodedViews, requests: Sequence[JointRequest], settings: SampleSettings
     ) -> list[NDArray[np.uint8]]:
-        """The target views of joint images, all at once; the VAE takes as many views as a batch may have."""
-        conditions, noise = self._prepare(views, requests)
-        latents = split(self._denoise(conditions, views.black.to(self.device), noise, settings))
-        wanted = torch.cat(
-            [
-                joint[len(r.sources) : len(r.sources) + len(r.poses)]
-                for joint, r in zip(latents, requests, strict=True)
-            ]
-        )
-        # The VAE stays in its own precision: half steps of 1/256 would be seen in the images.
+        """Make the target views of B joint images, all at once."""
+        # 1. Denoise: [B, C, 2h, 2w] -> views [B, 4, C, h, w]
+        conditions, noise = lay_out(views, requests)
+        black = views.black.to(self.device)
+        latents = split(self.denoise(conditions.to(self.device), black, noise.to(self.device), settings))
+
+        # 2. Keep the first copy of each target, [n, C, h, w]; targets follow the sources
+        targets = [
+            joint[len(request.sources) : len(request.sources) + len(request.poses)]
+            for joint, request in zip(latents, requests, strict=True)
+        ]
+
+        # 3. Decode as many views at once as a batch has joint images. The VAE stays in its own precision:
+        # half precision's steps of 1/256 would be seen in the images.
         images = torch.cat(
-            [to_bytes(decode_latents(self.vae, part)).cpu() for part in wanted.split(settings.batch_size)]
+            [
+                to_bytes(decode_latents(self.vae, part)).cpu()
+                for part in torch.cat(targets).split(settings.batch_size)
+            ]
         )
         return [part.numpy() for part in images.split([len(request.poses) for request in requests])]
 
-    def _prepare(self, views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Conditions, Tensor]:
-        """The conditions and the initial noise [B, C, 2h, 2w] of a batch of joint images."""
-        height, width, device = *views.skeletons.shape[-2:], views.pids.device
-        four, visible, skeletons, noise = [], [], [], []
-        for request in requests:
-            drawn = [torch.from_numpy(draw_skeleton(pose, height, width)) for pose in request.poses]
-            for kind, index, copy in request.slots():
-                is_source = kind == "source"
-                source = request.sources[index] if is_source else request.sources[0]
-                four.append(source)
-                visible.append(is_source)
-                skeletons.append(
-                    views.skeletons[source, 0] if is_source else drawn[index].permute(2, 0, 1).to(device)
-                )
-                owner = make_rng(
-                    request.seeds[0 if is_source else index], f"{kind} view", index if is_source else 0, copy
-                )
-                noise.append(owner.standard_normal(views.black.shape, np.float32))
-        count = len(requests)
-        conditions = make_conditions(
-            views,
-            torch.tensor(four, device=device).view(count, VIEWS),
-            torch.tensor(visible, device=device).view(count, VIEWS),
-            torch.stack(skeletons).unflatten(0, (count, VIEWS)),
-            source=torch.tensor([request.sources[0] for request in requests], device=device),
-            mirrored=torch.zeros(count, dtype=torch.int64, device=device),
-            keep_features=torch.ones(count, dtype=torch.bool, device=device),
-        )
-        joint_noise = join(torch.from_numpy(np.stack(noise)).unflatten(0, (count, VIEWS)))
-        return conditions.to(self.device), joint_noise.to(self.device)
+    @torch.no_grad()
+    def denoise(
+        self, conditions: Conditions, black: Tensor, noise: Tensor, settings: SampleSettings
+    ) -> Tensor:
+        """Denoise joint latents by DDIM (eta 0) with classifier-free guidance (Eq. 5).
 
-    def _denoise(self, given: Conditions, black: Tensor, noise: Tensor, settings: SampleSettings) -> Tensor:
-        """Joint latents [B, C, 2h, 2w] from noise by DDIM (eta 0) with classifier-free guidance (Eq. 5)."""
+        Args:
+            conditions: Conditions of B joint images.
+            black: Latent of a black image, which the null branch sees in place of F_I, [C, h, w].
+            noise: Initial noise, [B, C, 2h, 2w].
+            settings: Settings of the sampler.
+
+        Returns:
+            Clean joint latents, [B, C, 2h, 2w].
+        """
         precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.mixed_precision]
         autocast = torch.autocast(self.device.type, precision, enabled=precision is not None)
-        guided_steps, count = settings.guided_steps, len(noise)
 
-        # What does not change from step to step is computed once.
+        # 1. What is the same in every step is computed once: features [B, T, width], pose [B, D, 2h, 2w]
         with autocast:
-            features = self.denoiser.encode_features(given.source_latents, given.source_tokens)
-            pose = self.denoiser.encode_pose(given.skeletons)
-        mask, visible = given.mask, given.visible
-        if guided_steps:  # the conditional and the null branch are one batch
+            features = self.denoiser.encode_features(conditions.source_latents, conditions.source_tokens)
+            pose = self.denoiser.encode_pose(conditions.skeletons)
+        mask, visible = conditions.mask, conditions.visible
+
+        # 2. In guided steps the conditional and the null branch are one batch of 2 B
+        guided_steps, count = settings.guided_steps, len(noise)
+        if guided_steps:
             null_features = torch.zeros_like(features) if "features" in settings.guidance_drop else features
-            drop_image = "image" in settings.guidance_drop
-            null_visible = black.repeat(1, 2, 2).expand_as(visible) if drop_image else visible
+            null_mask, null_visible = mask, visible
+            if "image" in settings.guidance_drop:  # four masked views
+                null_mask, null_visible = torch.zeros_like(mask), black.repeat(1, 2, 2).expand_as(visible)
             features = torch.cat([features, null_features])
-            mask = torch.cat([mask, torch.zeros_like(mask) if drop_image else mask])
+            mask = torch.cat([mask, null_mask])
             visible = torch.cat([visible, null_visible])
             pose = torch.cat([pose, pose])
 
+        # 3. From noise to latents. The last steps may go without the null branch: guidance decides what is
+        # drawn, which is settled while much noise is left.
         latents = noise * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(settings.steps, device=self.device)
         for step, timestep in enumerate(self.scheduler.timesteps):
-            if step == guided_steps:  # guidance decides what is drawn, and that is settled in the noisy steps
+            if step == guided_steps:
                 features, pose, mask, visible = (each[:count] for each in (features, pose, mask, visible))
-            guided = step < guided_steps
-            inputs = torch.cat([latents, latents]) if guided else latents
+            is_guided = step < guided_steps
+            inputs = torch.cat([latents, latents]) if is_guided else latents
             with autocast:
-                predicted = self.denoiser(inputs, timestep, features, pose, mask, visible).float()
-            if guided:
-                conditional, null = predicted.chunk(2)
-                predicted = settings.guidance_scale * conditional + (1 - settings.guidance_scale) * null
-            latents = self.scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
+                prediction = self.denoiser(inputs, timestep, features, pose, mask, visible).float()
+            if is_guided:
+                conditional, null = prediction.chunk(2)
+                prediction = settings.guidance_scale * conditional + (1 - settings.guidance_scale) * null
+            latents = self.scheduler.step(prediction, timestep, latents, eta=0.0).prev_sample
         return latents
 
 
+def lay_out(views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Conditions, Tensor]:
+    """Lay out B joint images: their conditions, on the device of the views, and their initial noise.
+
+    Args:
+        views: Encoded views that hold the sources.
+        requests: Joint images to generate.
+
+    Returns:
+        The conditions, and the noise [B, C, 2h, 2w] on the CPU.
+    """
+    height, width, device = *views.skeletons.shape[-2:], views.pids.device
+    four, visible, skeletons, noise = [], [], [], []
+    for request in requests:
+        # The skeletons of the sources are in the views; those of the targets are drawn: uint8 [n, 3, H, W]
+        targets = np.stack([draw_skeleton(pose, height, width) for pose in request.poses])
+        target_skeletons = torch.from_numpy(targets).permute(0, 3, 1, 2).to(device)
+        for kind, index, copy in request.slots():
+            is_source = kind == "source"
+            source = request.sources[index] if is_source else request.sources[0]  # a target's is not read
+            four.append(source)
+            visible.append(is_source)
+            skeletons.append(views.skeletons[source, 0] if is_source else target_skeletons[index])
+            # A target's noise follows from its own seed; that of the sources, from the first one
+            rng = (
+                make_rng(request.seeds[0], "source view", index, copy)
+                if is_source
+                else make_rng(request.seeds[index], "target view", 0, copy)
+            )
+            noise.append(rng.standard_normal(views.black.shape, np.float32))
+    # Lists of 4 B views -> [B, 4, ...]
+    count = len(requests)
+    conditions = make_conditions(
+        views,
+        torch.tensor(four, device=device).view(count, VIEWS),
+        torch.tensor(visible, device=device).view(count, VIEWS),
+        torch.stack(skeletons).unflatten(0, (count, VIEWS)),
+        source=torch.tensor([request.sources[0] for request in requests], device=device),
+        mirror=torch.zeros(count, dtype=torch.int64, device=device),
+        keep_features=torch.ones(count, dtype=torch.bool, device=device),
+    )
+    return conditions, join(torch.from_numpy(np.stack(noise)).unflatten(0, (count, VIEWS)))
+
+
 def load_pipeline(folder: Path) -> IMAGPosePipeline:
-    """The pipeline that `save_pretrained` wrote to a folder, each part as strictly as it is loaded alone.
+    """Load the pipeline that `save_pretrained` wrote, each model as strictly as it is loaded alone.
 
     Raises:
-        ValueError: the folder holds another pipeline or none, or a part is refused (`load_vae`,
+        ValueError: The folder holds another pipeline or none, or a model is refused (`load_vae`,
             `load_image_encoder`, `load_model`, `load_scheduler`).
     """
     file = folder / "model_index.json"
     config = read_json(file)
     if config.get("_class_name") != IMAGPosePipeline.__name__:
         raise ValueError(
-            f"{folder} holds a {config.get('_class_name')}, where an IMAGPosePipeline is needed."
+            f"{folder} holds a pipeline of kind {config.get('_class_name')}; expected IMAGPosePipeline."
         )
     sizes = {name: config.get(name) for name in _SIZES}
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{file} has {name} {size!r}, where a number of pixels is needed.")
+            raise ValueError(f"{file} has {name} {size!r}; expected a number of pixels.")
     as_saved = SchedulerSettings(prediction_type=None, beta_schedule=None, zero_terminal_snr=None)
     return IMAGPosePipeline(
         load_vae(folder / "vae"),

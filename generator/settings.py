@@ -1,4 +1,4 @@
-"""What a user may turn in the generator: typed, bounded and immutable, without a tensor library in sight."""
+"""Settings of the generator: typed and immutable, and readable without a tensor library."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,9 +9,8 @@ from common.settings import Probability, Settings
 
 Condition = Literal["features", "image"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
-Channels = Annotated[int, Field(ge=1, le=4096)]
-MOST_IMAGES = 65_536  # in a batch
-MOST_STEPS = 100_000_000
+Channels = Annotated[int, Field(ge=1)]
+MOST_IMAGES = 65_536  # in a batch; a larger number is a slip that no memory holds
 
 
 class DenoiserSettings(Settings):
@@ -22,15 +21,13 @@ class DenoiserSettings(Settings):
     ilc: bool = Field(description="F_I: latents of the visible views as input channels (B3, B4)")
     texture_patch: int = Field(
         ge=1,
-        le=64,
         description="latent pixels per side of a texture token (paper 16; it must divide the latent)",
     )
-    cva_heads: int = Field(ge=1, le=64, description="attention heads of a cross-view block (AnimateDiff: 8)")
-    cva_layers: int = Field(ge=1, le=8, description="transformer layers of a cross-view block")
+    cva_heads: int = Field(ge=1, description="attention heads of a cross-view block (AnimateDiff: 8)")
+    cva_layers: int = Field(ge=1, description="transformer layers of a cross-view block")
     pose_channels: tuple[Channels, ...] = Field(
         strict=False,
         min_length=2,
-        max_length=6,
         description="channels of the pose encoder, halving the resolution from one to the next; ControlNet's "
         "are 16, 32, 96, 256, which reach the 1/8 of Stable Diffusion's latents",
     )
@@ -42,22 +39,24 @@ class DenoiserSettings(Settings):
     def check_saved(self, folder: Path, config: dict[str, Any], encoder_width: int) -> None:
         """Raise a ValueError unless a saved denoiser's weights can serve these settings.
 
+        A part that the denoiser has and the settings switch off is no mistake: it is left out.
+
         Args:
-            folder: of the saved denoiser, for the message.
-            config: its config.json.
-            encoder_width: width of the image encoder's tokens.
+            folder: Folder of the saved denoiser, for the message.
+            config: Content of its config.json.
+            encoder_width: Width of the image encoder's tokens.
         """
-        wanted = self.model_dump(mode="json", exclude={"stack_views"}) | {"encoder_width": encoder_width}
-        for name, value in wanted.items():
-            removed = name in ("cva", "flc_texture", "ilc") and not value
-            if config.get(name) != value and not removed:
+        settings = self.model_dump(mode="json", exclude={"stack_views"}) | {"encoder_width": encoder_width}
+        for name, value in settings.items():
+            is_left_out = name in ("cva", "flc_texture", "ilc") and not value
+            if config.get(name) != value and not is_left_out:
                 raise ValueError(
                     f"{folder} was saved with {name} {config.get(name)}, where the settings say {value}."
                 )
 
 
 def check_stock_unet(folder: Path, config: dict[str, Any]) -> None:
-    """Raise a ValueError if a UNet, whose config.json is given, takes conditions that nothing here makes."""
+    """Raise a ValueError if a UNet, by its config.json, takes conditions that nothing here makes."""
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if config.get(name) is not None:
             raise ValueError(
@@ -67,7 +66,7 @@ def check_stock_unet(folder: Path, config: dict[str, Any]) -> None:
 
 
 class SchedulerSettings(Settings):
-    """What to change in the base model's scheduler_config.json; null keeps what stands there.
+    """Changes to the base model's scheduler_config.json; null keeps its value.
 
     One scheduler serves training and sampling; the authors' code trains on one and samples on another.
     """
@@ -94,22 +93,23 @@ class SchedulerSettings(Settings):
 class TrainSettings(Settings):
     """One training run of the denoiser."""
 
-    steps: int = Field(ge=1, le=MOST_STEPS, description="optimiser steps (paper 300,000)")
+    steps: int = Field(ge=1, description="optimizer steps (paper 300,000)")
     batch_size: int = Field(
         ge=1, le=MOST_IMAGES, description="joint images per step over all processes (paper 8 GPUs x 4)"
     )
-    learning_rate: float = Field(gt=0, le=1, description="of AdamW, between warm-up and decay (paper 5e-5)")
-    weight_decay: float = Field(ge=0, le=1, description="of AdamW (paper 0.01)")
-    warmup_steps: int = Field(
-        ge=0, le=MOST_STEPS, description="steps over which the learning rate rises linearly from 0"
+    learning_rate: float = Field(
+        gt=0, le=1, description="AdamW's rate between warm-up and decay (paper 5e-5)"
     )
+    weight_decay: float = Field(ge=0, le=1, description="AdamW's weight decay (paper 0.01)")
+    warmup_steps: int = Field(ge=0, description="steps over which the learning rate rises linearly from 0")
     decay_steps: int = Field(
         ge=0,
-        le=MOST_STEPS,
         description="last steps, over which the learning rate falls linearly to 0 (paper 0)",
     )
-    max_grad_norm: float = Field(gt=0, le=1e6, description="gradients are clipped to this L2 norm")
-    ema_decay: float = Field(ge=0, lt=1, description="of the moving average of the weights, the result")
+    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
+    ema_decay: float = Field(
+        ge=0, lt=1, description="decay of the moving average of the weights, which is the result"
+    )
     mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")
     compile: bool = Field(
         description="compile the denoiser with torch.compile: minutes at first, then faster steps; "
@@ -129,16 +129,15 @@ class TrainSettings(Settings):
     flip: Probability = Field(description="share of samples whose four views are all mirrored")
     min_snr_gamma: float | None = Field(
         gt=0,
-        le=1000,
         description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",
     )
-    checkpoint_every: int = Field(ge=1, le=MOST_STEPS, description="steps between checkpoints")
+    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
 
     def share(self, num_processes: int) -> int:
-        """Joint images of a batch that each process works on.
+        """Return the number of joint images of a batch that each process works on.
 
         Raises:
-            ValueError: the processes cannot share a batch evenly.
+            ValueError: The processes cannot share a batch evenly.
         """
         if self.batch_size % num_processes:
             raise ValueError(
@@ -159,7 +158,7 @@ class SampleSettings(Settings):
     """How images are drawn from the denoiser."""
 
     steps: int = Field(ge=1, le=1000, description="DDIM steps (paper 20)")
-    guidance_scale: float = Field(ge=1, le=20, description="w of Eq. 5 (paper 2.0); 1 is no guidance")
+    guidance_scale: float = Field(ge=1, description="w of Eq. 5 (paper 2.0); 1 is no guidance")
     guidance_drop: tuple[Condition, ...] = Field(
         strict=False,
         min_length=1,
@@ -177,7 +176,7 @@ class SampleSettings(Settings):
 
     @property
     def guided_steps(self) -> int:
-        """How many of the steps, from the first on, have a null branch."""
+        """Number of steps, from the first on, that have a null branch."""
         return round(self.guidance_share * self.steps) if self.guidance_scale > 1 else 0
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,21 +14,15 @@ from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from tqdm import tqdm
 
+from common.checkpoints import Checkpoints
+from generator.cost import forward_flops, peak_flops, peak_share
 from generator.data import EncodedViews, JointSampler
 from generator.loss import DenoisingLoss
 from generator.micro_batches import MicroBatches
 from generator.model import IMAGPoseDenoiser
 from generator.settings import TrainSettings
 
-
-class Checkpoints(Protocol):
-    """Where the state of a run is kept; how and where is the caller's business."""
-
-    def load(self, **parts: Any) -> int:
-        """Restore the parts (what has a state_dict) in place; the number of steps done, 0 at a start."""
-
-    def save(self, done: int, **parts: Any) -> None:
-        """Keep the state of the parts after so many steps."""
+LOSS_WINDOW = 100  # steps over which the progress bar averages the loss
 
 
 def train(
@@ -43,41 +37,47 @@ def train(
 ) -> IMAGPoseDenoiser:
     """Train a denoiser on encoded views and return the moving average of its weights.
 
-    Every random draw of a step follows from (seed, step), and the whole state (weights, average, optimiser)
-    is in the checkpoints, so that a run which was killed and started again ends in the same weights, to the
+    Every random draw of a step follows from (seed, step), and the checkpoints hold the whole state (weights,
+    average, optimizer). A run that was killed and started again therefore ends in the same weights, to the
     bit on a CPU. With n processes (`accelerate launch`) each takes its slice of the same global batch. When
     an accelerator's memory runs out, a batch is taken in parts that fit (`MicroBatches`).
 
+    The progress bar shows the loss, averaged over about `LOSS_WINDOW` steps, joint images per second, and the
+    share of the device's peak (`generator.cost.peak_share`) where the peak is known.
+
     Args:
-        denoiser: is trained in place.
-        views: the training views.
-        scheduler: from `load_scheduler`.
-        settings: of the run.
-        seed: of every draw.
-        checkpoints: belong to exactly this run, i.e. to its settings, seed, data and initial weights; it
-            continues from the newest. All processes must see them.
-        accelerator: made from the settings when not given.
-        log: called on the main process after every step with the number of steps done and loss, learning_rate
+        denoiser: Denoiser, which is trained in place.
+        views: Training views.
+        scheduler: Noise schedule from `load_scheduler`.
+        settings: Settings of the training.
+        seed: Seed of every random draw.
+        checkpoints: Checkpoints of exactly this run, that is, of its settings, seed, data and initial
+            weights; it continues from the newest. All processes must see them.
+        accelerator: Accelerator to train on; None makes one from the settings.
+        log: Called on the main process after every step with the number of steps done and loss, learning_rate
             and grad_norm.
 
     Returns:
         The averaged denoiser, on the accelerator's device, in evaluation mode.
 
     Raises:
-        ValueError: the batch size is not a multiple of the number of processes, or the loss, its gradient or
+        ValueError: The batch size is not a multiple of the number of processes, or the loss, its gradient or
             a weight is not finite; nothing of that step is in a checkpoint.
-        torch.OutOfMemoryError: not even one joint image at a time fits into memory.
+        torch.OutOfMemoryError: Not even one joint image at a time fits into memory.
     """
-    # 1. Where it runs
+    # --- where it runs --------------------------------------------------------------------------------------
     accelerator = accelerator or make_accelerator(settings)
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     share = settings.share(num_processes)
-    denoiser.suit_device(accelerator.device)
-    denoiser.to(accelerator.device).train()
+    device, is_main = accelerator.device, accelerator.is_main_process
+    denoiser.suit_device(device)
+    denoiser.to(device).train()
+    peak, (_, height, width) = peak_flops(device), views.black.shape
+    forward = forward_flops(denoiser, (height, width), views.tokens.shape[2]) if peak else 0
 
-    # 2. What is trained, on what
+    # --- denoiser, average, optimizer, data -----------------------------------------------------------------
     average = copy.deepcopy(denoiser).eval().requires_grad_(False)
-    optimiser = AdamW(
+    optimizer = AdamW(
         denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     if settings.gradient_checkpointing:
@@ -85,34 +85,35 @@ def train(
     if settings.compile:
         denoiser.compile()
     objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)
-    sampler = JointSampler(
-        views.near(accelerator.device), settings, scheduler.config.num_train_timesteps, seed
-    )
-    state: dict[str, Any] = {"denoiser": denoiser, "average": average, "optimiser": optimiser}
+    sampler = JointSampler(views.near(device), settings, scheduler.config.num_train_timesteps, seed)
+
+    # --- where an earlier run stopped -----------------------------------------------------------------------
+    state: dict[str, Any] = {"denoiser": denoiser, "average": average, "optimizer": optimizer}
     if accelerator.scaler:
         state["scaler"] = accelerator.scaler
     with accelerator.main_process_first():  # the main process sets damaged checkpoints aside
-        done = checkpoints.load(**state)
-    objective, optimiser = accelerator.prepare(objective, optimiser)
+        start = checkpoints.load(**state)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
     gradients = MicroBatches(objective, accelerator, share)
 
-    # 3. The loop
-    batch = sampler.draw(done, rank, num_processes).to(accelerator.device)
+    smooth_loss = 0.0
+    batch = sampler.draw(start, rank, num_processes).to(device)
     with tqdm(
         total=settings.steps * settings.batch_size,
-        initial=done * settings.batch_size,
+        initial=start * settings.batch_size,
         unit=" joint images",
         desc="train the denoiser",
-        disable=not accelerator.is_main_process,
+        disable=not is_main,
         delay=2,
     ) as bar:
-        for step in range(done, settings.steps):
+        for step in range(start, settings.steps):
+            # --- gradients ----------------------------------------------------------------------------------
             rate = learning_rate(step, settings)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = gradients.backward(batch)
-            # Drawn here, on the CPU, while an accelerator still works on the backward pass.
-            batch = sampler.draw(step + 1, rank, num_processes).to(accelerator.device)
+            # The next batch is drawn here, on the CPU, while an accelerator still works on the backward pass.
+            batch = sampler.draw(step + 1, rank, num_processes).to(device)
             loss = accelerator.reduce(loss, "mean").item()
             grad_norm = float(accelerator.clip_grad_norm_(denoiser.parameters(), settings.max_grad_norm))
             # With fp16, gradients overflow now and then; the scaler skips such a step and scales less.
@@ -121,10 +122,13 @@ def train(
                     f"The loss became {loss}, with a gradient of norm {grad_norm}, at step {step} with "
                     f"learning rate {rate:.3g}; the last good state is {checkpoints}."
                 )
-            optimiser.step()
-            optimiser.zero_grad()
+
+            # --- step ---------------------------------------------------------------------------------------
+            optimizer.step()
+            optimizer.zero_grad()
             update_average(average, denoiser, average_decay(step, settings.ema_decay))
 
+            # --- report, save -------------------------------------------------------------------------------
             done = step + 1
             saves = done % settings.checkpoint_every == 0 or done == settings.steps
             if saves and not get_total_norm(denoiser.parameters()).isfinite():
@@ -132,7 +136,14 @@ def train(
                     f"A weight is no longer finite after step {step} with learning rate {rate:.3g}; the last "
                     f"good state is {checkpoints}."
                 )
-            if accelerator.is_main_process:
+            if is_main:
+                # A plain mean of the first steps, then an exponential one
+                smooth_loss += (loss - smooth_loss) / min(done - start, LOSS_WINDOW)
+                status = f"loss {smooth_loss:.4f}"
+                images_per_second = bar.format_dict["rate"]
+                if peak and images_per_second:
+                    status += f", {peak_share(forward, images_per_second, peak * num_processes):.0%} of peak"
+                bar.set_postfix_str(status, refresh=False)
                 bar.update(settings.batch_size)
                 log(done, {"loss": loss, "learning_rate": rate, "grad_norm": grad_norm})
                 if saves:
@@ -142,28 +153,28 @@ def train(
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
-    """The processes and the precision of a training.
+    """Set up the processes and the precision of a training.
 
     Raises:
-        ValueError: the processes cannot share a batch evenly.
+        ValueError: The processes cannot share a batch evenly.
     """
-    # The denoiser's buffers are constants. To send them before every forward pass would only set the
-    # processes apart where one of them runs out of memory in it and tries again.
-    constants = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[constants])
+    # The denoiser's buffers are constants. Sending them before every forward pass would only bring the
+    # processes out of step where one of them runs out of memory and tries again.
+    distribution = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[distribution])
     settings.share(accelerator.num_processes)
     return accelerator
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate of step 0, 1, ...: it rises linearly, stays, and falls linearly to 0."""
+    """Return the learning rate of step 0, 1, ...: it rises linearly, stays, and falls linearly to 0."""
     rise = (step + 1) / max(1, settings.warmup_steps)
     fall = (settings.steps - step) / max(1, settings.decay_steps)
     return settings.learning_rate * min(1.0, rise, fall)
 
 
 def average_decay(step: int, decay: float) -> float:
-    """The decay of the moving average after step 0, 1, ...: lower at first, to forget the initial weights."""
+    """Return the moving average's decay after step 0, 1, ...: low at first, to forget the initial weights."""
     return min(decay, (step + 1) / (step + 10))
 
 
