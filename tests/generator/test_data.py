@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from generator import encoders
-from generator.data import EncodedViews, JointSampler, encode_views, scale_keypoints
+from generator.data import EncodedViews, JointSampler, encode_views
 from generator.grid import split
-from generator.keypoints import flip_keypoints
+from generator.keypoints import flip_keypoints, resize_keypoints
 from generator.pose import draw_skeleton
 from tests.generator import tiny
 
@@ -105,14 +105,13 @@ def test_the_source_is_visible_or_else_another_image_of_the_person():
     four, visible, source, _ = read(sampler(six, drop_image=0.0).draw(0))
     some = visible.any(1)
     assert some.any() and not some.all()
-    for views, seen, chosen in zip(four[some], visible[some], source[some], strict=True):
-        assert chosen in views[seen]
-    for views, chosen in zip(four[~some], source[~some], strict=True):
-        assert chosen not in views and chosen // 6 == views[0] // 6
-    four, _, source, _ = read(
-        sampler(labelled([5] * 4), masked_views=(4, 4)).draw(0)
-    )  # no other image is left
-    assert all(chosen in views for views, chosen in zip(four, source, strict=True))
+    for views, is_visible, own in zip(four[some], visible[some], source[some], strict=True):
+        assert own in views[is_visible]
+    for views, own in zip(four[~some], source[~some], strict=True):
+        assert own not in views and own // 6 == views[0] // 6
+    no_other = sampler(labelled([5] * 4), masked_views=(4, 4)).draw(0)
+    four, _, source, _ = read(no_other)
+    assert all(own in views for views, own in zip(four, source, strict=True))
 
 
 def test_all_four_views_are_mirrored_together():
@@ -154,8 +153,8 @@ def test_nothing_of_a_hidden_view_reaches_the_inputs_and_visible_views_do():
         changed.tokens[view] += 1
         after = astuple(sampler(changed, **options).draw(0).conditions)
         same = [all(torch.equal(a[i], b[i]) for a, b in zip(before, after, strict=True)) for i in range(32)]
-        shown = ((four == view) & visible).any(1) | (sources == view)
-        assert same == (~shown).tolist()
+        is_read = ((four == view) & visible).any(1) | (sources == view)
+        assert same == (~is_read).tolist()
 
 
 def test_latents_are_sampled_from_the_posterior_and_conditions_are_its_mean():
@@ -207,27 +206,19 @@ def test_views_are_encoded_as_one_by_one():
             torch.testing.assert_close(views.latent_mean[i, copy].float(), mean[0], atol=2e-3, rtol=2e-3)
             torch.testing.assert_close(views.latent_std[i, copy].float(), std[0], atol=2e-3, rtol=2e-3)
             torch.testing.assert_close(views.tokens[i, copy].float(), tokens[0], atol=5e-3, rtol=5e-3)
-            drawn = draw_skeleton(pose, *tiny.VIEW_SIZE)
-            np.testing.assert_array_equal(views.skeletons[i, copy].permute(1, 2, 0), drawn)
+            skeleton = draw_skeleton(pose, *tiny.VIEW_SIZE)
+            np.testing.assert_array_equal(views.skeletons[i, copy].permute(1, 2, 0), skeleton)
     black = encoders.encode_latents(tiny.vae(), torch.full((1, 3, *tiny.VIEW_SIZE), -1.0))[0][0]
     assert torch.equal(views.black, black)
 
 
 def test_images_of_another_size_are_resized_with_their_keypoints():
     points = tiny.keypoints(1)
-    double = scale_keypoints(points, tiny.VIEW_SIZE, (64, 32))
+    double = resize_keypoints(points, np.array([2, 2]))
     large = [np.kron(people(1)[0], np.ones((2, 2, 1), np.uint8))]
     views, expected = encode(large, double, flip=False), encode(people(1), points, flip=False)
     assert torch.equal(views.skeletons, expected.skeletons)
     assert views.latent_mean.shape == expected.latent_mean.shape == (1, 1, *tiny.LATENT)
-
-
-def test_keypoints_scale_about_pixel_corners():
-    corner = np.zeros((18, 3), np.float32)
-    corner[:, :2] = -0.5  # the upper left corner of the image
-    np.testing.assert_array_equal(scale_keypoints(corner, (10, 20), (40, 50)), corner)
-    corner[:, :2] = 19.5, 9.5  # the lower right one
-    np.testing.assert_allclose(scale_keypoints(corner, (10, 20), (40, 50))[0, :2], [49.5, 39.5])
 
 
 def test_images_keypoints_and_identities_must_be_equally_many():
@@ -251,7 +242,7 @@ def test_views_that_fill_half_an_accelerators_memory_stay_where_they_are(monkeyp
     views = tiny.views([1] * 4)
     size = sum(tensor.nbytes for tensor in (getattr(views, name) for name in vars(views)))
     monkeypatch.setattr(type(views), "to", lambda self, device: "moved")
-    for free, found in ((2 * size, "moved"), (2 * size - 2, views)):
+    for free, result in ((2 * size, "moved"), (2 * size - 2, views)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))
-        assert views.near(torch.device("cuda")) is found
+        assert views.near(torch.device("cuda")) is result
     assert views.near(torch.device("cpu")) == "moved"

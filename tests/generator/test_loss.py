@@ -16,13 +16,12 @@ def batch():
 
 
 def test_targets():
-    drawn = batch()
-    a = V.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
-    given = drawn.latents, drawn.noise, drawn.timesteps
-    torch.testing.assert_close(
-        prediction_target(V, *given), a.sqrt() * drawn.noise - (1 - a).sqrt() * drawn.latents
-    )
-    assert prediction_target(EPSILON, *given) is drawn.noise
+    sample = batch()
+    a = V.alphas_cumprod[sample.timesteps].view(-1, 1, 1, 1)
+    inputs = sample.latents, sample.noise, sample.timesteps
+    velocity = a.sqrt() * sample.noise - (1 - a).sqrt() * sample.latents
+    torch.testing.assert_close(prediction_target(V, *inputs), velocity)
+    assert prediction_target(EPSILON, *inputs) is sample.noise
 
 
 @pytest.mark.parametrize("scheduler", [V, EPSILON])
@@ -56,18 +55,16 @@ class KnowsTheAnswer(torch.nn.Module):
 @pytest.mark.parametrize("scheduler", [V, EPSILON])
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_the_loss_is_the_weighted_mean_squared_error(scheduler, gamma):
-    drawn = batch()
-    target = prediction_target(scheduler, drawn.latents, drawn.noise, drawn.timesteps)
+    sample = batch()
+    target = prediction_target(scheduler, sample.latents, sample.noise, sample.timesteps)
     error = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(-1, 1, 1, 1)
-    weight = torch.ones(4) if gamma is None else min_snr_weight(scheduler, drawn.timesteps, gamma)
-    loss = DenoisingLoss(KnowsTheAnswer(target, error), scheduler, gamma)(drawn)
+    weight = torch.ones(4) if gamma is None else min_snr_weight(scheduler, sample.timesteps, gamma)
+    loss = DenoisingLoss(KnowsTheAnswer(target, error), scheduler, gamma)(sample)
     torch.testing.assert_close(loss, (error.flatten() ** 2 * weight).mean())
 
 
 def test_every_parameter_gets_a_gradient():
-    denoiser = tiny.denoiser(
-        trained=True
-    )  # at its very start, the zeros at the ends of the new paths block them
+    denoiser = tiny.denoiser(trained=True)  # at its start, the zeros at the ends of the new paths block them
     DenoisingLoss(denoiser, V, None)(batch()).backward()
     without = [n for n, p in denoiser.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

@@ -31,8 +31,8 @@ def test_ssim_is_that_of_the_article() -> None:
     var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     map_ = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    found = metrics.ssim(images(1, 0), images(1, 1))
-    assert found == pytest.approx([map_[5:-5, 5:-5].mean()], abs=1e-9)
+    values = metrics.ssim(images(1, 0), images(1, 1))
+    assert values == pytest.approx([map_[5:-5, 5:-5].mean()], abs=1e-9)
     assert metrics.ssim(images(2, 0), images(2, 0)) == pytest.approx([1, 1])
 
 
@@ -47,7 +47,7 @@ def test_lpips_is_the_librarys_on_values_from_minus_1_to_1(tmp_path: Path) -> No
     lpips = pytest.importorskip("lpips")
     save_backbone("alex", tmp_path / "backbone.pth")
     model = metrics.load_lpips("alex", tmp_path / "backbone.pth")
-    found = metrics.lpips_distances(model, images(3, 0), images(3, 1), batch_size=2)
+    values = metrics.lpips_distances(model, images(3, 0), images(3, 1), batch_size=2)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -59,8 +59,8 @@ def test_lpips_is_the_librarys_on_values_from_minus_1_to_1(tmp_path: Path) -> No
     with torch.no_grad():
         expected = official(*zero_to_one, normalize=True).flatten()  # `normalize` takes [0, 1] to [-1, 1]
         wrong = official(*zero_to_one).flatten()
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert (found > 0).all() and not np.allclose(found, wrong, rtol=0.05)
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    assert (values > 0).all() and not np.allclose(values, wrong, rtol=0.05)
     assert metrics.lpips_distances(model, images(1, 0), images(1, 0), 1) == pytest.approx([0])
 
 
@@ -90,13 +90,13 @@ def save_inception(classes: int, file: Path) -> Inception3:
 def test_torchvisions_inception_is_its_own_network_on_values_from_minus_1_to_1(tmp_path: Path) -> None:
     stock = save_inception(1000, tmp_path / "inception.pth")
     model, source = metrics.load_inception(tmp_path / "inception.pth")
-    found = metrics.inception_features(model, images(2, 0), batch_size=1)
+    values = metrics.inception_features(model, images(2, 0), batch_size=1)
     stock.fc = torch.nn.Identity()
-    values = torch.from_numpy(images(2, 0)).permute(0, 3, 1, 2) / 127.5 - 1
+    pixels = torch.from_numpy(images(2, 0)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
-        expected = stock(interpolate(values, (299, 299), mode="bilinear", align_corners=False))
-    assert source == "torchvision" and found.shape == (2, 2048)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        expected = stock(interpolate(pixels, (299, 299), mode="bilinear", align_corners=False))
+    assert source == "torchvision" and values.shape == (2, 2048)
+    np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
 def test_pytorch_fids_inception_does_not_pool_over_the_padding(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_pytorch_fids_inception_does_not_pool_over_the_padding(tmp_path: Path) -
                 corner = x[..., :2, :2].flatten(2)
                 expected = corner.mean(2) if name == "mean" else corner.amax(2)
                 channels = block.branch_pool.conv.out_channels
-                found = block(x)[:, -channels:, 0, 0]
-                torch.testing.assert_close(found, block.branch_pool(expected[..., None, None])[..., 0, 0])
+                pooled = block(x)[:, -channels:, 0, 0]
+                torch.testing.assert_close(pooled, block.branch_pool(expected[..., None, None])[..., 0, 0])
 
 
 def test_files_that_are_no_inception_are_named(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_files_that_are_no_inception_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.pth does not hold torchvision's Inception v3"):
         metrics.load_inception(tmp_path / "b.pth")
     (tmp_path / "c.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"c\.pth holds no weights that can be read"):
+    with pytest.raises(ValueError, match=r"c\.pth is no file of tensors"):
         metrics.load_inception(tmp_path / "c.pth")
     torch.save([1], tmp_path / "d.pth")
-    with pytest.raises(ValueError, match=r"d\.pth holds no weights by name"):
+    with pytest.raises(ValueError, match=r"d\.pth holds no tensors by their names"):
         metrics.load_inception(tmp_path / "d.pth")
 
 
@@ -155,8 +155,8 @@ def test_frechet_distance_of_one_image_is_refused() -> None:
 
 def test_encoder_features_do_not_depend_on_the_batch() -> None:
     encoder = tiny.image_encoder()
-    found = metrics.encoder_features(encoder, images(5, 0), tiny.TOKEN_SIZE, batch_size=2)
+    values = metrics.encoder_features(encoder, images(5, 0), tiny.TOKEN_SIZE, batch_size=2)
     whole = metrics.encoder_features(encoder, images(5, 0), tiny.TOKEN_SIZE, batch_size=5)
-    np.testing.assert_allclose(found, whole, atol=1e-5)
-    assert found.shape == (5, tiny.WIDTH)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    np.testing.assert_allclose(values, whole, atol=1e-5)
+    assert values.shape == (5, tiny.WIDTH)
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1)

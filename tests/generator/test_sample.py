@@ -6,7 +6,7 @@ from PIL import Image
 from generator import encoders, sample
 from generator.data import encode_views
 from generator.micro_batches import SmallerParts
-from generator.sample import IMAGPosePipeline, JointRequest
+from generator.sample import IMAGPosePipeline, JointRequest, lay_out
 from generator.settings import SampleSettings
 from tests.generator import tiny
 
@@ -18,7 +18,7 @@ POSES = tiny.keypoints(8)
 
 
 def pipeline(denoiser=None, scheduler=None):
-    pipe = IMAGPosePipeline(
+    imagpose = IMAGPosePipeline(
         tiny.vae(),
         tiny.image_encoder(),
         denoiser or tiny.denoiser(trained=True),
@@ -26,8 +26,8 @@ def pipeline(denoiser=None, scheduler=None):
         *tiny.VIEW_SIZE,
         *tiny.TOKEN_SIZE,
     )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    imagpose.set_progress_bar_config(disable=True)
+    return imagpose
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def request(sources=(0,), targets=1, seed=5, fill="target", first=4):
     return JointRequest(tuple(sources), poses, tuple(range(seed, seed + targets)), fill)
 
 
-def generate(views, *requests, pipe=None, **changes):
-    return list((pipe or pipeline()).generate(views, requests, SETTINGS.model_copy(update=changes)))
+def generate(views, *requests, imagpose=None, **changes):
+    return list((imagpose or pipeline()).generate(views, requests, SETTINGS.model_copy(update=changes)))
 
 
 # ---- what a user does ----
@@ -59,25 +59,25 @@ def generate(views, *requests, pipe=None, **changes):
 
 def test_from_images_to_images_in_five_lines_and_after_saving(tmp_path):
     pipeline().save_pretrained(tmp_path)
-    pipe = IMAGPosePipeline.from_pretrained(tmp_path)
+    imagpose = IMAGPosePipeline.from_pretrained(tmp_path)
     source = Image.fromarray(PEOPLE[0]).resize((40, 70))  # of any size, its keypoints in its own pixels
-    images = pipe([source], POSES[:1], POSES[4:7], seeds=[1, 2, 3], num_inference_steps=2).images
+    images = imagpose([source], POSES[:1], POSES[4:7], seeds=[1, 2, 3], num_inference_steps=2).images
     assert [image.size for image in images] == [(16, 32)] * 3
 
     again = pipeline()([source], POSES[:1], POSES[4:7], seeds=[1, 2, 3], num_inference_steps=2).images
     for one, other in zip(images, again, strict=True):
         np.testing.assert_array_equal(one, other)  # saving and loading changed nothing
     assert not list(tmp_path.rglob("*.bin"))
-    assert pipe.view_size == tiny.VIEW_SIZE and pipe.token_size == tiny.TOKEN_SIZE
+    assert imagpose.view_size == tiny.VIEW_SIZE and imagpose.token_size == tiny.TOKEN_SIZE
 
 
 def test_a_batch_of_people_is_each_of_them():
-    pipe, pictures = pipeline(), [Image.fromarray(image) for image in PEOPLE]
+    imagpose, pictures = pipeline(), [Image.fromarray(image) for image in PEOPLE]
     options = {"num_inference_steps": 2, "output_type": "np"}
-    both = pipe(
+    both = imagpose(
         [pictures[:1], pictures[1:3]], [POSES[:1], POSES[1:3]], [POSES[4:6], POSES[6:7]], **options
     ).images
-    alone = pipe(pictures[1:3], POSES[1:3], POSES[6:7], **options).images
+    alone = imagpose(pictures[1:3], POSES[1:3], POSES[6:7], **options).images
     assert [len(images) for images in both] == [2, 1]
     # Another batch size may round otherwise, by a level at most.
     assert np.abs(both[1][0].astype(int) - alone[0]).max() <= 1
@@ -118,16 +118,15 @@ def test_the_slots_of_every_scenario(views, sources, targets, fill, expected):
     (images,) = generate(views, joint)
     assert images.shape == (targets, *tiny.VIEW_SIZE, 3) and images.dtype == np.uint8
 
-    conditions, noise = pipeline()._prepare(views, [joint])
+    conditions, noise = lay_out(views, [joint])
     mask = [1.0 if name[0] == "S" else 0.0 for name in names]
-    assert conditions.mask[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]].tolist() == mask
-    assert (
-        len({float(value) for value in noise[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]]}) == 4
-    )  # no copied noise
+    corners = [0, 0, -1, -1], [0, -1, 0, -1]
+    assert conditions.mask[0, 0][corners].tolist() == mask
+    assert len(set(noise[0, 0][corners].tolist())) == 4  # no copied noise
 
 
 def test_only_sources_are_shown_and_the_first_is_flcs(views):
-    conditions, _ = pipeline()._prepare(views, [request((2, 0), 2)])
+    conditions, _ = lay_out(views, [request((2, 0), 2)])
     upper, lower = conditions.visible[0].chunk(2, dim=1)
     expected = torch.cat([views.latent_mean[2, 0], views.latent_mean[0, 0]], dim=2).float()
     assert torch.equal(upper, expected)
@@ -140,11 +139,11 @@ def test_only_sources_are_shown_and_the_first_is_flcs(views):
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(views):
-    wanted = request(targets=3)
-    first, _ = generate(views, wanted, request((1,), seed=50))
-    again, _ = generate(views, wanted, request((3, 2), 2, seed=99, first=5))
+    joint = request(targets=3)
+    first, _ = generate(views, joint, request((1,), seed=50))
+    again, _ = generate(views, joint, request((3, 2), 2, seed=99, first=5))
     np.testing.assert_array_equal(first, again)
-    *_, third = generate(views, request((1,)), request((3,)), wanted)
+    *_, third = generate(views, request((1,)), request((3,)), joint)
     np.testing.assert_allclose(third.astype(int), first, atol=1)  # alone in its batch
 
 
@@ -155,24 +154,24 @@ def test_a_part_that_starts_with_a_batch_is_the_whole(views):
         np.testing.assert_array_equal(one, other)
 
 
-def run_out_of_memory(monkeypatch, pipe, largest, step="denoise"):
+def run_out_of_memory(monkeypatch, imagpose, largest, step="denoise"):
     """Let one step fail as a GPU does for more joint images than `largest`; returns the sizes tried."""
-    denoise, decode, sizes = pipe._denoise, encoders.decode_latents, []
+    denoise, decode, sizes = imagpose.denoise, encoders.decode_latents, []
 
     def fail(at):
         if at == step and sizes[-1] > largest:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
 
-    def limited_denoise(given, black, noise, settings):
+    def limited_denoise(conditions, black, noise, settings):
         sizes.append(len(noise))
         fail("denoise")
-        return denoise(given, black, noise, settings)
+        return denoise(conditions, black, noise, settings)
 
     def limited_decode(vae, latents):
         fail("decode")
         return decode(vae, latents)
 
-    monkeypatch.setattr(pipe, "_denoise", limited_denoise)
+    monkeypatch.setattr(imagpose, "denoise", limited_denoise)
     monkeypatch.setattr(sample, "decode_latents", limited_decode)
     return sizes
 
@@ -183,22 +182,22 @@ def test_a_batch_that_does_not_fit_is_made_in_parts_and_so_are_those_after_it(
     views, step, largest, tried, monkeypatch
 ):
     joints = [request((i % 4,), i % 3 + 1, seed=10 * i) for i in range(8)]
-    pipe = pipeline()
-    sizes = run_out_of_memory(monkeypatch, pipe, largest, step)
+    imagpose = pipeline()
+    sizes = run_out_of_memory(monkeypatch, imagpose, largest, step)
     with pytest.warns(SmallerParts, match=f"in parts of {largest} joint images"):
-        made = generate(views, *joints, pipe=pipe, batch_size=4)
+        images = generate(views, *joints, imagpose=imagpose, batch_size=4)
     assert sizes == tried
     whole, parts = (generate(views, *joints, batch_size=size) for size in (4, largest))
-    for image, of_whole, of_part in zip(made, whole, parts, strict=True):
+    for image, of_whole, of_part in zip(images, whole, parts, strict=True):
         np.testing.assert_allclose(image.astype(int), of_whole, atol=1)
         np.testing.assert_array_equal(image, of_part)  # the same bytes as with that batch size
 
 
 def test_a_joint_image_that_does_not_fit_is_the_end(views, monkeypatch):
-    pipe = pipeline()
-    assert run_out_of_memory(monkeypatch, pipe, largest=0) == []
+    imagpose = pipeline()
+    assert run_out_of_memory(monkeypatch, imagpose, largest=0) == []
     with pytest.warns(SmallerParts), pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        generate(views, request(), request(), pipe=pipe)
+        generate(views, request(), request(), imagpose=imagpose)
 
 
 def test_seed_pose_and_source_matter(views):
@@ -211,47 +210,49 @@ def test_seed_pose_and_source_matter(views):
 @pytest.mark.parametrize("drop", [("features",), ("image",), ("features", "image")])
 def test_guidance_is_eq_5(views, drop):
     """The slow way: two passes per step; null tokens are zero, a dropped F_I is black with mask 0."""
-    pipe = pipeline()
-    given, noise = pipe._prepare(views, [request(targets=2), request((1, 2))])
+    imagpose = pipeline()
+    denoiser, scheduler = imagpose.denoiser, imagpose.scheduler
+    conditions, noise = lay_out(views, [request(targets=2), request((1, 2))])
+    mask, visible = conditions.mask, conditions.visible
     settings = SETTINGS.model_copy(update={"guidance_drop": drop, "guidance_scale": 3.0})
     with torch.no_grad():
-        got = pipe._denoise(given, views.black, noise, settings)
-        features = pipe.denoiser.encode_features(given.source_latents, given.source_tokens)
-        pose = pipe.denoiser.encode_pose(given.skeletons)
+        result = imagpose.denoise(conditions, views.black, noise, settings)
+        features = denoiser.encode_features(conditions.source_latents, conditions.source_tokens)
+        pose = denoiser.encode_pose(conditions.skeletons)
         latents = noise
-        pipe.scheduler.set_timesteps(2)
-        for timestep in pipe.scheduler.timesteps:
-            conditional = pipe.denoiser(latents, timestep, features, pose, given.mask, given.visible)
-            null = pipe.denoiser(
+        scheduler.set_timesteps(2)
+        for timestep in scheduler.timesteps:
+            conditional = denoiser(latents, timestep, features, pose, mask, visible)
+            null = denoiser(
                 latents,
                 timestep,
                 features * 0 if "features" in drop else features,
                 pose,
-                given.mask * 0 if "image" in drop else given.mask,
-                views.black.repeat(1, 2, 2).expand_as(given.visible) if "image" in drop else given.visible,
+                mask * 0 if "image" in drop else mask,
+                views.black.repeat(1, 2, 2).expand_as(visible) if "image" in drop else visible,
             )
             guided = 3.0 * conditional + (1 - 3.0) * null
-            latents = pipe.scheduler.step(guided, timestep, latents).prev_sample
-    torch.testing.assert_close(got, latents, atol=1e-3, rtol=1e-3)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
+    torch.testing.assert_close(result, latents, atol=1e-3, rtol=1e-3)
 
 
 def test_conditions_are_encoded_once_and_the_null_branch_only_when_needed(views, monkeypatch):
-    pipe, calls = pipeline(), []
+    imagpose, calls = pipeline(), []
     for name in ("encode_features", "encode_pose", "forward"):
-        method = getattr(pipe.denoiser, name)
+        method = getattr(imagpose.denoiser, name)
 
         def spy(*args, name=name, method=method):
             calls.append((name, len(args[0])))
             return method(*args)
 
-        monkeypatch.setattr(pipe.denoiser, name, spy)
-    generate(views, request(), pipe=pipe)
+        monkeypatch.setattr(imagpose.denoiser, name, spy)
+    generate(views, request(), imagpose=imagpose)
     assert calls == [("encode_features", 1), ("encode_pose", 1)] + [("forward", 2)] * 2
     calls.clear()
-    generate(views, request(), pipe=pipe, guidance_scale=1.0)
+    generate(views, request(), imagpose=imagpose, guidance_scale=1.0)
     assert calls == [("encode_features", 1), ("encode_pose", 1)] + [("forward", 1)] * 2
     calls.clear()
-    generate(views, request(), pipe=pipe, guidance_share=0.5)
+    generate(views, request(), imagpose=imagpose, guidance_share=0.5)
     assert calls[2:] == [("forward", 2), ("forward", 1)]
     same, none = [{"guidance_share": 0.0}, {"guidance_scale": 1.0}]
     assert np.array_equal(generate(views, request(), **same)[0], generate(views, request(), **none)[0])
@@ -287,13 +288,12 @@ def test_ddim_with_a_perfect_denoiser_finds_the_clean_latents(views, prediction_
         prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr, timestep_spacing="trailing"
     )
     clean = torch.randn(1, 4, 8, 4)
-    pipe = pipeline(scheduler=scheduler)
-    pipe.register_modules(denoiser=Oracle(scheduler, clean))
-    given, noise = pipe._prepare(views, [request()])
-    got = pipe._denoise(
-        given, views.black, noise, SETTINGS.model_copy(update={"steps": 20, "guidance_scale": 1.0})
-    )
-    torch.testing.assert_close(got, clean, atol=1e-3, rtol=1e-3)
+    imagpose = pipeline(scheduler=scheduler)
+    imagpose.register_modules(denoiser=Oracle(scheduler, clean))
+    conditions, noise = lay_out(views, [request()])
+    settings = SETTINGS.model_copy(update={"steps": 20, "guidance_scale": 1.0})
+    result = imagpose.denoise(conditions, views.black, noise, settings)
+    torch.testing.assert_close(result, clean, atol=1e-3, rtol=1e-3)
 
 
 def test_reduced_precision_stays_close(views):
@@ -302,10 +302,9 @@ def test_reduced_precision_stays_close(views):
 
 
 def test_images_are_the_decoded_target_views(views):
-    pipe, joint = pipeline(), request((0,), 3)
-    given, noise = pipe._prepare(views, [joint])
-    with torch.no_grad():
-        latents = pipe._denoise(given, views.black, noise, SETTINGS)
-    lower_right = encoders.to_bytes(encoders.decode_latents(pipe.vae, latents[:, :, 4:, 2:]))[0].numpy()
-    (images,) = generate(views, joint, pipe=pipe)
-    np.testing.assert_allclose(images[2].astype(int), lower_right, atol=1)
+    imagpose, joint = pipeline(), request((0,), 3)
+    conditions, noise = lay_out(views, [joint])
+    latents = imagpose.denoise(conditions, views.black, noise, SETTINGS)
+    lower_right = encoders.decode_latents(imagpose.vae, latents[:, :, 4:, 2:])
+    (images,) = generate(views, joint, imagpose=imagpose)
+    np.testing.assert_allclose(images[2].astype(int), encoders.to_bytes(lower_right)[0].numpy(), atol=1)

@@ -1,8 +1,6 @@
-import os
+import re
 import signal
 import socket
-import subprocess
-import sys
 import types
 from dataclasses import replace
 from functools import partial
@@ -11,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
+from tqdm import tqdm
 
 from generator.data import JointSampler
 from generator.loss import DenoisingLoss
 from generator.train import average_decay, learning_rate, train, update_average
 from pipeline.runtime.checkpoints import Checkpoints
+from tests import REPOSITORY, stages
 from tests.generator import tiny
 
 
@@ -68,10 +68,10 @@ def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
     denoiser = tiny.denoiser()
     before = {name: parameter.clone() for name, parameter in denoiser.named_parameters()}
     views = tiny.views([1] * 5)
-    kept = [tensor.clone() for tensor in (views.latent_mean, views.tokens, views.black)]
+    copies = [tensor.clone() for tensor in (views.latent_mean, views.tokens, views.black)]
     run(tmp_path, denoiser, views=views, weight_decay=0.0)
     assert [name for name, p in denoiser.named_parameters() if torch.equal(p, before[name])] == []
-    for tensor, copy in zip((views.latent_mean, views.tokens, views.black), kept, strict=True):
+    for tensor, copy in zip((views.latent_mean, views.tokens, views.black), copies, strict=True):
         assert torch.equal(tensor, copy)
 
 
@@ -91,6 +91,29 @@ def test_the_result_is_the_average_and_the_log_tells_the_run(tmp_path):
     assert steps == list(range(1, 7))
     assert [line["learning_rate"] for line in lines] == [0.0005] + [0.001] * 5
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in lines)
+
+
+def show_bar(monkeypatch):
+    """Let the bar appear at once and at every step."""
+    at_once = {"delay": 0, "mininterval": 0}
+    monkeypatch.setattr("generator.train.tqdm", lambda **options: tqdm(**options | at_once))
+
+
+def test_the_bar_shows_loss_and_rate_and_no_share_of_an_unknown_peak(tmp_path, monkeypatch, capsys):
+    show_bar(monkeypatch)
+    losses = []
+    run(tmp_path, log=lambda step, values: losses.append(values["loss"]))
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "24/24" in last and "joint images/s" in last
+    assert f"loss {sum(losses) / len(losses):.4f}" in last and "peak" not in last
+
+
+def test_the_bar_shows_the_share_of_the_devices_peak(tmp_path, monkeypatch, capsys):
+    show_bar(monkeypatch)
+    monkeypatch.setattr("generator.train.peak_flops", lambda device: 1e6)  # fewer FLOP/s than any machine's
+    run(tmp_path)
+    percent = re.findall(r"(\d+)% of peak", capsys.readouterr().err)
+    assert percent and int(percent[-1]) > 100
 
 
 def test_learning_rate_and_average_decay():
@@ -161,13 +184,14 @@ def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path, uninterrupted):
         assert_same(run(tmp_path).state_dict(), uninterrupted)
 
 
-def start(folder, out, kill_after=0, **environment):
-    command = [sys.executable, "-m", "tests.generator.killed", folder, str(kill_after), out]
-    return subprocess.Popen(command, env=os.environ | {"ACCELERATE_USE_CPU": "1"} | environment)
+def start(folder, out, kill_after=0, cores=stages.OWN_CORE, **environment):
+    command = ["python", "-m", "tests.generator.killed", folder, str(kill_after), out]
+    environment["ACCELERATE_USE_CPU"] = "1"
+    return stages.start(REPOSITORY, *command, environment=environment, cores=cores)
 
 
 def test_a_killed_process_is_continued_to_the_bit(tmp_path, uninterrupted):
-    assert start(tmp_path, tmp_path / "weights", kill_after=5).wait() == -signal.SIGKILL
+    stages.finish(start(tmp_path, tmp_path / "weights", kill_after=5), code=-signal.SIGKILL)
     steps = []
     assert_same(run(tmp_path, log=lambda step, values: steps.append(step)).state_dict(), uninterrupted)
     assert steps == [5, 6]  # from the last checkpoint, and not from the start
@@ -178,8 +202,8 @@ def test_two_processes_train_as_one_even_if_one_of_them_runs_out_of_memory(tmp_p
 
     The second process can hold one sample of its two; the first must take one at a time, too.
     """
-    found = train_on_two_processes(tmp_path, {}, {"LARGEST": "1"})
-    torch.testing.assert_close(found, dict(uninterrupted), rtol=1e-3, atol=1e-4)
+    weights = train_on_two_processes(tmp_path, {}, {"LARGEST": "1"})
+    torch.testing.assert_close(weights, dict(uninterrupted), rtol=1e-3, atol=1e-4)
 
 
 def train_on_two_processes(folder, *environments):
@@ -189,17 +213,18 @@ def train_on_two_processes(folder, *environments):
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     out = folder / "weights"
     processes = [
-        start(folder, out, RANK=str(rank), LOCAL_RANK=str(rank), **world, **environment)
+        start(folder, out, cores=stages.CORES, RANK=str(rank), LOCAL_RANK=str(rank), **world, **environment)
         for rank, environment in enumerate(environments)
     ]
-    assert [process.wait() for process in processes] == [0, 0]
+    for process in processes:
+        stages.finish(process)
     return load_file(out)
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_compiled(tmp_path, uninterrupted):
-    found = train_on_two_processes(tmp_path, {"COMPILE": "aot_eager"}, {"COMPILE": "aot_eager"})
-    torch.testing.assert_close(found, dict(uninterrupted), rtol=1e-3, atol=1e-4)
+    weights = train_on_two_processes(tmp_path, {"COMPILE": "aot_eager"}, {"COMPILE": "aot_eager"})
+    torch.testing.assert_close(weights, dict(uninterrupted), rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_that_is_short_of_memory_ends_in_the_same_weights_up_to_rounding(

@@ -64,13 +64,13 @@ def unet(seed: int = 0) -> UNet2DConditionModel:
 
 def denoiser(trained: bool = False, **changes: object) -> IMAGPoseDenoiser:
     """A denoiser; `trained` makes its zero-initialised parts random, so that everything has an effect."""
-    made = IMAGPoseDenoiser.from_unet(unet(), WIDTH, DENOISER.model_copy(update=changes), seed=0).eval()
+    model = IMAGPoseDenoiser.from_unet(unet(), WIDTH, DENOISER.model_copy(update=changes), seed=0).eval()
     if trained:
         torch.manual_seed(1)
         with torch.no_grad():
-            for parameter in made.parameters():
+            for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made
+    return model
 
 
 def scheduler(**changes: object) -> DDIMScheduler:
