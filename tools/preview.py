@@ -1,8 +1,8 @@
-"""Generate a few images of one person and put them on one picture, to try guidance, steps, sources and poses.
+"""Generate a few images of one person on one picture, to try guidance, steps, sources and poses.
 
-The picture shows the sources, then for each column the photo that lent its pose, the pose, and one generated
-image per row of settings. Poses come from other images, so the photos are no ground truth. Needs the stages
-`index` and `poses`; a trained generator is used where there is one, else the base weights.
+The picture shows the sources. Below them each column has a photo, its pose, and one generated image per row
+of settings. Poses come from other images, so the photos are no ground truth. Needs the stages `index` and
+`poses`; takes the trained generator if there is one, else the base weights.
 """
 
 import time
@@ -24,8 +24,7 @@ from generator.grid import VIEWS
 from generator.pose import draw_skeleton
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.settings import SampleSettings
-from pipeline.artifacts import GENERATORS as MODELS
-from pipeline.artifacts import read_index, read_poses
+from pipeline.artifacts import generator_folder, read_index, read_poses
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import save_composite
 from pipeline.datasets.views import to_view
@@ -42,51 +41,58 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 class Row(NamedTuple):
     """One row of the picture."""
 
-    label: str  # beside the row, its lines separated by newlines
+    label: str  # text beside the row; newlines separate its lines
     images: list[NDArray[np.uint8]]
-    captions: list[str]  # below the images; may be shorter
+    captions: list[str]  # texts below the first images
 
 
 def choose_sources(index: pd.DataFrame, pid: int, named: Sequence[str], count: int, seed: int) -> list[str]:
-    """The named images of an identity, or `count` random ones.
+    """Return the named images of an identity, or `count` random ones.
 
     Args:
-        index: of the data set.
-        pid: whose images.
-        named: file names, with or without their folder.
-        count: 1 to 3; fewer where the identity has fewer.
-        seed: of the draw.
+        index: Index of the data set.
+        pid: The identity.
+        named: File names, with or without their folder.
+        count: Number of images, 1 to 3; fewer if the identity has fewer.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: the identity is not in the index, or a named image is not one of its.
+        ValueError: The identity is not in the index, or a named image is not one of its images.
     """
     own = index.image[index.pid == pid]
     if own.empty:
-        known = sorted(index.pid[index.pid > 0].unique())
-        raise ValueError(f"identity {pid} is not in data/index.csv; it has {_some(known)}")
+        pids = sorted(index.pid[index.pid > 0].unique())
+        raise ValueError(f"identity {pid} is not in data/index.csv; it has {_some(pids)}")
     if named:
-        found = [_find(own, name) for name in named]
-        if None in found:
-            name = named[found.index(None)]
+        images = [_find(own, name) for name in named]
+        if None in images:
+            name = named[images.index(None)]
             raise ValueError(f"{name} is no image of identity {pid}; it has {_some(sorted(own))}")
-        return [str(image) for image in found]
+        return [str(image) for image in images]
     return make_rng(seed, "preview sources", pid).permutation(sorted(own))[:count].tolist()
 
 
 def choose_poses(index: pd.DataFrame, named: Sequence[str], count: int, least: int, seed: int) -> list[str]:
-    """The named images, or `count` random training images that show `least` keypoints, to lend their poses.
+    """Return the images whose poses are used: the named ones, or `count` random training images.
+
+    Args:
+        index: Index of the data set.
+        named: File names, with or without their folder.
+        count: Number of random images.
+        least: Visible keypoints that a random image must have.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: a named image is not in the index, or too few show so many keypoints.
+        ValueError: A named image is not in the index, or too few images have so many keypoints.
     """
     if named:
-        found = [_find(index.image, name) for name in named]
-        if None in found:
-            raise ValueError(f"{named[found.index(None)]} is not in data/index.csv")
-        return [str(image) for image in found]
+        images = [_find(index.image, name) for name in named]
+        if None in images:
+            raise ValueError(f"{named[images.index(None)]} is not in data/index.csv")
+        return [str(image) for image in images]
     train = sorted(index.image[index.split == "train"])
-    shown = (read_poses(train)[..., 2] > 0).sum(-1) >= least
-    candidates = np.array(train)[shown]
+    enough = (read_poses(train)[..., 2] > 0).sum(-1) >= least
+    candidates = np.array(train)[enough]
     if len(candidates) < count:
         raise ValueError(
             f"plan.min_keypoints is {least}; only {len(candidates)} training images show as many"
@@ -95,16 +101,24 @@ def choose_poses(index: pd.DataFrame, named: Sequence[str], count: int, least: i
 
 
 def _find(images: pd.Series, name: str) -> str | None:
-    found = images[(images == name) | (images.str.rsplit("/", n=1).str[-1] == name)]
-    return None if found.empty else found.iloc[0]
+    """Return the image of that name, with or without its folder."""
+    matches = images[(images == name) | (images.str.rsplit("/", n=1).str[-1] == name)]
+    return None if matches.empty else matches.iloc[0]
 
 
 def _some(values: Sequence[object]) -> str:
+    """Name the first five values."""
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
 def joint_requests(sources: int, poses: NDArray[np.floating], seed: int) -> list[JointRequest]:
-    """As few joint images as hold all poses beside all sources; image i has the seed `seed` + i."""
+    """Plan as few joint images as hold all poses beside all sources; image i has the seed `seed` + i.
+
+    Args:
+        sources: Number of sources, 1 to 3.
+        poses: Target poses, [N, 18, 3].
+        seed: Seed of the first image's noise.
+    """
     room = VIEWS - sources
     return [
         JointRequest(
@@ -117,22 +131,27 @@ def joint_requests(sources: int, poses: NDArray[np.floating], seed: int) -> list
 
 
 def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, str]:
-    """Load a generator and name it: the one asked for, else the trained one, else the base weights.
+    """Load a generator and name it.
+
+    Args:
+        model: Folder of the generator; None takes the trained one, or the base weights if there is none.
+        params: Settings of the base weights.
 
     Raises:
-        ValueError: the folder that was asked for holds no generator, or a damaged one.
+        ValueError: The folder holds no generator, or a damaged one.
     """
-    if model is None:
-        model = MODELS / "all" / "100"
-        if not (model / "model_index.json").is_file():
-            return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
+    trained = generator_folder("all", 100)
+    if model is None and not (trained / "model_index.json").is_file():
+        return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
+    model = model or trained
     if not (model / "model_index.json").is_file():
-        raise ValueError(f"{model} holds no generator; expected a folder such as {MODELS / 'all' / '100'}")
+        raise ValueError(f"{model} holds no generator; expected a folder such as {trained}")
     return load_pipeline(model), str(model)
 
 
 def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Image:
     """Draw labelled rows of images, each image uint8 [height, width, 3], under a title."""
+    # The picture is as wide as its longest row or its title.
     tile = (round(_TILE_HEIGHT * width / height), _TILE_HEIGHT)
     font, small = ImageFont.load_default(15), ImageFont.load_default(11)
     columns = max(len(row.images) for row in rows)
@@ -153,16 +172,21 @@ def draw(title: str, rows: Sequence[Row], height: int, width: int) -> Image.Imag
     return picture
 
 
-def variants(asked: SampleSettings, guidance: Sequence[float], steps: Sequence[int]) -> list[SampleSettings]:
-    """The settings of each row: every guidance with every number of steps; what is empty stays as asked.
+def variants(base: SampleSettings, guidance: Sequence[float], steps: Sequence[int]) -> list[SampleSettings]:
+    """Return the settings of each row: every guidance scale with every number of steps.
+
+    Args:
+        base: Settings of the run.
+        guidance: Guidance scales; empty takes that of `base`.
+        steps: Numbers of DDIM steps; empty takes that of `base`.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: A value is out of its range.
     """
     try:
         return [
-            SampleSettings(**asked.model_dump() | {"guidance_scale": scale, "steps": count})
-            for scale, count in product(guidance or [asked.guidance_scale], steps or [asked.steps])
+            SampleSettings(**base.model_dump() | {"guidance_scale": scale, "steps": count})
+            for scale, count in product(guidance or [base.guidance_scale], steps or [base.steps])
         ]
     except ValidationError as error:
         mistake = error.errors()[0]
@@ -171,27 +195,41 @@ def variants(asked: SampleSettings, guidance: Sequence[float], steps: Sequence[i
 
 
 def generate_rows(
-    parts: IMAGPosePipeline,
+    imagpose: IMAGPosePipeline,
     params: Params,
     sources: list[str],
-    lenders: list[str],
+    pose_images: list[str],
     settings: Sequence[SampleSettings],
     seed: int,
 ) -> list[Row]:
-    """Generate from these sources in the poses of the lenders, a row of images for each of the settings."""
-    dataset, poses = params.dataset, read_poses(lenders)
-    nobody = np.zeros(len(sources), int)
-    views = encode_images(dataset, sources, nobody, parts, params.generator.encode_batch, flip=False)
-    photos = [to_view(read_image(dataset.root / image), dataset) for image in [*sources, *lenders]]
+    """Return the rows of the picture; the last ones are generated, one row for each of the settings.
+
+    Args:
+        imagpose: The generator.
+        params: Settings of the run.
+        sources: Names of the source images.
+        pose_images: Names of the images whose keypoints are the target poses.
+        settings: Settings of the sampler, one per row.
+        seed: Seed of the first image's noise.
+    """
+    # The three rows that need no generator.
+    dataset, poses = params.dataset, read_poses(pose_images)
+    photos = [to_view(read_image(dataset.root / image), dataset) for image in [*sources, *pose_images]]
+    skeletons = [draw_skeleton(pose, *imagpose.view_size) for pose in poses]
     rows = [
         Row("sources", photos[: len(sources)], _names(sources)),
         Row("photo of\nthe pose", photos[len(sources) :], []),
-        Row("target\npose", [draw_skeleton(pose, *parts.view_size) for pose in poses], _names(lenders)),
+        Row("target\npose", skeletons, _names(pose_images)),
     ]
+
+    # The sources are encoded once; identities are of no use here.
+    pids = np.zeros(len(sources), int)
+    views = encode_images(dataset, sources, pids, imagpose, params.generator.encode_batch, flip=False)
+    requests = joint_requests(len(sources), poses, seed)
     for each in settings:
-        made = np.concatenate(list(parts.generate(views, joint_requests(len(sources), poses, seed), each)))
+        images = np.concatenate(list(imagpose.generate(views, requests, each)))  # [N, H, W, 3]
         label = f"guidance\n{each.guidance_scale:g}\n{each.steps} steps"
-        rows.append(Row(label, list(made), [f"seed {seed + i}" for i in range(len(made))]))
+        rows.append(Row(label, list(images), [f"seed {seed + i}" for i in range(len(images))]))
     return rows
 
 
@@ -200,19 +238,20 @@ def _names(images: Sequence[str]) -> list[str]:
 
 
 def _parse() -> Namespace:
-    parser = command_line("preview", __doc__)
-    parser.add_argument("--identity", type=int, required=True, help="whom to generate, as in the file names")
-    parser.add_argument("--source", nargs="+", default=[], metavar="IMAGE", help="1 to 3 of their images")
-    parser.add_argument("--sources", type=int, default=1, choices=(1, 2, 3), help="or so many random ones")
-    parser.add_argument("--pose", nargs="+", default=[], metavar="IMAGE", help="images that lend their poses")
-    parser.add_argument("--poses", type=int, default=3, help="or so many random training images")
+    """Read the command line, and refuse what cannot be."""
+    parser = command_line("preview", __doc__, "tools")
+    parser.add_argument("--identity", type=int, required=True, help="identity (pid), as in the file names")
+    parser.add_argument("--source", nargs="+", default=[], metavar="IMAGE", help="1 to 3 of its images")
+    parser.add_argument("--sources", type=int, default=1, choices=(1, 2, 3), help="or this many random ones")
+    parser.add_argument("--pose", nargs="+", default=[], metavar="IMAGE", help="images whose poses are used")
+    parser.add_argument("--poses", type=int, default=3, help="or this many random training images")
     parser.add_argument(
         "--guidance",
         type=float,
         nargs="+",
         default=[],
         metavar="W",
-        help="one row each (default: as in params.yaml)",
+        help="guidance scale, one row each (default: as in params.yaml)",
     )
     parser.add_argument(
         "--steps",
@@ -220,14 +259,14 @@ def _parse() -> Namespace:
         nargs="+",
         default=[],
         metavar="N",
-        help="of DDIM, one row each (default: as in params.yaml)",
+        help="steps of DDIM, one row each (default: as in params.yaml)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random choices and the noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices and of the noise")
     parser.add_argument(
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="a generator (default: models/generator/all/100 where it is trained, else the base weights)",
+        help="a generator (default: models/generator/all/100 if it is trained, else the base weights)",
     )
     parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png or .jpg file")
     arguments = parser.parse_args()
@@ -242,23 +281,26 @@ def _parse() -> Namespace:
 
 def main() -> None:
     """Run the command."""
+    # What to generate; mistakes are named before anything is loaded.
     arguments = _parse()
     params, index, seed = load_params(), read_index(), arguments.seed
     settings = variants(params.generate.sample, arguments.guidance, arguments.steps)
     sources = choose_sources(index, arguments.identity, arguments.source, arguments.sources, seed)
-    lenders = choose_poses(index, arguments.pose, arguments.poses, params.plan.min_keypoints, seed)
-    started = time.monotonic()
-    parts, name = load_model(arguments.model, params)
-    parts.to("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = time.monotonic()
-    rows = generate_rows(parts, params, sources, lenders, settings, seed)
-    seconds = time.monotonic() - loaded
-    picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *parts.view_size)
+    pose_images = choose_poses(index, arguments.pose, arguments.poses, params.plan.min_keypoints, seed)
+
+    # Generate, draw, and tell how long it took.
+    start = time.monotonic()
+    imagpose, name = load_model(arguments.model, params)
+    imagpose.to("cuda" if torch.cuda.is_available() else "cpu")
+    middle = time.monotonic()
+    rows = generate_rows(imagpose, params, sources, pose_images, settings, seed)
+    seconds = time.monotonic() - middle
+    picture = draw(f"identity {arguments.identity:04d}, {name}", rows, *imagpose.view_size)
     with atomic(arguments.output) as file:
         save_composite(picture, file)
     print(
-        f"{arguments.output}: {len(settings) * len(lenders)} images by {name}; "
-        f"{loaded - started:.1f} s to load, {seconds:.1f} s to generate"
+        f"{arguments.output}: {len(settings) * len(pose_images)} images by {name}; "
+        f"{middle - start:.1f} s to load, {seconds:.1f} s to generate"
     )
 
 

@@ -1,30 +1,31 @@
 """Compare a folder of synthetic images with its manifest: what was altered, removed or added since.
 
-`python -m tools.verify data/synthetic/all/20`, or `data/synthetic/all` for all shares at once, or any copy
+`python -m tools.verify data/synthetic/all/20`, or `data/synthetic/all` for all subsets at once, or any copy
 of such a folder. `--manifest` takes the manifest from elsewhere, which is safer: whoever alters images can
-alter the manifest beside them. Exit code 1 when anything differs.
+alter the manifest beside them. The exit code is 1 if anything differs.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import MANIFEST
 from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, Mark, read_mark
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import read_csv
-from pipeline.runtime.scratch import md5
 from pipeline.runtime.stage import command_line, progress, stage_main
 
-MANIFEST = "manifest.csv"
-TABLES = (MANIFEST, "scores.csv")  # that stages write beside images
+TABLES = (MANIFEST, "scores.csv")  # tables of stages beside images
 COLUMNS = {"name": str, "md5": str}
 MARKS = ("generator", "sources", "pose", "seed", "digital_source_type")
 
 
 def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
-    """The rows of a manifest by the file in `folder` that each describes.
+    """Read a manifest: its rows, each by the file in `folder` that it describes.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_csv`; or a name leads out of the folder or comes twice.
+        FileNotFoundError: The manifest is missing.
+        ValueError: It is no such table, or a name leads out of the folder or comes twice.
     """
     rows: dict[Path, dict[str, Any]] = {}
     for row in read_csv(path, COLUMNS, "generate").to_dict("records"):
@@ -37,20 +38,26 @@ def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
-    """Sentences, sorted, on all that differs between the files beneath a folder and the listed ones.
+    """Compare the files in a folder with those that are listed; return a sorted sentence per difference.
 
-    The tables of stages beside the images do not count. A linked folder counts as one file: what it shows may
-    change behind it, and no manifest lists it. Where a manifest tells nothing of marks, as one of another
-    generator, checksums alone are compared.
+    Tables of stages do not count. A linked folder counts as one file: its content may change behind it,
+    and no manifest lists it. If a manifest says nothing about marks, as for another generator's images, only
+    checksums are compared.
+
+    Args:
+        folder: Folder with images and with folders of images.
+        listed: Rows of the manifests by their files, from `read_manifest`.
     """
-    found = {
+    files = {
         file
         for file in folder.rglob("*")
         if (file.is_symlink() or not file.is_dir()) and file.name not in TABLES
     }
-    differences = [f"removed: {file.relative_to(folder)}" for file in listed.keys() - found]
-    differences += [f"added: {file.relative_to(folder)}" for file in found - listed.keys()]
-    present = sorted(found & listed.keys())
+    differences = [f"removed: {file.relative_to(folder)}" for file in listed.keys() - files]
+    differences += [f"added: {file.relative_to(folder)}" for file in files - listed.keys()]
+
+    # Files that are there may have other bytes or another mark.
+    present = sorted(files & listed.keys())
     for file in progress(present, total=len(present), desc="verifying"):
         row = listed[file]
         reasons = [] if md5(file) == row["md5"] else ["its checksum is another"]
@@ -62,6 +69,7 @@ def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
 
 
 def _compare_mark(file: Path, row: dict[str, Any]) -> list[str]:
+    """Compare the mark inside an image with its row of the manifest."""
     try:
         mark = read_mark(file)
     except ValueError as error:
@@ -79,9 +87,9 @@ def _compare_mark(file: Path, row: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Run the command."""
-    parser = command_line("verify", __doc__)
+    parser = command_line("verify", __doc__, "tools")
     parser.add_argument("folder", type=Path, help="folder of synthetic images, or of such folders")
-    parser.add_argument("--manifest", type=Path, help="manifest of the folder, if not the one within")
+    parser.add_argument("--manifest", type=Path, help="manifest of the folder, if not the one inside")
     arguments = parser.parse_args()
     folder, manifest = arguments.folder, arguments.manifest
     if not folder.is_dir():
@@ -89,6 +97,8 @@ def main() -> None:
     manifests = {manifest: folder} if manifest else {path: path.parent for path in folder.rglob(MANIFEST)}
     if not manifests:
         raise FileNotFoundError(f"{folder} holds no {MANIFEST}; name one with --manifest")
+
+    # Every manifest describes the images beside it, or those of the folder if it is given.
     listed = {
         file: row
         for path, images in sorted(manifests.items())

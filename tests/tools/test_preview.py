@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import index, poses
+from pipeline.artifacts import read_index, read_poses
 from tests import REPOSITORY
 from tests.generator.tiny import keypoints
 from tools import preview
@@ -48,26 +49,26 @@ def test_the_base_weights_make_a_picture_and_the_same_one_again(
 
 
 def test_named_images_are_taken_and_random_ones_follow_the_seed(project: Path) -> None:
-    table = index.read_index()
+    table = read_index()
     own = sorted(table.image[table.pid == 3])
     short = Path(own[2]).name
     assert preview.choose_sources(table, 3, [own[1], short], 1, seed=0) == [own[1], own[2]]
-    drawn = {tuple(preview.choose_sources(table, 3, [], 2, seed)) for seed in range(20)}
-    assert len(drawn) > 3 and all(set(pair) <= set(own) and len(set(pair)) == 2 for pair in drawn)
-    lenders = preview.choose_poses(table, [], 4, least=10, seed=0)
-    assert len(set(lenders)) == 4
-    assert ((poses.read_poses(lenders)[..., 2] > 0).sum(-1) >= 10).all()
-    assert lenders == preview.choose_poses(table, [], 4, least=10, seed=0)
+    pairs = {tuple(preview.choose_sources(table, 3, [], 2, seed)) for seed in range(20)}
+    assert len(pairs) > 3 and all(set(pair) <= set(own) and len(set(pair)) == 2 for pair in pairs)
+    images = preview.choose_poses(table, [], 4, least=10, seed=0)
+    assert len(set(images)) == 4
+    assert ((read_poses(images)[..., 2] > 0).sum(-1) >= 10).all()
+    assert images == preview.choose_poses(table, [], 4, least=10, seed=0)
     assert preview.choose_poses(table, [short], 4, least=18, seed=0) == [own[2]]
 
 
 @pytest.mark.parametrize(("sources", "sizes"), [(1, [3, 3, 1]), (2, [2, 2, 2, 1]), (3, [1] * 7)])
 def test_joint_images_hold_all_poses_beside_all_sources(sources: int, sizes: list[int]) -> None:
-    wanted = keypoints(7)
-    requests = preview.joint_requests(sources, wanted, seed=40)
+    targets = keypoints(7)
+    requests = preview.joint_requests(sources, targets, seed=40)
     assert [len(request.poses) for request in requests] == sizes
     assert all(request.sources == tuple(range(sources)) for request in requests)
-    np.testing.assert_array_equal(np.concatenate([request.poses for request in requests]), wanted)
+    np.testing.assert_array_equal(np.concatenate([request.poses for request in requests]), targets)
     assert [seed for request in requests for seed in request.seeds] == list(range(40, 47))
 
 
@@ -78,7 +79,7 @@ def test_joint_images_hold_all_poses_beside_all_sources(sources: int, sizes: lis
         (["--identity", "3", "--source", "x.jpg"], "x.jpg is no image of identity 3; it has "),
         (["--identity", "3", "--pose", "x.jpg"], "x.jpg is not in data/index.csv"),
         (["--identity", "3", "--poses", "99"], "plan.min_keypoints is 8; only 1"),
-        (["--identity", "3", "--guidance", "30"], "--guidance is 30.0: input should be less than"),
+        (["--identity", "3", "--guidance", "0.5"], "--guidance is 0.5: input should be greater than"),
         (["--identity", "3", "--steps", "0"], "--steps is 0: input should be greater than"),
         (["--identity", "3", "--output", "x.gif"], "expected a .png or .jpg file"),
         (["--identity", "3", "--model", "nowhere"], "nowhere holds no generator; expected a folder such as"),

@@ -67,10 +67,8 @@ def test_a_volunteer_clicks_through_and_the_answers_are_counted(
 
     monkeypatch.setattr(sys, "argv", ["study", "rates", "user study/key.json", name])
     study.main()
-    found = {
-        (row["rate"], row["method"]): row for row in json.loads(Path("user study/rates.json").read_text())
-    }
-    assert {cell: (row["percent"], row["votes"]) for cell, row in found.items()} == {
+    rows = json.loads(Path("user study/rates.json").read_text())
+    assert {(row["rate"], row["method"]): (row["percent"], row["votes"]) for row in rows} == {
         ("G2R", "data/synthetic/all/50"): (0, 2),
         ("G2R", "elsewhere/50"): (0, 2),
         ("R2G", "real"): (0, 3),
@@ -110,15 +108,15 @@ def test_imported_images_that_had_another_name_are_not_compared(folders: list[Pa
     """Who made them meant another pose, or none that we know."""
     file = folders[1] / "manifest.csv"
     manifest = pd.read_csv(file)
-    kept = manifest.name[: len(manifest) // 2]
-    had = manifest.name.where(manifest.name.isin(kept), "other.png")
-    manifest.assign(file="sub/" + had).to_csv(file, index=False)
+    same = manifest.name[: len(manifest) // 2]
+    old_name = manifest.name.where(manifest.name.isin(same), "other.png")
+    manifest.assign(file="sub/" + old_name).to_csv(file, index=False)
     params = load_params()
-    fits = params.study.model_copy(update={"comparisons": len(kept)})
+    fits = params.study.model_copy(update={"comparisons": len(same)})
     _, key = study.make(folders, params.model_copy(update={"study": fits}))
-    assert len(key["compared"]) == len(kept) > 0
-    more = params.study.model_copy(update={"comparisons": len(kept) + 1})
-    with pytest.raises(ValueError, match=f"expected at most {len(kept)}, the images of all methods at once"):
+    assert len(key["compared"]) == len(same) > 0
+    more = params.study.model_copy(update={"comparisons": len(same) + 1})
+    with pytest.raises(ValueError, match=f"expected at most {len(same)}, the images of all methods at once"):
         study.make(folders, params.model_copy(update={"study": more}))
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
-from pipeline.runtime.scratch import md5
+from pipeline.runtime.hashes import md5
 from tools import verify
 
 
