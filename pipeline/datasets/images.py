@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.datasets.marks import is_marked_synthetic
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.stage import progress
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = range(2, 9)  # its values that turn or mirror; all others mean nothing
-_MODES = ("1", "L", "P", "RGB", "CMYK")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 _FILE_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM)  # errors that concern one file
 _MOST_PIXELS = 4096 * 4096  # more is no crop of a person, and decoding it may exhaust the memory
 
@@ -46,11 +47,11 @@ def read_image(file: Path) -> Image.Image:
         with Image.open(file, formats=("JPEG", "PNG")) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError("more than 4096 x 4096 pixels are no crop of a person")
-            if image.has_transparency_data:
-                raise ValueError("it has transparent pixels, of which public loaders show the colour beneath")
             if image.mode not in _MODES:
                 raise ValueError(f"more than 8 bits per channel ({image.mode}), which public loaders clip")
             image.load()
+            if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+                raise ValueError("it has transparent pixels, of which public loaders show the colour beneath")
             orientation = _orientation(image)
             if orientation in _TURNED:
                 raise ValueError(
@@ -126,5 +127,7 @@ def _inspect(file: Path) -> dict[str, Any] | str:
         image = read_image(file)
     except ValueError as error:
         return str(error).removeprefix(f"{file}: ")
+    if is_marked_synthetic(file):
+        return "a generated image, as the mark in its bytes says; a data set holds real images alone"
     pixels = hashlib.md5(repr(image.size).encode() + image.tobytes(), usedforsecurity=False).hexdigest()
     return {"width": image.width, "height": image.height, "md5": md5(file), "pixels": pixels}

@@ -86,6 +86,11 @@ def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd
 
 def _list_folder(folder: Path) -> list[Path]:
     """Return what is in a folder, by name."""
+    if folder.is_symlink() and folder.is_dir():
+        raise ValueError(
+            f"{folder} is a link to a folder, and DVC does not see changes behind it; put the images there, "
+            "or links to the images, or a link in place of the whole data set"
+        )
     if folder.is_dir():
         return sorted(folder.iterdir())
     state = "leads nowhere" if folder.is_symlink() else "is no folder" if folder.exists() else "is missing"
@@ -164,6 +169,11 @@ def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.intege
     keypoints = to_keypoints(frame, images)
     scores = keypoints[..., 2]
     visible = scores != 0
+    if visible.any() and keypoints[visible][:, :2].max() <= 1:
+        raise ValueError(
+            f"{path}: all coordinates lie between 0 and 1, as shares of the image's width and height do; "
+            "expected pixels: multiply x by the width and y by the height of each image"
+        )
     # Pixel centres lie at integers, so an image ends half a pixel beyond them.
     inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
     for valid, complaint in (

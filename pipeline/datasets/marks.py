@@ -38,6 +38,26 @@ def _packet(values: dict[str, str]) -> bytes:
     ).encode()
 
 
+def _read_properties(packet: bytes) -> dict[str, str]:
+    """Return the properties in a packet that says that a trained model made the image.
+
+    Raises:
+        ValueError: The packet is broken or does not say so.
+    """
+    if b"<!DOCTYPE" in packet:
+        raise ValueError("its XMP declares entities")  # a few nested ones can fill the memory
+    try:
+        root = ElementTree.fromstring(packet)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"its XMP is broken ({error})") from None
+    properties: dict[str, str] = {}
+    for description in root.iter(f"{{{_RDF}}}Description"):
+        properties |= description.attrib | {child.tag: child.text or "" for child in description}
+    if properties.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
+        raise ValueError("its XMP does not say that a model made it")
+    return properties
+
+
 @dataclass(frozen=True)
 class Mark:
     """The mark of one synthetic image.
@@ -71,17 +91,7 @@ class Mark:
         Raises:
             ValueError: It does not say that a trained model made the image, or a property is missing.
         """
-        if b"<!DOCTYPE" in packet:
-            raise ValueError("its XMP declares entities")  # a few nested ones can fill the memory
-        try:
-            root = ElementTree.fromstring(packet)
-        except ElementTree.ParseError as error:
-            raise ValueError(f"its XMP is broken ({error})") from None
-        properties: dict[str, str] = {}
-        for description in root.iter(f"{{{_RDF}}}Description"):
-            properties |= description.attrib | {child.tag: child.text or "" for child in description}
-        if properties.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
-            raise ValueError("its XMP does not say that a model made it")
+        properties = _read_properties(packet)
         try:
             generator, sources, pose, seed = (
                 properties[f"{{{_OURS}}}{name}"] for name in ("generator", "sources", "pose", "seed")
@@ -119,6 +129,24 @@ def read_mark(path: Path) -> Mark:
     Raises:
         ValueError: The file is no readable image or has no mark.
     """
+    return Mark.from_xmp(_read_packet(path))
+
+
+def is_marked_synthetic(path: Path) -> bool:
+    """Return whether an image says that a trained model made it, whichever program wrote that."""
+    try:
+        _read_properties(_read_packet(path))
+    except ValueError:
+        return False
+    return True
+
+
+def _read_packet(path: Path) -> bytes:
+    """Read the XMP of an image.
+
+    Raises:
+        ValueError: The file is no readable image or has no XMP.
+    """
     try:
         with Image.open(path) as image:
             packet = image.info.get("xmp")
@@ -126,4 +154,4 @@ def read_mark(path: Path) -> Mark:
         raise ValueError("it is no readable image") from None
     if not packet:
         raise ValueError("it has no XMP")
-    return Mark.from_xmp(packet)
+    return bytes(packet)

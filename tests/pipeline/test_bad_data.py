@@ -421,7 +421,14 @@ def _grey_linked(root: Path) -> None:
     (root / NEW).symlink_to(root.parent / "elsewhere.jpg")
 
 
+def _opaque(mode: str) -> Spoil:
+    """An image with an alpha channel that hides nothing, as many programs write."""
+    return lambda root: Image.new("RGB", (8, 16), "teal").convert(mode).save(root / NEW, "PNG")
+
+
 VALID: dict[str, Spoil] = {
+    "opaque colour with alpha": _opaque("RGBA"),
+    "opaque grey with alpha": _opaque("LA"),
     "grey": picture("L", "JPEG"),
     "CMYK": picture("CMYK", "JPEG"),
     "progressive": picture("RGB", "JPEG", progressive=True),
@@ -459,9 +466,13 @@ def test_the_root_may_have_any_other_name(name: str, root: Path) -> None:
     assert len(index(root.rename(root.parent / name))[0]) == len(IMAGES)
 
 
-def test_a_split_may_be_a_link(root: Path) -> None:
+def test_a_root_may_be_a_link_and_a_split_may_not(root: Path) -> None:
+    """DVC follows a link in place of the data set, and does not look behind one inside of it."""
+    (root.parent / "linked").symlink_to(root)
+    assert sorted(index(root.parent / "linked")[0].image) == sorted(IMAGES)
     outside_folder(root)
-    assert sorted(index(root)[0].image) == sorted(IMAGES)
+    with pytest.raises(ValueError, match="is a link to a folder, and DVC does not see changes behind it"):
+        index(root)
 
 
 # --- no permission ------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "JPEG"), ("P", "PNG"), ("1", "PNG")]
+    ("mode", "kind"),
+    [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "JPEG"), ("P", "PNG"), ("1", "PNG"), ("RGBA", "PNG")],
 )
 def test_pixels_are_those_of_public_loaders(mode: str, kind: str, tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"

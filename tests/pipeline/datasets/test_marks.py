@@ -1,5 +1,6 @@
 """Synthetic images say in their own bytes that a model made them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 from torchreid.reid.utils.tools import read_image
 
+from pipeline.datasets.market1501 import index_dataset
 from pipeline.datasets.marks import (
     COMPOSITE,
     DIGITAL_SOURCE_TYPE,
@@ -15,6 +17,7 @@ from pipeline.datasets.marks import (
     save_composite,
     save_image,
 )
+from pipeline.params import IndexSettings
 
 MARK = Mark("0123abcd", "query/0002_c1s1_000001_00.jpg|a&b<\"'é.jpg", "0003_c2s1_000001_00.jpg", 2**32 - 1)
 PIXELS = np.random.default_rng(0).integers(0, 256, (128, 64, 3), np.uint8)
@@ -104,3 +107,13 @@ def test_an_image_without_a_mark_and_a_file_that_is_none(tmp_path: Path) -> None
     (tmp_path / "text.jpg").write_text("text")
     with pytest.raises(ValueError, match="it is no readable image"):
         read_mark(tmp_path / "text.jpg")
+
+
+def test_an_index_takes_no_image_that_says_it_is_generated(image: Path, market: Path) -> None:
+    """For example this pipeline's own export, named as the root of a data set."""
+    name = "bounding_box_train/0002_c1s1_000001_01_g0001.jpg"
+    shutil.copy(image, market / name)
+    index, rejected, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    assert name not in set(index.image)
+    reason = "a generated image, as the mark in its bytes says; a data set holds real images alone"
+    assert rejected.values.tolist() == [[name, reason]]
