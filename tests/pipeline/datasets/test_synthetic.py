@@ -1,5 +1,6 @@
 """The images of a generator are read whole, as their manifest lists them, or refused by name."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,4 +66,4 @@ def test_images_of_a_smaller_ratio_are_among_those_of_a_larger_one() -> None:
         for ratio in (0.01, 0.5, 1.0, 2.0, None)
     ]
     assert [len(names) for names in chosen] == [1, 2, 4, 8, 8], "a ratio takes one image at least"
-    assert all(smaller <= larger for smaller, larger in zip(chosen, chosen[1:], strict=False))
+    assert all(smaller <= larger for smaller, larger in pairwise(chosen))
