@@ -1,27 +1,26 @@
-"""Architectures and schedules of the small base models, which stand in for Stable Diffusion and DINOv2."""
+"""Settings of a training of base weights: the people, the architectures and schedules, the measurements."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from common.settings import Settings
-from generator.settings import MOST_IMAGES, MOST_STEPS
+from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
+from pipeline.params import Seed
+from reid.settings import ReidSettings
 
-MOST_CHANNELS = 4096
+SOURCES = 3  # source photos per held-out person in the measurements
+POSES = 6  # target poses per held-out person in the measurements
+
 Channels = Annotated[
-    tuple[Annotated[int, Field(ge=8, le=MOST_CHANNELS)], ...],
-    Field(
-        strict=False,
-        min_length=1,
-        max_length=6,
-        description="channels of each level, from high to low resolution",
-    ),
+    tuple[Annotated[int, Field(ge=1)], ...],
+    Field(strict=False, min_length=1, description="channels of each level, from high to low resolution"),
 ]
-Layers = Annotated[int, Field(ge=1, le=64)]
-Heads = Annotated[int, Field(ge=1, le=64)]
+Layers = Annotated[int, Field(ge=1)]
+Heads = Annotated[int, Field(ge=1)]
 Groups = Annotated[
-    int,
-    Field(ge=1, le=MOST_CHANNELS, description="groups of the group normalisation; they divide the channels"),
+    int, Field(ge=1, description="groups of the group normalisation; they divide the channels")
 ]
 
 
@@ -34,23 +33,21 @@ def _check_groups(channels: tuple[int, ...], groups: int) -> None:
 class VaeSettings(Settings):
     """A diffusers AutoencoderKL and its training."""
 
-    unshuffle: int = Field(ge=1, le=8, description="k: blocks of k x k pixels become channels before the VAE")
-    latent_channels: int = Field(ge=1, le=256, description="channels of the latent (Stable Diffusion: 4)")
+    unshuffle: int = Field(ge=1, description="k: blocks of k x k pixels become channels before the VAE")
+    latent_channels: int = Field(ge=1, description="channels of the latent (Stable Diffusion: 4)")
     channels: Channels
     layers: Layers = Field(description="residual blocks per level")
     norm_groups: Groups
-    steps: int = Field(ge=1, le=MOST_STEPS, description="optimiser steps")
-    batch_size: int = Field(ge=1, le=MOST_IMAGES, description="images per step")
-    learning_rate: float = Field(gt=0, le=1, description="of AdamW, cosine decay to 0")
-    warmup_steps: int = Field(
-        ge=1, le=MOST_STEPS, description="steps over which the learning rate rises linearly from 0"
-    )
-    max_grad_norm: float = Field(gt=0, le=1e6, description="gradients are clipped to this L2 norm")
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch_size: int = Field(ge=1, description="images per step")
+    learning_rate: float = Field(gt=0, le=1, description="AdamW's largest rate; cosine decay to 0")
+    warmup_steps: int = Field(ge=1, description="steps over which the learning rate rises linearly from 0")
+    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
     chroma_weight: float = Field(
-        ge=0, le=1000, description="weight of a colour's two differences beside its brightness"
+        ge=0, description="weight of a colour's two differences; its brightness has weight 1"
     )
-    kl_weight: float = Field(ge=0, le=1000, description="weight of the KL divergence per latent value")
-    checkpoint_every: int = Field(ge=1, le=MOST_STEPS, description="steps between checkpoints")
+    kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent value")
+    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -61,10 +58,10 @@ class VaeSettings(Settings):
 class ImageEncoderSettings(Settings):
     """A transformers Dinov2Model; it is trained to tell identities apart, as a backbone of BoT."""
 
-    hidden_size: int = Field(ge=16, le=MOST_CHANNELS, description="width of a token")
+    hidden_size: int = Field(ge=1, description="width of a token")
     layers: Layers = Field(description="transformer layers")
     heads: Heads = Field(description="attention heads")
-    patch_size: int = Field(ge=2, le=64, description="pixels per side of a patch (DINOv2: 14)")
+    patch_size: int = Field(ge=1, description="pixels per side of a patch (DINOv2: 14)")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -74,7 +71,7 @@ class ImageEncoderSettings(Settings):
 
 
 class UnetSettings(Settings):
-    """A diffusers UNet2DConditionModel."""
+    """A diffusers UNet2DConditionModel and its noise schedule."""
 
     channels: Channels
     blocks: tuple[Literal["conv", "attention"], ...] = Field(
@@ -82,9 +79,7 @@ class UnetSettings(Settings):
     )
     layers: Layers = Field(description="residual blocks per level")
     heads: tuple[Heads, ...] = Field(strict=False, description="attention heads at each level")
-    cross_attention_dim: int = Field(
-        ge=16, le=MOST_CHANNELS, description="width of the condition tokens (SD 1.5: 768)"
-    )
+    cross_attention_dim: int = Field(ge=1, description="width of the condition tokens (SD 1.5: 768)")
     norm_groups: Groups
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
         description="noise schedule over 1000 steps"
@@ -105,4 +100,41 @@ class UnetSettings(Settings):
                 raise ValueError(f"heads has {heads}; expected a divisor of that level's {channels} channels")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError("zero_terminal_snr is true; expected false with prediction_type epsilon")
+        return self
+
+
+class FoundationSettings(Settings):
+    """People to learn from, the three models to train on them, and how the result is measured."""
+
+    seed: Seed
+    output: Path = Field(strict=False, description="folder of the trained pipeline; it is replaced whole")
+    start: Path | None = Field(
+        strict=False,
+        description="folder of a saved pipeline whose weights the training begins with; null = from scratch",
+    )
+    keep: tuple[Literal["vae", "image_encoder"], ...] = Field(
+        strict=False, description="models of start that are not trained any further"
+    )
+    identities: int = Field(ge=2, description="people to train on")
+    held_out_identities: int = Field(ge=2, description="people to measure on")
+    images_per_identity: int = Field(ge=SOURCES + POSES, description="photos of each")
+    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
+    height: int = Field(ge=32, description="pixels")
+    width: int = Field(ge=32, description="pixels")
+    vae: VaeSettings
+    image_encoder: ImageEncoderSettings
+    image_encoder_training: ReidSettings
+    unet: UnetSettings
+    denoiser: DenoiserSettings
+    train: TrainSettings
+    judge: ReidSettings
+    sample: SampleSettings
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Self:
+        if self.start is None and self.keep:
+            raise ValueError(f"keep is {list(self.keep)}; expected [], since start is null")
+        if self.start == self.output:
+            raise ValueError(f"output is {self.output}, which is start too; expected another folder")
         return self

@@ -1,0 +1,210 @@
+"""The models that a training begins with: untrained ones, or those of a saved pipeline."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import Dinov2Config, Dinov2Model
+
+from common.seeding import make_rng
+from foundation.settings import FoundationSettings, ImageEncoderSettings, UnetSettings, VaeSettings
+from generator.encoders import ImageEncoder
+from generator.fit import Design, block_size, misfits
+from generator.model import IMAGPoseDenoiser
+from generator.sample import IMAGPosePipeline, load_pipeline
+from generator.settings import DenoiserSettings
+
+_BLOCKS = {
+    "conv": ("DownBlock2D", "UpBlock2D"),
+    "attention": ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"),
+}
+
+
+@contextmanager
+def _seeded_weights(seed: int, model: str) -> Iterator[None]:
+    """Draw initial weights from (seed, the model's name), and leave torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(make_rng(seed, model).integers(2**63)))
+        yield
+
+
+def build_vae(settings: VaeSettings, seed: int) -> AutoencoderKL:
+    """Untrained stock AutoencoderKL on images whose blocks of k x k pixels (k = `unshuffle`) are channels."""
+    levels = len(settings.channels)
+    with _seeded_weights(seed, "vae"):
+        return AutoencoderKL(
+            in_channels=3 * settings.unshuffle**2,
+            out_channels=3 * settings.unshuffle**2,
+            latent_channels=settings.latent_channels,
+            block_out_channels=settings.channels,
+            layers_per_block=settings.layers,
+            norm_num_groups=settings.norm_groups,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+        )
+
+
+def build_image_encoder(settings: ImageEncoderSettings, height: int, seed: int) -> Dinov2Model:
+    """Untrained DINOv2 model with position encodings for squares of `height` pixels; others interpolate."""
+    config = Dinov2Config(
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        patch_size=settings.patch_size,
+        image_size=height,
+    )
+    with _seeded_weights(seed, "image encoder"):
+        return Dinov2Model(config)
+
+
+def build_denoiser(
+    unet: UnetSettings, denoiser: DenoiserSettings, latent_channels: int, encoder_width: int, seed: int
+) -> IMAGPoseDenoiser:
+    """Untrained denoiser on an untrained stock UNet."""
+    with _seeded_weights(seed, "unet"):
+        stock = UNet2DConditionModel(
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=unet.channels,
+            layers_per_block=unet.layers,
+            down_block_types=tuple(_BLOCKS[block][0] for block in unet.blocks),
+            up_block_types=tuple(_BLOCKS[block][1] for block in reversed(unet.blocks)),
+            cross_attention_dim=unet.cross_attention_dim,
+            attention_head_dim=unet.heads,  # diffusers' name for the number of heads
+            norm_num_groups=unet.norm_groups,
+        )
+    return IMAGPoseDenoiser.from_unet(stock, encoder_width, denoiser, seed)
+
+
+def build_scheduler(settings: UnetSettings) -> DDIMScheduler:
+    """The one scheduler of training and sampling."""
+    return DDIMScheduler(
+        beta_schedule=settings.beta_schedule,
+        beta_start=0.00085,  # Stable Diffusion's
+        beta_end=0.012,
+        prediction_type=settings.prediction_type,
+        rescale_betas_zero_snr=settings.zero_terminal_snr,
+        timestep_spacing="trailing" if settings.zero_terminal_snr else "leading",
+        clip_sample=False,
+        set_alpha_to_one=settings.zero_terminal_snr,
+        steps_offset=0 if settings.zero_terminal_snr else 1,
+    )
+
+
+def assemble(
+    vae: AutoencoderKL,
+    image_encoder: ImageEncoder,
+    denoiser: IMAGPoseDenoiser,
+    scheduler: DDIMScheduler,
+    settings: FoundationSettings,
+) -> IMAGPosePipeline:
+    """Put models together as a pipeline for views of the settings' size."""
+    return IMAGPosePipeline(
+        vae,
+        image_encoder,
+        denoiser,
+        scheduler,
+        view_height=settings.height,
+        view_width=settings.width,
+        token_height=settings.height,
+        token_width=settings.width,
+    )
+
+
+def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipeline:
+    """The pipeline that a training begins with: the one in `start`, or an untrained one.
+
+    Args:
+        settings: Settings of the training.
+        profile: File of the settings, for the sentences.
+
+    Raises:
+        ValueError: `start` holds no pipeline, or one of another architecture, or the size of the photos does
+            not fit the models.
+    """
+    if settings.start:
+        imagpose = load_pipeline(settings.start)
+        _check_architecture(imagpose, settings, profile)
+    else:
+        shape, seed = settings.image_encoder, settings.seed
+        denoiser = build_denoiser(
+            settings.unet, settings.denoiser, settings.vae.latent_channels, shape.hidden_size, seed
+        )
+        encoder = build_image_encoder(shape, settings.height, seed)
+        scheduler = build_scheduler(settings.unet)
+        imagpose = assemble(build_vae(settings.vae, seed), encoder, denoiser, scheduler, settings)
+    _check_sizes(imagpose, settings, profile)
+    return imagpose
+
+
+def _check_sizes(imagpose: IMAGPosePipeline, settings: FoundationSettings, profile: Path) -> None:
+    """Raise a ValueError unless the models fit together and take photos of the settings' size."""
+    design = Design(
+        view_height=settings.height,
+        view_width=settings.width,
+        token_height=settings.height,
+        token_width=settings.width,
+        denoiser=settings.denoiser,
+        vae=imagpose.vae.config,
+        unet=imagpose.denoiser.config.unet_config,
+        image_encoder=imagpose.image_encoder.config.to_dict(),
+    )
+    for name, sentence in misfits(design):
+        side = name.removeprefix("view_").removeprefix("token_")
+        key = f"denoiser.{name}" if name in DenoiserSettings.model_fields else side
+        raise ValueError(f"{profile}: {key} {sentence}.")
+
+
+def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings, profile: Path) -> None:
+    """Raise a ValueError unless the settings describe the models of `start`."""
+    if not isinstance(imagpose.image_encoder, Dinov2Model):
+        kind = type(imagpose.image_encoder).__name__
+        raise ValueError(f"{settings.start} has a {kind} as image_encoder; expected a Dinov2Model.")
+    values = settings.model_dump(mode="json")
+    for section, architecture in _architecture(imagpose).items():
+        for name, theirs in architecture.items():
+            ours, theirs = values[section][name], list(theirs) if isinstance(theirs, tuple) else theirs
+            if ours != theirs:
+                raise ValueError(
+                    f"{section}.{name} is {ours} in {profile}, but {theirs} in {settings.start}, where the "
+                    "training begins; set it to that, or start to null."
+                )
+
+
+def _architecture(imagpose: IMAGPosePipeline) -> dict[str, dict[str, Any]]:
+    """The settings of a pipeline's architecture, by section, as its models' own configurations have them."""
+    vae, encoder = imagpose.vae.config, imagpose.image_encoder.config
+    denoiser, scheduler = imagpose.denoiser.config, imagpose.scheduler.config
+    unet = denoiser.unet_config
+    return {
+        "vae": {
+            "unshuffle": block_size(vae),
+            "latent_channels": vae.latent_channels,
+            "channels": vae.block_out_channels,
+            "layers": vae.layers_per_block,
+            "norm_groups": vae.norm_num_groups,
+        },
+        "image_encoder": {
+            "hidden_size": encoder.hidden_size,
+            "layers": encoder.num_hidden_layers,
+            "heads": encoder.num_attention_heads,
+            "patch_size": encoder.patch_size,
+        },
+        "unet": {
+            "channels": unet["block_out_channels"],
+            "blocks": [
+                "attention" if block.startswith("CrossAttn") else "conv" for block in unet["down_block_types"]
+            ],
+            "layers": unet["layers_per_block"],
+            "heads": unet["attention_head_dim"],
+            "cross_attention_dim": unet["cross_attention_dim"],
+            "norm_groups": unet["norm_num_groups"],
+            "beta_schedule": scheduler.beta_schedule,
+            "prediction_type": scheduler.prediction_type,
+            "zero_terminal_snr": scheduler.rescale_betas_zero_snr,
+        },
+        "denoiser": {name: denoiser[name] for name in DenoiserSettings.model_fields},
+    }
