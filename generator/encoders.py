@@ -170,14 +170,13 @@ def encode_tokens(encoder: ImageEncoder, images: Tensor, size: tuple[int, int]) 
         [N, 1 + (h / patch) (w / patch), width]: the class token, then the patches row by row.
 
     Raises:
-        ValueError: The encoder's patch does not divide `size`.
+        MisfitError: The encoder's patch does not divide `size`.
     """
     # transformers would leave out the rows and columns that fill no patch, without a word.
     design = fit.Design(
         token_height=size[0], token_width=size[1], image_encoder={"patch_size": encoder.config.patch_size}
     )
-    for name, sentence in fit.misfits(design):
-        raise ValueError(f"{name} {sentence}.")
+    fit.require_fit(design)
     # [N, 3, H, W] in [-1, 1] -> [N, 3, h, w] in [0, 1] -> normalised as in the encoder's own training
     mean = torch.tensor(encoder.config.image_mean).view(3, 1, 1)
     std = torch.tensor(encoder.config.image_std).view(3, 1, 1)

@@ -11,6 +11,7 @@ from typing import Any
 from generator.settings import DenoiserSettings
 
 Config = Mapping[str, Any]
+Misfit = tuple[str, str]  # the name of a setting, and the sentence that follows it
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,15 @@ class Design:
     image_encoder: Config | None = None
 
 
-def misfits(design: Design) -> list[tuple[str, str]]:
+class MisfitError(ValueError):
+    """Sizes, settings and models do not fit together; `misfits` says what, as the function does."""
+
+    def __init__(self, misfits: list[Misfit]) -> None:
+        super().__init__("\n".join(f"{name} {sentence}." for name, sentence in misfits))
+        self.misfits = misfits
+
+
+def misfits(design: Design) -> list[Misfit]:
     """List what does not fit together, as far as the design is known.
 
     Returns:
@@ -45,6 +54,12 @@ def misfits(design: Design) -> list[tuple[str, str]]:
         UNet.
     """
     return [*_tokens(design), *_latents(design), *_views(design), *_heads(design)]
+
+
+def require_fit(design: Design) -> None:
+    """Raise a `MisfitError` if there are `misfits`."""
+    if mistakes := misfits(design):
+        raise MisfitError(mistakes)
 
 
 def block_size(vae: Config) -> int:
@@ -68,7 +83,7 @@ def vae_factor(vae: Config) -> int:
     return block_size(vae) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def _tokens(design: Design) -> Iterator[tuple[str, str]]:
+def _tokens(design: Design) -> Iterator[Misfit]:
     """Yield sides of the image encoder's input that are not whole patches."""
     if design.image_encoder is None:
         return
@@ -78,7 +93,7 @@ def _tokens(design: Design) -> Iterator[tuple[str, str]]:
             yield name, f"is {side}; expected a multiple of {patch}, the patch of the image encoder"
 
 
-def _latents(design: Design) -> Iterator[tuple[str, str]]:
+def _latents(design: Design) -> Iterator[Misfit]:
     """Yield differences between the latents of the VAE, the UNet and the pose encoder."""
     if design.unet is not None:
         taken, given = design.unet["in_channels"], design.unet["out_channels"]
@@ -100,7 +115,7 @@ def _latents(design: Design) -> Iterator[tuple[str, str]]:
             )
 
 
-def _views(design: Design) -> Iterator[tuple[str, str]]:
+def _views(design: Design) -> Iterator[Misfit]:
     """Yield sides of a view that the grid cannot split at every level of the UNet, and a wrong patch."""
     if design.vae is not None:
         factor = vae_factor(design.vae)
@@ -127,7 +142,7 @@ def _views(design: Design) -> Iterator[tuple[str, str]]:
         yield "texture_patch", f"is {patch}; expected a divisor of {sizes}, the sides of a view's latent"
 
 
-def _heads(design: Design) -> Iterator[tuple[str, str]]:
+def _heads(design: Design) -> Iterator[Misfit]:
     """Yield attention heads of CVA that cannot share the channels of a level of the UNet."""
     if design.unet is None or design.denoiser is None or not design.denoiser.cva:
         return

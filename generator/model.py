@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.seeding import make_rng
+from generator.fit import Design, require_fit
 from generator.grid import VIEWS, join, split
 from generator.model_files import read_config
 from generator.settings import DenoiserSettings, check_stock_unet
@@ -112,7 +113,11 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
             encoder_width: Width of the image encoder's tokens.
             settings: Parts to add.
             seed: Seed of the initial weights of what is added.
+
+        Raises:
+            MisfitError: The settings and the UNet do not fit together.
         """
+        require_fit(Design(denoiser=settings, unet=unet.config))
         # A shell without weights; its parts are then replaced by those made of `unet`. Keys with an
         # underscore say where the UNet was loaded from.
         config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
@@ -235,7 +240,7 @@ class _CrossViewTransformer(nn.Module):
         self.stack_views = stack_views
         self.cross_view = AnimateDiffTransformer3D(
             num_attention_heads=heads,
-            attention_head_dim=max(1, channels // heads),  # `fit` refuses heads that do not divide them
+            attention_head_dim=channels // heads,
             in_channels=channels,
             num_layers=layers,
             norm_num_groups=transformer.config.norm_num_groups,
@@ -287,6 +292,7 @@ def load_denoiser(
         meta: Read no weights, as in `load_model`.
 
     Raises:
+        MisfitError: The settings and the stock UNet do not fit together.
         ValueError: The folder holds another model, a denoiser that lacks a part or has it in another shape,
             or `load_model` refuses its weights.
     """

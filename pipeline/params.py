@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from common.settings import Settings
-from generator.fit import Config, Design, misfits
+from generator.fit import Config, Design, Misfit, misfits
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.artifacts import WORLD
 from pipeline.world.settings import WorldSection
@@ -306,10 +306,7 @@ class Params(Settings):
             unet=unet,
             image_encoder=image_encoder,
         )
-        keys = {"view_height": "dataset.height", "view_width": "dataset.width"}
-        keys |= {name: f"generator.{name}" for name in ("base", "token_height", "token_width")}
-        keys |= {name: f"generator.denoiser.{name}" for name in DenoiserSettings.model_fields}
-        return [f"{keys[name]} {sentence}" for name, sentence in misfits(design)]
+        return with_keys(misfits(design))
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -384,6 +381,14 @@ class Params(Settings):
     def _made_by(self, generator: str) -> str:
         """Return the generator that made the images of a filter; any other is its own."""
         return self.filters[generator].generator if generator in self.filters else generator
+
+
+def with_keys(mistakes: list[Misfit]) -> list[str]:
+    """Say what `generator.fit` lists with the keys of params.yaml, one sentence each."""
+    keys = {"view_height": "dataset.height", "view_width": "dataset.width"}
+    keys |= {name: f"generator.{name}" for name in ("base", "token_height", "token_width")}
+    keys |= {name: f"generator.denoiser.{name}" for name in DenoiserSettings.model_fields}
+    return [f"{keys[name]} {sentence}" for name, sentence in mistakes]
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -19,6 +19,7 @@ import pipeline.datasets.views as views_module
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.data import EncodedViews, encode_views
 from generator.encoders import ImageEncoder, load_image_encoder, load_vae
+from generator.fit import MisfitError
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.scheduler import load_scheduler
@@ -26,7 +27,7 @@ from pipeline.artifacts import read_poses
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import Mark, save_image
 from pipeline.datasets.views import from_view, to_view
-from pipeline.params import DatasetSettings, Params
+from pipeline.params import DatasetSettings, Params, with_keys
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import is_sealed, md5, scratch, seal
 
@@ -52,9 +53,11 @@ def load_parts(params: Params) -> IMAGPosePipeline:
     settings, base = params.generator, params.generator.base
     encoder = load_image_encoder(settings.image_encoder)
     vae = load_vae(base / "vae")
-    denoiser = load_denoiser(
-        settings.denoiser_folder, settings.denoiser, encoder.config.hidden_size, settings.seed
-    )
+    width, folder = encoder.config.hidden_size, settings.denoiser_folder
+    try:
+        denoiser = load_denoiser(folder, settings.denoiser, width, settings.seed)
+    except MisfitError as error:
+        raise ValueError("\n".join(with_keys(error.misfits))) from None
     check_parts(params, vae, encoder, denoiser)
     return IMAGPosePipeline(
         vae,

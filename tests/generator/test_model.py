@@ -1,8 +1,10 @@
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
 from generator import model
+from generator.fit import MisfitError
 from generator.grid import join, split
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from tests.generator import tiny
@@ -186,17 +188,22 @@ def test_wrong_folders_and_settings_are_named(tmp_path):
 
 @pytest.mark.parametrize("saved", ["unet", "denoiser"])
 def test_on_the_meta_device_a_denoiser_has_all_shapes_and_no_values(tmp_path, saved):
-    """Also one that loses parts, and one whose heads do not divide the channels, for which `fit` is there."""
     getattr(tiny, saved)().save_pretrained(tmp_path)
-    changes = [{}, ABLATIONS["B0"]] + ([{"cva_heads": 64}] if saved == "unet" else [])
-    for change in changes:
-        settings = tiny.DENOISER.model_copy(update=change)
+    for switches in (ABLATIONS["IMAGPose"], ABLATIONS["B0"]):
+        settings = tiny.DENOISER.model_copy(update=switches)
         loaded = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0, meta=True)
+        real = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0)
         assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"meta"}
-        if "cva_heads" not in change:
-            real = load_denoiser(tmp_path, settings, tiny.WIDTH, seed=0)
-            shapes = [{name: t.shape for name, t in each.state_dict().items()} for each in (loaded, real)]
-            assert shapes[0] == shapes[1]
+        shapes = [{name: t.shape for name, t in each.state_dict().items()} for each in (loaded, real)]
+        assert shapes[0] == shapes[1]
+
+
+def test_a_unet_that_does_not_fit_is_refused():
+    inpainting = UNet2DConditionModel.from_config({**tiny.unet().config, "in_channels": 9})
+    with pytest.raises(MisfitError, match="base has a UNet with 9 input and 4 output channels; expected 4"):
+        IMAGPoseDenoiser.from_unet(inpainting, tiny.WIDTH, tiny.DENOISER, seed=0)
+    with pytest.raises(MisfitError, match="cva_heads is 3; expected a divisor of the UNet's 8 channels"):
+        tiny.denoiser(cva_heads=3)
 
 
 def test_gradient_checkpointing_saves_memory_and_changes_nothing():
