@@ -1,5 +1,6 @@
 """BoT's network: ResNet with a fine last stage, global average pooling, BNNeck, classifier."""
 
+import tarfile
 from pathlib import Path
 
 import safetensors.torch
@@ -116,17 +117,30 @@ def _set_last_stride(stage: nn.Module, stride: int) -> None:
 
 
 def _load_imagenet(net: nn.Module, path: Path) -> None:
+    """Load a file of torchvision's ResNet-50, but for its classifier, which BoT replaces."""
     if not path.is_file():
         raise FileNotFoundError(
             f"reid.weights names {path}, which does not exist; give the path of torchvision's resnet50 file, "
             "or null."
         )
+    # Two files that people have instead: torchvision's first, and what Git LFS leaves in a clone
+    if tarfile.is_tarfile(path):
+        raise ValueError(
+            f"reid.weights names {path}, a file in torch's first format, .tar, which is not read; "
+            "resnet50-0676ba61.pth has the same weights."
+        )
+    with path.open("rb") as content:
+        if content.read(30).startswith(b"version https://git-lfs"):
+            raise ValueError(
+                f"reid.weights names {path}, a pointer of Git LFS; run `git lfs pull` where it was cloned."
+            )
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        net.load_state_dict(state)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        net.load_state_dict(state | net.get_submodule("fc").state_dict(prefix="fc."))
     except Exception as error:  # a file that is something else fails in all kinds of ways
         raise ValueError(
             f"reid.weights names {path}, which is not a state dict of torchvision's resnet50; "
