@@ -39,36 +39,38 @@ def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.f
     it; an image without a person has only zeros.
 
     Args:
-        root: folder of the data set.
-        images: paths relative to it.
-        model: `body_pose_model.pth` of the package controlnet_aux.
+        root: Folder of the data set.
+        images: Paths of images, relative to it.
+        model: File `body_pose_model.pth` of the package controlnet_aux.
 
     Returns:
         [N, 18, 3] x, y in pixels of the image, score in [0, 1]; and [N], how many people each image shows.
 
     Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: it is no OpenPose body model.
+        FileNotFoundError, ValueError: `check_openpose` refuses the model.
     """
-    if not model.is_file():
-        raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
+    # Once, and before the processes load it with controlnet_aux, which leaves it to torch's default not to
+    # unpickle objects
+    check_openpose(model)
     cores = available_cores()
     with worker_pool(cores) as pool:
         files = [root / image for image in images]
         detect_file = functools.partial(detect_one, model=model, may_use_gpu=cores <= _MOST_ON_GPU)
-        detected = pool.map(detect_file, files, chunksize=8)
-        keypoints, people = zip(*progress(detected, total=len(images), desc="OpenPose"), strict=True)
+        results = pool.map(detect_file, files, chunksize=8)
+        keypoints, people = zip(*progress(results, total=len(images), desc="OpenPose"), strict=True)
     return np.stack(keypoints), np.array(people)
 
 
 def detect_one(file: Path, model: Path, may_use_gpu: bool) -> tuple[NDArray[np.float32], int]:
     """Return the keypoints [18, 3] of the largest person in one image, and the number of people."""
+    # Enlarge the image to the height that OpenPose is to see
     image = read_image(file)
     scale = _OPENPOSE_HEIGHT / image.height
     size = (round(image.width * scale), _OPENPOSE_HEIGHT)
     enlarged = image.resize(size, Image.Resampling.BICUBIC)
     candidates, people = _openpose(model, may_use_gpu)(np.asarray(enlarged)[..., ::-1])  # it wants BGR
     keypoints = largest_person(candidates, people)
+    # And back to pixels of the image; its width was rounded, so the two scales differ a little
     return resize_keypoints(keypoints, 1 / np.array([size[0] / image.width, scale])), len(people)
 
 
@@ -82,7 +84,6 @@ def _openpose(model: Path, may_use_gpu: bool) -> Any:
         from controlnet_aux.open_pose.body import Body
     torch.set_num_threads(1)  # the processes share the cores
     cv2.setNumThreads(1)
-    check_openpose(model)  # before Body, which leaves it to torch's default not to unpickle objects
     return Body(str(model)).to("cuda" if may_use_gpu and torch.cuda.is_available() else "cpu")
 
 
@@ -90,55 +91,66 @@ def check_openpose(model: Path) -> None:
     """See that a file is OpenPose's body model, whole and finite; reads it all.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else, pickled objects for instance, or NaN.
+        FileNotFoundError: The file is missing.
+        ValueError: It holds something else, pickled objects for instance, or NaN; or the package
+            controlnet_aux, which runs the model, is not installed.
     """
     if not model.is_file():
         raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
     import torch
-    from controlnet_aux.open_pose.model import bodypose_model
 
-    from generator.weights import check_tensor
+    from generator.weights import read_state_dict
 
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            from controlnet_aux.open_pose.model import bodypose_model
+    except ModuleNotFoundError:
+        raise ValueError(
+            "poses.source is openpose, which needs the package controlnet-aux; pip install '.[paper]'"
+        ) from None
     with torch.device("meta"):
         body = bodypose_model().state_dict()
+    # The file's names lack the first part, the branch of the network.
+    shapes = {name.split(".", 1)[1]: list(tensor.shape) for name, tensor in body.items()}
     try:
-        state = torch.load(model, map_location="cpu", weights_only=True)
-        for name, tensor in body.items():
-            name = name.split(".", 1)[1]  # the file names no branch of the network
-            if state[name].shape != tensor.shape:
-                raise ValueError(f"{name} is {list(state[name].shape)}, where {list(tensor.shape)} is needed")
-            check_tensor(model, name, state[name])
-    except Exception as error:  # whatever unpickling and another content raise
-        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise ValueError(f"poses.openpose_model is {model}; it is no OpenPose body model ({why})") from None
+        state = read_state_dict(model)
+        for name, shape in shapes.items():
+            if name not in state:
+                raise ValueError(f"it has no {name}")
+            if list(state[name].shape) != shape:
+                raise ValueError(f"{name} is {list(state[name].shape)}, where {shape} is needed")
+    except ValueError as error:
+        raise ValueError(
+            f"poses.openpose_model is {model}; it is no OpenPose body model of 18 keypoints ({error})"
+        ) from None
 
 
 def largest_person(candidates: NDArray[np.floating], people: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the keypoints [18, 3] of the person with the largest bounding box; zeros if there is nobody.
 
     Args:
-        candidates: [M, 4] x, y, score and id of all keypoints found.
-        people: [P, 20] for each person the rows of its 18 keypoints in `candidates` (-1: not found), then its
-            score and its number of keypoints.
+        candidates: All keypoints of the image: x, y, score and number, [M, 4].
+        people: For each person the rows of its 18 keypoints in `candidates` (-1: missing), then its score and
+            its number of keypoints, [P, 20].
     """
     largest, largest_area = np.zeros((len(KEYPOINT_NAMES), 3), np.float32), -1.0
     for person in people:
         rows = person[: len(KEYPOINT_NAMES)].astype(int)
-        found = rows >= 0
-        points = candidates[rows[found], :3]
-        area = float(np.prod(np.ptp(points[:, :2], axis=0)))
+        is_there = rows >= 0
+        points = candidates[rows[is_there], :3]
+        area = float(np.prod(np.ptp(points[:, :2], axis=0)))  # of the box around its keypoints
         if area > largest_area:
             largest, largest_area = np.zeros_like(largest), area
-            largest[found] = points
+            largest[is_there] = points
             largest[:, 2] = largest[:, 2].clip(0, 1)  # peaks of the heat map may exceed 1
     return largest
 
 
 def resize_keypoints(keypoints: NDArray[np.float32], scale: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y); pixel centres: integers.
+    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y).
 
-    Keypoints that are not visible stay zero.
+    The centres of pixels are at whole numbers. Keypoints that are not visible stay zero.
     """
     resized = keypoints.copy()
     moved = (keypoints[..., :2] + 0.5) * scale - 0.5
@@ -147,7 +159,7 @@ def resize_keypoints(keypoints: NDArray[np.float32], scale: NDArray[np.floating]
 
 
 def to_frame(images: Sequence[str], keypoints: NDArray[np.floating]) -> pd.DataFrame:
-    """Make the table of [N, 18, 3] keypoints, rounded to hundredths."""
+    """Make the table of keypoints [N, 18, 3], rounded to hundredths."""
     rounded = keypoints.astype(np.float64).round(2)
     rounded[..., 2] = np.where(keypoints[..., 2] > 0, rounded[..., 2].clip(min=0.01), 0)  # 0: not visible
     frame = pd.DataFrame(rounded.reshape(len(images), -1), columns=COORDINATES)
@@ -159,8 +171,8 @@ def summarise(keypoints: NDArray[np.float32], people: NDArray[np.integer] | None
     """Count images, those without any keypoint and with several people, and visible keypoints per image.
 
     Args:
-        keypoints: [N, 18, 3].
-        people: [N] people in each image; None where annotations tell of one at most.
+        keypoints: Keypoints [N, 18, 3].
+        people: Number of people in each image, [N]; None where annotations tell of one at most.
     """
     visible = (keypoints[..., 2] > 0).sum(-1)
     return {
@@ -173,6 +185,7 @@ def summarise(keypoints: NDArray[np.float32], people: NDArray[np.integer] | None
 
 def main() -> None:
     """Run the stage."""
+    # Keypoints in pixels of the images
     params, index = load_params(), read_index()
     root, images = params.dataset.root, index.image.tolist()
     sizes = index[["width", "height"]].to_numpy()
@@ -183,6 +196,7 @@ def main() -> None:
     else:
         assert params.poses.openpose_model is not None  # params.py sees to it
         keypoints, people = detect(root, images, params.poses.openpose_model)
+    # In pixels of a view: the image between two borders, resized to the view's height
     border = params.dataset.border
     scale = np.array([params.dataset.width - 2 * border, params.dataset.height]) / sizes
     keypoints = resize_keypoints(keypoints, scale[:, None])

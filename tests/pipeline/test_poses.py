@@ -12,28 +12,31 @@ import torch
 
 from benchmarks.openpose import maps, save_random_model, standing
 from generator.keypoints import KEYPOINT_NAMES
+from pipeline import artifacts
 from pipeline import poses as stage
-from pipeline.artifacts import INDEX
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.artifacts import INDEX, POSE_COLUMNS, POSES_SUMMARY, read_poses
+from pipeline.datasets.market1501 import index_dataset, read_annotations
 from pipeline.params import IndexSettings, load_params
 from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY
 from tests.pipeline.market import keypoints_frame, save_image
 
-SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
+SHIPPED = load_params(REPOSITORY / "profiles/embedded.yaml")
 IMAGES = ["query/b.jpg", "query/a.jpg", "query/c.jpg"]
 SIZES = np.array([[64, 128]] * 3)
 OUTSIDE = "lies outside the image; a keypoint that is not visible has the score 0"
 AGAIN = "; run the stage 'world' again, which writes it"
 
 
-def write(frame: pd.DataFrame, folder: Path) -> Path:
-    frame.to_csv(folder / "keypoints.csv", index=False)
-    return folder / "keypoints.csv"
+def write(frame: pd.DataFrame, root: Path) -> Path:
+    """Write a data set's keypoints; returns its root."""
+    frame.to_csv(root / "keypoints.csv", index=False)
+    return root
 
 
 def test_annotations_come_in_the_order_asked_for(tmp_path: Path) -> None:
     frame = keypoints_frame([*IMAGES, "another.jpg"])
-    keypoints = stage.read_annotations(write(frame, tmp_path), IMAGES[::-1], SIZES)
+    keypoints = read_annotations(write(frame, tmp_path), IMAGES[::-1], SIZES)
     assert keypoints.shape == (3, 18, 3) and keypoints.dtype == np.float32
     row = frame.set_index("image").loc["query/a.jpg"]
     assert keypoints[1, 4].tolist() == pytest.approx(
@@ -45,7 +48,7 @@ def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_annotated(tmp_pat
     frame = keypoints_frame(IMAGES)
     frame.loc[0, ["nose_x", "nose_y", "nose_score"]] = [900.0, -7.0, 0.0]
     frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [None, float("inf"), 0.0]
-    assert not stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)[:2, 0].any()
+    assert not read_annotations(write(frame, tmp_path), IMAGES, SIZES)[:2, 0].any()
 
 
 @pytest.mark.parametrize(
@@ -73,13 +76,13 @@ def test_annotations_that_cannot_be_are_refused(
     frame[column] = frame[column].astype(object) if column in frame else 0.0
     frame.loc[1, column] = value
     with pytest.raises(ValueError) as caught:
-        stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+        read_annotations(write(frame, tmp_path), IMAGES, SIZES)
     assert str(caught.value) == f"{tmp_path / 'keypoints.csv'}: {sentence}"
 
 
 def test_a_data_set_without_annotations_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        stage.read_annotations(tmp_path / "keypoints.csv", IMAGES, SIZES)
+        read_annotations(tmp_path, IMAGES, SIZES)
     assert str(caught.value) == (
         f"{tmp_path / 'keypoints.csv'} is missing; without annotations, set poses.source to openpose"
     )
@@ -88,13 +91,13 @@ def test_a_data_set_without_annotations_is_named(tmp_path: Path) -> None:
 def test_the_edge_of_the_image_belongs_to_it(tmp_path: Path) -> None:
     frame = keypoints_frame(IMAGES)
     frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [63.5, -0.5, 0.5]
-    stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+    read_annotations(write(frame, tmp_path), IMAGES, SIZES)
 
 
 def test_seventeen_keypoints_are_refused(tmp_path: Path) -> None:
     frame = keypoints_frame(IMAGES).drop(columns="l_ear_score")
     with pytest.raises(ValueError) as caught:
-        stage.read_annotations(write(frame, tmp_path), IMAGES, SIZES)
+        read_annotations(write(frame, tmp_path), IMAGES, SIZES)
     assert str(caught.value) == f"{tmp_path / 'keypoints.csv'}: it has no column 'l_ear_score'{AGAIN}"
 
 
@@ -102,12 +105,12 @@ def test_the_table_keeps_visibility(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     keypoints = np.zeros((1, 18, 3), np.float32)
     keypoints[0, 3] = 12.3456, 7.0, 0.001
     frame = stage.to_frame(["a.jpg"], keypoints)
-    assert list(frame.columns) == list(stage.COLUMNS) and len(frame.columns) == 1 + 3 * len(KEYPOINT_NAMES)
-    monkeypatch.setattr(stage, "POSES", tmp_path / "poses.csv")
-    frame.to_csv(stage.POSES, index=False)
+    assert list(frame.columns) == list(POSE_COLUMNS) and len(frame.columns) == 1 + 3 * len(KEYPOINT_NAMES)
+    monkeypatch.setattr(artifacts, "POSES", tmp_path / "poses.csv")
+    frame.to_csv(artifacts.POSES, index=False)
     expected = np.zeros_like(keypoints)
     expected[0, 3] = 12.35, 7.0, 0.01
-    np.testing.assert_array_equal(stage.read_poses(["a.jpg"]), expected)
+    np.testing.assert_array_equal(read_poses(["a.jpg"]), expected)
 
 
 def test_keypoints_follow_a_resized_image() -> None:
@@ -167,8 +170,8 @@ def test_openpose_runs_from_one_local_file_in_several_processes(
     index = index.head(9)  # more than one process takes at a time
     write_csv(index, INDEX)
     stage.main()
-    assert not stage.read_poses(index.image.tolist()).any()
-    assert json.loads(stage.SUMMARY.read_text()) == {
+    assert not read_poses(index.image.tolist()).any()
+    assert json.loads(POSES_SUMMARY.read_text()) == {
         "images": 9,
         "images_without_person": 9,
         "images_with_several_people": 0,
@@ -237,8 +240,11 @@ def test_the_largest_person_is_found_where_it_stands(
         assert not keypoints.any()
 
 
-def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_openpose_model_is_named_before_any_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("controlnet_aux")
+    monkeypatch.setattr(stage, "worker_pool", None)
     with pytest.raises(
         FileNotFoundError, match=r"poses.openpose_model is .*model.pth; there is no such file"
     ):
@@ -247,7 +253,7 @@ def test_a_file_that_is_no_openpose_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
     ):
-        stage._openpose(tmp_path / "model.pth", False)
+        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
 
 
 class _Harmful:
@@ -269,14 +275,19 @@ def test_bad_openpose_weights_are_named(tmp_path: Path) -> None:
         (good | {first: good[first] * float("nan")}, f"{file} holds NaN or infinite values in {first}."),
         (good | {first: good[first].int()}, f"{file} holds {first} as int32; weights are of 16, 32 or 64-"),
         (good | {first: good[first][:1]}, f"{first} is [1, "),
-        ({name: value for name, value in good.items() if name != first}, f"it has no '{first}'"),
-        ([good[first]], ""),
-        (_Harmful(harm), "Weights only load failed"),
+        ({name: value for name, value in good.items() if name != first}, f"it has no {first}"),
+        ([good[first]], f"{file} holds no tensors by their names"),
+        (_Harmful(harm), f"{file} is no file of tensors that torch.save wrote; objects"),
+        (b"\x08\x07\x12\x07pytorch", f"{file} is no file of tensors that torch.save wrote; objects"),  # ONNX
+        (b"version https://git-lfs.github.com/spec/v1\n", f"{file} is a pointer of Git LFS; run `git lfs"),
     ):
-        torch.save(content, file)
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            torch.save(content, file)
         with pytest.raises(ValueError) as caught:
             stage.check_openpose(file)
-        sentence = f"poses.openpose_model is {file}; it is no OpenPose body model ({reason}"
+        sentence = f"poses.openpose_model is {file}; it is no OpenPose body model of 18 keypoints ({reason}"
         assert str(caught.value).startswith(sentence)
         assert "\n" not in str(caught.value)
     assert not harm.exists()
