@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
@@ -19,7 +20,6 @@ from transformers import (
     Dinov2Model,
 )
 
-from generator import model
 from generator.data import encode_views
 from generator.encoders import encode_tokens, load_image_encoder, load_vae
 from generator.loss import prediction_target
@@ -105,7 +105,7 @@ def patch_of(encoder: str) -> int:
 @pytest.mark.parametrize(("sd", "stock_millions", "cva_millions"), [("1.5", 859.5, 273), ("2.1", 865.9, 273)])
 def test_the_unet_and_cva_have_the_known_number_of_parameters(sd, stock_millions, cva_millions):
     denoiser = full_size_denoiser(sd)
-    blocks = [m.cross_view for m in denoiser.modules() if isinstance(m, model._CrossViewTransformer)]
+    blocks = [module for module in denoiser.modules() if isinstance(module, AnimateDiffTransformer3D)]
     cva = sum(parameters(block) for block in blocks)
     new_inputs = 5 * 9 * 320  # mask and visible latents, 3 x 3
     assert len(blocks) == 16
@@ -128,12 +128,16 @@ def test_image_encoders_have_their_size_and_number_of_tokens(name):
 
 
 def test_deepfashions_larger_views_split_at_every_level():
-    denoiser = full_size_denoiser("1.5")
-    denoiser.check_view(PAPER.dataset.height, PAPER.dataset.width, vae_factor=8)
-    for height, width in ((256, 192), (512, 384)):
-        denoiser.check_view(height, width, vae_factor=8)
-    with pytest.raises(ValueError, match="512x352 pixels, where both must be multiples of 64"):
-        denoiser.check_view(512, 352, vae_factor=8)
+    def misfits(height, width):
+        dataset = PAPER.dataset.model_copy(update={"height": height, "width": width})
+        return PAPER.model_copy(update={"dataset": dataset}).misfits(
+            unet=full_size_denoiser("1.5").unet.config
+        )
+
+    assert (PAPER.dataset.height, PAPER.dataset.width) == (128, 64)
+    for size in ((128, 64), (256, 192), (512, 384)):
+        assert misfits(*size) == []
+    assert misfits(512, 352)[0].startswith("dataset.width is 352; expected a multiple of 64")
 
 
 # ---- folders of the true layout, in small, through the real code ----
@@ -218,26 +222,25 @@ def parameters_for(hub: Path, sd: str, encoder: str) -> Params:
 def test_the_twelve_rows_of_table_3_are_twelve_settings(hub, sd, encoder):
     """Two folders make a row; the projection is there exactly where the widths differ."""
     params = parameters_for(hub, sd, encoder)
-    check.check_base(params)
-    check.check_image_encoder(params)
-    check.check_sizes(params)
-    parts = load_parts(params)
+    mistakes = check.Mistakes()
+    assert check.load_models(params, mistakes) is not None and mistakes == []
+    imagpose = load_parts(params)
     width, unet_width = width_of(encoder), STABLE_DIFFUSION[sd][0]["cross_attention_dim"]
-    assert isinstance(parts.denoiser.token_projection, torch.nn.Linear) == (width != unet_width)
-    tokens = encode_tokens(parts.image_encoder, torch.zeros(1, 3, 128, 64), parts.token_size)
-    features = parts.denoiser.encode_features(torch.zeros(1, 4, 16, 8), tokens)
+    assert isinstance(imagpose.denoiser.token_projection, torch.nn.Linear) == (width != unet_width)
+    tokens = encode_tokens(imagpose.image_encoder, torch.zeros(1, 3, 128, 64), imagpose.token_size)
+    features = imagpose.denoiser.encode_features(torch.zeros(1, 4, 16, 8), tokens)
     assert features.shape == (1, 8 + (29 if encoder == "CLIP-B" else 129), unet_width)  # F_L, then F_H
     kind = "v_prediction" if sd == "2.1" else "epsilon"
-    assert isinstance(parts.scheduler, DDIMScheduler) and parts.scheduler.config.prediction_type == kind
+    assert isinstance(imagpose.scheduler, DDIMScheduler) and imagpose.scheduler.config.prediction_type == kind
 
 
 @pytest.mark.parametrize(("sd", "encoder"), [("1.5", "DINOv2-G"), ("2.1", "CLIP-B")])
 def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
     """Images of a person through the encoders, a training step and the sampler, at Market-1501's size."""
-    parts = load_parts(parameters_for(hub, sd, encoder))
+    imagpose = load_parts(parameters_for(hub, sd, encoder))
     noise, latents, steps = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([0])
-    target = prediction_target(parts.scheduler, latents, noise, steps).item()
-    alpha = parts.scheduler.alphas_cumprod[0].item()
+    target = prediction_target(imagpose.scheduler, latents, noise, steps).item()
+    alpha = imagpose.scheduler.alphas_cumprod[0].item()
     assert target == pytest.approx(alpha**0.5 if sd == "2.1" else 1.0)
 
     keypoints = np.concatenate([np.random.default_rng(0).uniform(0, 60, (2, 18, 2)), np.ones((2, 18, 1))], 2)
@@ -246,19 +249,19 @@ def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
         images,
         keypoints,
         np.zeros(2, int),
-        parts.vae,
-        parts.image_encoder,
-        view_size=parts.view_size,
-        token_size=parts.token_size,
+        imagpose.vae,
+        imagpose.image_encoder,
+        view_size=imagpose.view_size,
+        token_size=imagpose.token_size,
         flip=True,
         batch_size=4,
     )
     assert views.tokens.shape == (2, 2, 29 if encoder == "CLIP-B" else 129, width_of(encoder))
     settings = tiny.TRAIN.model_copy(update={"steps": 1, "batch_size": 1, "checkpoint_every": 1})
-    parts.denoiser = train(
-        parts.denoiser, views, parts.scheduler, settings, 0, Checkpoints(tmp_path / "checkpoints")
+    imagpose.denoiser = train(
+        imagpose.denoiser, views, imagpose.scheduler, settings, 0, Checkpoints(tmp_path / "checkpoints")
     )
-    parts.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    imagpose.save_pretrained(tmp_path / "saved", safe_serialization=True)
     loaded = IMAGPosePipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
     sampling = SampleSettings(
         steps=1, guidance_scale=2.0, guidance_drop=("features", "image"), batch_size=1, mixed_precision="no"
@@ -270,9 +273,11 @@ def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
 
 def test_what_the_hubs_files_say_is_what_is_loaded(hub):
     """Weights to the bit, and CLIP's own normalisation from its preprocessor."""
-    parts = load_parts(parameters_for(hub, "2.1", "CLIP-H"))
+    imagpose = load_parts(parameters_for(hub, "2.1", "CLIP-H"))
     unet = UNet2DConditionModel.from_pretrained(hub / "2.1" / "unet")
-    loaded = {name.replace(".transformer.", "."): t for name, t in parts.denoiser.unet.state_dict().items()}
+    loaded = {
+        name.replace(".transformer.", "."): t for name, t in imagpose.denoiser.unet.state_dict().items()
+    }
     for name, tensor in unet.state_dict().items():
         if name.startswith("conv_in.weight"):
             torch.testing.assert_close(loaded["conv_in.conv.weight"][:, :4], tensor, rtol=0, atol=0)
