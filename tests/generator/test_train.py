@@ -39,7 +39,7 @@ def assert_same(a, b):
 # ---- learning ----
 
 
-def test_one_optimisation_on_four_images_overfits_them(tmp_path):
+def test_a_training_on_four_images_learns_them(tmp_path):
     views, before = tiny.views([1] * 4), tiny.denoiser()
     changes = {"flip": 0.0, "drop_features": 0.0, "drop_image": 0.0, "masked_views": (1, 3)}
     fixed = tiny.TRAIN.model_copy(update=changes | {"batch_size": 32})
@@ -54,14 +54,14 @@ def test_one_optimisation_on_four_images_overfits_them(tmp_path):
         tmp_path,
         before,
         views=views,
-        steps=250,
+        steps=100,
         batch_size=8,
         learning_rate=1e-2,
-        checkpoint_every=250,
+        checkpoint_every=100,
         weight_decay=0.0,
         **changes,
     )
-    assert loss(after) < 0.35 * start
+    assert loss(after) < 0.6 * start
 
 
 def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
