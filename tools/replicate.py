@@ -1,11 +1,13 @@
 """Repeat the whole pipeline under other parameters and gather one table: `python -m tools.replicate FILE`.
 
 FILE, for example experiments/study.yaml, lists runs. Each is a `dvc repro` in a workspace of its own under
-.scratch/replicate, with params.yaml changed as the run says. All share the repository's DVC cache, so what
-two runs have in common is computed once, and a command that was stopped goes on where it was. Writes the rows
-of all runs' Table 4 as the CSV that FILE names, and beside it the gains, with their intervals, as Markdown.
+.scratch/replicate, with the parameters of a profile (profiles/embedded.yaml unless FILE names another) and
+the run's changes. All runs share the repository's DVC cache: what two of them have in common is computed
+once, and a command that was stopped goes on where it was. Writes the rows of all runs' Table 4 as the CSV
+that FILE names, and beside it the gains, with their intervals, as Markdown.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -18,118 +20,130 @@ import pandas as pd
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import RESULT_COLUMNS as COLUMNS
-from pipeline.artifacts import SCORES
-from pipeline.artifacts import TABLE4 as TABLE
-from pipeline.params import Settings, load, load_params
+from common.settings import Settings
+from pipeline.artifacts import RESULT_COLUMNS, SCORES, TABLE4
+from pipeline.params import load, load_params, parse_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.scratch import SCRATCH, hold
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.statistics import INTERVALS, aligned_table, difference, result_cells, summarise
 
 SCORES_PIPELINE = Path("experiments/scores/dvc.yaml")
-_SCORE = "score_"  # what the columns of scores begin with
+_SCORE = "score_"  # prefix of the columns of scores
 
 
 class Run(Settings):
-    """One run: what it changes, and what tells its rows from those of the others."""
+    """One run: its changes, and the columns that tell its rows from those of other runs."""
 
     columns: dict[str, int | float | str] = Field(description="columns of its rows in the gathered table")
-    changes: dict[str, Any] = Field(description="dotted keys of params.yaml and their values")
+    changes: dict[str, Any] = Field(description="dotted keys of the profile and their values")
 
 
 class Replication(Settings):
-    """What to run and where the gathered table goes."""
+    """The runs, and where the gathered table goes."""
 
     table: Path = Field(strict=False, description="the gathered table, CSV; the gains lie beside it as .md")
+    profile: Path = Field(
+        default=Path("profiles/embedded.yaml"), strict=False, description="parameters that the runs change"
+    )
     pooled: bool = Field(default=False, description="also over all runs together")
     scores: Literal["T1", "T2", "T3", "IMAGPose*"] | None = Field(
         default=None, description="scenario whose scores of generated images stand beside the gains"
     )
-    every: dict[str, Any] = Field(description="changes of params.yaml that all runs share")
+    every: dict[str, Any] = Field(description="changes of the profile that all runs share")
     runs: list[Run] = Field(min_length=1)
 
 
+# --- the runs -----------------------------------------------------------------------------------------------
+
+
 def tracked_files(repository: Path) -> list[Path]:
-    """The files of a git repository as they are now, new ones included, ignored ones not."""
+    """List the files of a git repository as they are now, with new ones and without ignored ones."""
     command = ["git", "-C", str(repository), "ls-files", "-co", "--exclude-standard", "-z"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         raise ValueError(
             f"{repository.resolve()} is no git repository; a replication copies what git tracks"
         ) from None
-    return [Path(name) for name in listed.split("\0") if name and (repository / name).is_file()]
+    return [Path(name) for name in output.split("\0") if name and (repository / name).is_file()]
 
 
-def prepare(repository: Path, workspace: Path, changes: dict[str, Any]) -> None:
-    """Put the repository's present files into a workspace, with changed parameters; keep its results.
+def change_params(values: dict[str, Any], changes: dict[str, Any], name: str | Path) -> dict[str, Any]:
+    """Return the values of a parameter file with dotted keys changed, such as reid.seeds.
+
+    Keys that have a default, and new recipes, may be missing in the file.
+
+    Args:
+        values: Contents of the file.
+        changes: Dotted keys and their values.
+        name: Name of the file, for the sentences.
 
     Raises:
-        ValueError: a changed key is not in params.yaml (recipes of arms and filters may be new), or the
-            changed parameters are not valid.
+        ValueError: A key is in no section, or the changed parameters are not valid.
     """
-    for entry in {name.parts[0] for name in tracked_files(repository)} - {".dvc", "reports", "dvc.lock"}:
-        if (workspace / entry).is_dir():  # a file that is no longer tracked must not stay
+    changed = copy.deepcopy(values)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section: Any = changed
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} has no section for the key {key}, which a run wants to change")
+        section[last] = value
+    parse_params(changed, f"{name}, as a run changes it")
+    return changed
+
+
+def prepare(repository: Path, workspace: Path, values: dict[str, Any]) -> None:
+    """Put the repository's present files into a workspace, with these parameters; keep its results."""
+    # Code that was deleted in the repository must not stay.
+    tracked = tracked_files(repository)
+    for entry in {name.parts[0] for name in tracked} - {".dvc", "reports", "dvc.lock"}:
+        if (workspace / entry).is_dir():
             shutil.rmtree(workspace / entry)
-    for name in tracked_files(repository):
+    for name in tracked:
         if name.parts[0] == "reports" or (name.name == "dvc.lock" and (workspace / name).exists()):
             continue
         (workspace / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(repository / name, workspace / name)
+
+    # A git repository of its own, as DVC needs one, and the cache that all workspaces share.
     if not (workspace / ".git").exists():
         subprocess.run(["git", "init", "-q", str(workspace)], check=True)
     cache = (repository / ".dvc" / "cache").resolve()
     (workspace / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
-    change_params(workspace / "params.yaml", changes)
-
-
-def change_params(file: Path, changes: dict[str, Any]) -> None:
-    """Change dotted keys of a parameter file in place; comments stay.
-
-    Raises:
-        ValueError: there is no such key, or the changed parameters are not valid.
-    """
-    yaml = YAML()
-    values = yaml.load(file.read_text())
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        section = values
-        for part in sections:
-            section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or not (last in section or sections in (["arms"], ["filters"])):
-            raise ValueError(f"params.yaml has no key {key}, which a run wants to change")
-        section[last] = value
-    with file.open("w") as stream:
-        yaml.dump(values, stream)
-    load_params(file)
+    with (workspace / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
 
 
 def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.DataFrame:
     """Make all runs and return their rows of Table 4, with the columns of the runs in front.
 
+    Args:
+        repository: Folder of the project.
+        settings: The runs.
+        scratch: Folder of the workspaces.
+
     Raises:
-        ValueError: two runs have the same columns, a run's parameters are not valid, or it failed.
+        ValueError: Two runs have the same columns, a run's parameters are not valid, or it failed.
     """
+    # Name mistakes before anything runs.
     names = ["_".join(f"{key}-{value}" for key, value in run.columns.items()) for run in settings.runs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two runs have the columns {name}, which tell runs apart; give each its own")
-    pipelines = ["dvc.yaml", *([str(SCORES_PIPELINE)] if settings.scores else [])]
-    workspaces = []
-    for name, run in zip(names, settings.runs, strict=True):
-        workspaces.append(scratch / name)
-        prepare(repository, workspaces[-1], settings.every | run.changes)
+    profile = load_params(repository / settings.profile).model_dump(mode="json", exclude_unset=True)
+    params = [change_params(profile, settings.every | run.changes, settings.profile) for run in settings.runs]
+    workspaces = [scratch / name for name in names]
+    for workspace, values in zip(workspaces, params, strict=True):
+        prepare(repository, workspace, values)
+
     tables = []
     for number, (run, workspace) in enumerate(zip(settings.runs, workspaces, strict=True), 1):
         print(f"run {number} of {len(workspaces)}: {workspace}", flush=True)
-        python = Path(sys.executable).parent
-        environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}"}
-        environment.pop("PYTHONPATH", None)  # the workspace's own code is to run
-        for pipeline in pipelines:
-            if subprocess.run(["dvc", "repro", pipeline], cwd=workspace, env=environment).returncode:
-                raise ValueError(f"the run in {workspace} failed; what it printed above says why")
-        table = read_csv(workspace / TABLE, COLUMNS, "table4")
+        reproduce(workspace, ["dvc.yaml", *([str(SCORES_PIPELINE)] if settings.scores else [])])
+        table = read_csv(workspace / TABLE4, RESULT_COLUMNS, "table4")
         if settings.scores:
             scores = json.loads((workspace / SCORES).read_text())[settings.scores]
             table = table.assign(**{_SCORE + name: value for name, value in scores.items()})
@@ -139,52 +153,35 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
     return pd.concat(tables, ignore_index=True)
 
 
+def reproduce(workspace: Path, pipelines: list[str]) -> None:
+    """Run `dvc repro` for each pipeline file of a workspace; raises ValueError if one fails."""
+    python = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)  # the workspace's own code is to run
+    for pipeline in pipelines:
+        if subprocess.run(["dvc", "repro", pipeline], cwd=workspace, env=environment).returncode:
+            raise ValueError(f"the run in {workspace} failed; what it printed above says why")
+
+
+# --- the gains ----------------------------------------------------------------------------------------------
+
+
 def gains(rows: pd.DataFrame, settings: Replication) -> str:
-    """What every arm of every run gains over `standard`, and over the run's first arm, as Markdown.
+    """Write the gain of every arm of every run over `standard`, and over the run's first arm, as Markdown.
 
     Args:
-        rows: from `replicate`.
-        settings: which columns name the runs, and whether all runs are also taken together. There a pair is
-            a seed of a run, and the interval is that of the mean over these very runs.
+        rows: Rows from `replicate`.
+        settings: The runs: their columns, and whether all runs are also taken together. There a pair is a
+            seed of a run, and the interval is about the mean over these runs.
     """
-    named = list(settings.runs[0].columns)
+    columns = list(settings.runs[0].columns)
     scores = [column for column in map(str, rows) if column.startswith(_SCORE)]
-    parts = [(tuple(map(str, name)), part) for name, part in rows.groupby(named, sort=False)]
+    parts = [(tuple(map(str, name)), part) for name, part in rows.groupby(columns, sort=False)]
     if settings.pooled:
-        parts.append((("all",) * len(named), rows.assign(run=rows.groupby(named, sort=False).ngroup())))
-    lines, compared = [], []
-    for name, part in parts:
-        part_arms = [arm for arm in part.arm.unique() if arm != "standard"]
-        for arm in part_arms[1:]:
-            changes = [difference(part, arm, part_arms[0], metric) for metric in ("rank1", "mAP")]
-            compared += [
-                [*name, f"{percent} %", f"{arm} - {part_arms[0]}", *(change[percent] for change in changes)]
-                for percent in changes[0]
-            ]
-        summary = summarise(part.drop(columns=[*named, *scores]))
-        for arm, by_source in summary.items():
-            for source, cells in by_source.items():
-                lines += [
-                    [
-                        *name,
-                        f"{percent} %",
-                        arm,
-                        "-" if source == "none" else source,
-                        str(cell["seeds"]),
-                        *result_cells(cell["rank1"]),
-                        *result_cells(cell["mAP"]),
-                        *(
-                            # Of the generator that saw all images; no other was measured.
-                            f"{part[score].mean():.4g}"
-                            if source == "all" and part[score].notna().all()
-                            else ""
-                            for score in scores
-                        ),
-                    ]
-                    for percent, cell in cells.items()
-                ]
-    header = [*named, "real", "arm", "generator saw", "models", "rank-1 (%)", "gain", "recovered"]
-    header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
+        parts.append((("all",) * len(columns), rows.assign(run=rows.groupby(columns, sort=False).ngroup())))
+    lines = [[*name, *cells] for name, part in parts for cells in _arm_lines(part, columns, scores)]
+    comparisons = [[*name, *cells] for name, part in parts for cells in _comparison_lines(part)]
+
     about = [
         "Means with 95 % intervals; gain over standard paired by seed; recovered share of the gap between "
         f"standard and 100 % real images. {INTERVALS}"
@@ -193,19 +190,60 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
         about.append("Rows of all runs together are about these runs: another one may differ by more.")
     if scores:
         about.append(f"Scores of generated images of strangers are those of {settings.scores}.")
-    blocks = [" ".join(about), aligned_table(header, lines, left=len(named) + 3)]
-    if compared:
+    header = [*columns, "real", "arm", "generator saw", "models", "rank-1 (%)", "gain", "recovered"]
+    header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
+    blocks = [" ".join(about), aligned_table(header, lines, left=len(columns) + 3)]
+    if comparisons:
         blocks += [
             "Arms against each other, paired by seed, with 95 % intervals:",
-            aligned_table([*named, "real", "arms", "rank-1", "mAP"], compared, left=len(named) + 2),
+            aligned_table([*columns, "real", "arms", "rank-1", "mAP"], comparisons, left=len(columns) + 2),
         ]
     return "\n\n".join(blocks)
 
 
+def _arm_lines(part: pd.DataFrame, columns: list[str], scores: list[str]) -> list[list[str]]:
+    """Write the cells of every arm and percent of one run."""
+    lines = []
+    for arm, by_source in summarise(part.drop(columns=[*columns, *scores])).items():
+        for source, cells in by_source.items():
+            # Only the generator that saw all images was measured.
+            values = [
+                f"{part[score].mean():.4g}" if source == "all" and part[score].notna().all() else ""
+                for score in scores
+            ]
+            saw = "-" if source == "none" else source
+            lines += [
+                [
+                    f"{percent} %",
+                    arm,
+                    saw,
+                    str(cell["seeds"]),
+                    *result_cells(cell["rank1"]),
+                    *result_cells(cell["mAP"]),
+                    *values,
+                ]
+                for percent, cell in cells.items()
+            ]
+    return lines
+
+
+def _comparison_lines(part: pd.DataFrame) -> list[list[str]]:
+    """Write the difference of every further arm of one run to its first one, by percent."""
+    first, *others = [arm for arm in part.arm.unique() if arm != "standard"] or [""]
+    lines = []
+    for arm in others:
+        differences = [difference(part, arm, first, metric) for metric in ("rank1", "mAP")]
+        lines += [
+            [f"{percent} %", f"{arm} - {first}", *(by_percent[percent] for by_percent in differences)]
+            for percent in differences[0]
+        ]
+    return lines
+
+
 def main() -> None:
     """Run the command."""
-    parser = command_line("replicate", __doc__)
-    parser.add_argument("file", type=Path, help="the list of runs, for example experiments/study.yaml")
+    parser = command_line("replicate", __doc__, "tools")
+    parser.add_argument("file", type=Path, help="list of runs, for example experiments/study.yaml")
     settings = load(parser.parse_args().file, Replication)
     workspaces = SCRATCH / "replicate"
     workspaces.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from pipeline.params import load
+from pipeline.params import load, load_params
 from pipeline.runtime.scratch import SCRATCH, release
 from tests import REPOSITORY
 from tools import replicate as stage
@@ -49,7 +49,8 @@ stages:
 def repository(tmp_path):
     folder = tmp_path / "repository"
     for name, text in {
-        "params.yaml": (REPOSITORY / "profiles/embedded.yaml").read_text(),
+        "profiles/embedded.yaml": (REPOSITORY / "profiles/embedded.yaml").read_text(),
+        "params.yaml": "the user's own, which no run reads\n",
         "dvc.yaml": DVC,
         "code/stage.py": STAGE,
         ".gitignore": "/runs.log\n",
@@ -67,17 +68,17 @@ def settings(*changes, every=None):
 
 
 def test_every_run_has_its_own_parameters_and_its_rows_say_which(repository, tmp_path):
-    wanted = settings({"world.seed": 5}, {"world.seed": 6}, every={"reid.seeds": [3, 4]})
-    rows = replicate(repository, wanted, tmp_path / "scratch")
+    experiment = settings({"world.seed": 5}, {"world.seed": 6}, every={"reid.seeds": [3, 4]})
+    rows = replicate(repository, experiment, tmp_path / "scratch")
     assert list(rows.columns[:3]) == ["world_seed", "arm", "train_on"]
     assert rows[["world_seed", "seed", "rank1"]].to_numpy().tolist() == [
         [0, 3, 5], [0, 4, 5], [1, 3, 6], [1, 4, 6],
     ]  # fmt: skip
     # Once more, with a file that is gone: nothing is left to do, and nothing of the old code stays.
     (repository / "code/old.py").write_text("")
-    replicate(repository, wanted, tmp_path / "scratch")
+    replicate(repository, experiment, tmp_path / "scratch")
     (repository / "code/old.py").unlink()
-    again = replicate(repository, wanted, tmp_path / "scratch")
+    again = replicate(repository, experiment, tmp_path / "scratch")
     assert again.equals(rows)
     workspace = tmp_path / "scratch" / "world_seed-0"
     assert not (workspace / "code/old.py").exists()
@@ -87,10 +88,13 @@ def test_every_run_has_its_own_parameters_and_its_rows_say_which(repository, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"world.sead": 1}, "params.yaml has no key world.sead, which a run wants to change"),
-        ({"world.seed": -1}, "world.seed"),
-        ({"arms.new": {"synthetic": "data/synthetic/all"}}, "arms.new"),
-        ({"world.seed.deeper": 1}, "no key world.seed.deeper"),
+        (
+            {"world.sead": 1},
+            "embedded.yaml, as a run changes it: world.sead is no setting; the settings here",
+        ),
+        ({"world.seed": -1}, "world.seed is -1; input should be greater than or equal to 0"),
+        ({"arms.new": {"synthetic": "data/synthetic/all"}}, "arms.new.generator is missing"),
+        ({"world.seed.deeper": 1}, "embedded.yaml has no section for the key world.seed.deeper, which a run"),
     ],
 )
 def test_a_bad_change_is_named_before_anything_runs(repository, tmp_path, change, message):
@@ -100,12 +104,12 @@ def test_a_bad_change_is_named_before_anything_runs(repository, tmp_path, change
 
 
 def test_two_runs_that_nothing_tells_apart_are_refused(repository, tmp_path):
-    wanted = settings({"world.seed": 5}, {"world.seed": 6})
-    wanted = wanted.model_copy(update={"runs": [wanted.runs[0], wanted.runs[0]]})
+    experiment = settings({"world.seed": 5}, {"world.seed": 6})
+    experiment = experiment.model_copy(update={"runs": [experiment.runs[0], experiment.runs[0]]})
     with pytest.raises(
         ValueError, match=r"two runs have the columns .*-.*, which tell runs apart; give each its own"
     ):
-        replicate(repository, wanted, tmp_path / "scratch")
+        replicate(repository, experiment, tmp_path / "scratch")
 
 
 def test_a_second_replication_waits(tmp_path, monkeypatch):
@@ -144,10 +148,9 @@ def test_gains_are_paired_within_each_run_and_over_all():
         for arm in ("standard", "new")
         for seed in range(3)
     )
-    wanted = settings({}, {}).model_copy(update={"pooled": True, "scores": "T1"})
-    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
-    wanted = wanted.model_copy(update={"runs": [run]})
-    lines = gains(rows, wanted).splitlines()
+    experiment = settings({}, {}).model_copy(update={"pooled": True, "scores": "T1"})
+    run = experiment.runs[0].model_copy(update={"columns": {"world": 0}})
+    lines = gains(rows, experiment.model_copy(update={"runs": [run]})).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "| new" in line]
     assert [row[0] for row in cells] == ["0", "1", "all"]
     assert [row[4] for row in cells] == ["3", "3", "6"]
@@ -182,9 +185,9 @@ def test_arms_are_compared_with_the_first_one():
         )
         for seed in range(3)
     )
-    wanted = settings({}, {}).model_copy(update={"pooled": True})
-    run = wanted.runs[0].model_copy(update={"columns": {"world": 0}})
-    text = gains(rows, wanted.model_copy(update={"runs": [run]}))
+    experiment = settings({}, {}).model_copy(update={"pooled": True})
+    run = experiment.runs[0].model_copy(update={"columns": {"world": 0}})
+    text = gains(rows, experiment.model_copy(update={"runs": [run]}))
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     assert [row for row in cells if "newer - new" in row] == [
         ["0", "20 %", "newer - new", "+4.0 ± 0.0", "+0.0 ± 0.0"],
@@ -196,21 +199,36 @@ def test_arms_are_compared_with_the_first_one():
 def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_path):
     (repository / "experiments/scores").mkdir(parents=True)
     (repository / "experiments/scores/dvc.yaml").write_text(SCORES_DVC)
-    wanted = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
-    rows = replicate(repository, wanted, tmp_path / "scratch")
+    experiment = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
+    rows = replicate(repository, experiment, tmp_path / "scratch")
     assert rows.score_ssim.tolist() == [0.5] * len(rows) and rows.score_fid.isna().all()
 
 
 @pytest.mark.parametrize(
     "file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem
 )
-def test_the_shipped_experiments_fit_the_shipped_parameters(tmp_path, file):
-    wanted = load(file, Replication)
-    for run in wanted.runs:
-        shutil.copy(REPOSITORY / "profiles/embedded.yaml", tmp_path)
-        change_params(tmp_path / "params.yaml", wanted.every | run.changes)
-    names = [tuple(run.columns.values()) for run in wanted.runs]
+def test_the_shipped_experiments_fit_their_profiles(file):
+    experiment = load(file, Replication)
+    profile = load_params(REPOSITORY / experiment.profile).model_dump(mode="json", exclude_unset=True)
+    for run in experiment.runs:
+        change_params(profile, experiment.every | run.changes, file)
+    names = [tuple(run.columns.values()) for run in experiment.runs]
     assert len(set(names)) == len(names), "two runs would share a workspace"
+
+
+@pytest.mark.parametrize("name", ["ablations", "arms", "choices", "study"])
+def test_the_shipped_tables_are_of_the_shipped_runs_and_arms(name):
+    """Nothing in reports/ is about a recipe that nobody can repeat."""
+    experiment = load(REPOSITORY / f"experiments/{name}.yaml", Replication)
+    rows = pd.read_csv(REPOSITORY / experiment.table)
+    columns = list(experiment.runs[0].columns)
+    assert [*rows[columns].drop_duplicates().itertuples(index=False, name=None)] == [
+        tuple(run.columns.values()) for run in experiment.runs
+    ]
+    arms = {key.removeprefix("arms.") for key in experiment.every if key.count(".") == 1 and "arms." in key}
+    assert set(rows.arm) == {"standard", "imagpose", *arms}
+    report = (REPOSITORY / experiment.table).with_suffix(".md").read_text()
+    assert report == gains(rows, experiment) + "\n"
 
 
 def test_a_run_that_fails_is_named(repository, tmp_path):
@@ -219,6 +237,7 @@ def test_a_run_that_fails_is_named(repository, tmp_path):
         replicate(repository, settings({"world.seed": 5}), tmp_path / "scratch")
 
 
-def test_outside_git_there_is_one_sentence(tmp_path):
+def test_outside_git_there_is_one_sentence(repository, tmp_path):
+    shutil.rmtree(repository / ".git")
     with pytest.raises(ValueError, match="is no git repository"):
-        replicate(tmp_path, settings({"world.seed": 5}), tmp_path / "scratch")
+        replicate(repository, settings({"world.seed": 5}), tmp_path / "scratch")
