@@ -196,11 +196,17 @@ def test_arms_are_compared_with_the_first_one():
     ]
 
 
-def test_scores_of_the_generated_images_stand_beside_the_rows(repository, tmp_path):
+def test_scores_of_a_run_with_a_profile_of_its_own_stand_beside_the_rows(repository, tmp_path):
     (repository / "experiments/scores").mkdir(parents=True)
     (repository / "experiments/scores/dvc.yaml").write_text(SCORES_DVC)
-    experiment = settings({"world.seed": 5}).model_copy(update={"scores": "T1"})
+    text = (repository / "profiles/embedded.yaml").read_text()
+    assert text.count("seeds: [0, 1, 2]") == 1
+    (repository / "profiles/own.yaml").write_text(text.replace("seeds: [0, 1, 2]", "seeds: [7]"))
+    experiment = settings({"world.seed": 5}).model_copy(
+        update={"scores": "T1", "profile": "profiles/own.yaml"}
+    )
     rows = replicate(repository, experiment, tmp_path / "scratch")
+    assert rows.seed.tolist() == [7]
     assert rows.score_ssim.tolist() == [0.5] * len(rows) and rows.score_fid.isna().all()
 
 
