@@ -98,6 +98,7 @@ SYNTHETIC = Path("data/synthetic")  # <generator>/<percent>/, images and MANIFES
 MANIFEST = "manifest.csv"
 MANIFEST_COLUMNS = {"name": str, "pid": int, "md5": str}  # those of a plan follow where this pipeline made it
 FILTER_FIGURES = Path("reports/filters")  # <filter>.png
+COPIES = Path("data/copies")  # <import>.csv
 IDENTITY = Path("data/identity")  # <arm>.csv
 IDENTITY_COLUMNS = {"percent": int, "name": str, "agreement": float}
 

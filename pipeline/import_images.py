@@ -8,18 +8,25 @@ The folder has one set of images for all subsets, or a folder per subset named a
 which begin as in Market-1501 (0002_c1...), or in a table manifest.csv beside the images with the columns name
 (path in that folder), pid and, where it is known, camid. JPEGs are copied as they are; PNGs become JPEGs and
 keep their XMP, where marks of synthetic images stand.
+
+No image may be a copy of a real one: that would teach what a subset lacks, or the test. Copies, re-compressed
+and resized ones too, are left out and listed in data/copies/<its name>.csv. Images of another shape than the
+real ones, such as panels of several pictures, are refused.
 """
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts import MANIFEST, SYNTHETIC, read_index
+from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index
+from pipeline.datasets.copies import find_copies, hash_images
 from pipeline.datasets.images import read_image
 from pipeline.params import load_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
@@ -31,6 +38,7 @@ _PERCENT = re.compile(r"[1-9]\d?", re.ASCII)  # 20, and not 0020, which may be a
 _NAME = re.compile(r"(?P<stem>(?P<pid>\d{4})_c(?P<camid>[1-6])(?!\d)).*", re.ASCII)
 _FULL_NAME = re.compile(r"(?P<stem>\d{4}_c[1-6]s\d+_\d{6}_\d{2})(?P<counter>_g\d{4,})?", re.ASCII)
 _MOST_XMP = 65_504  # bytes in a JPEG's one segment
+_SHAPE_MARGIN = 1.5  # beyond the narrowest and the widest real image
 _QUALITY = 95  # of JPEGs made of PNGs
 
 
@@ -105,6 +113,49 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield file
+
+
+def check_shapes(rows: pd.DataFrame, folder: Path, real: pd.DataFrame) -> None:
+    """Raise a ValueError if an image has another shape than real images have, by more than a half.
+
+    Args:
+        rows: Images, as `list_folder` lists them.
+        folder: Folder that holds them.
+        real: All images of the data set, columns width and height (pixels).
+    """
+    shapes = real.width / real.height
+    low, high = shapes.min() / _SHAPE_MARGIN, shapes.max() * _SHAPE_MARGIN
+    for file in rows.file:
+        width, height = read_image(folder / file).size
+        if not low <= width / height <= high:
+            raise ValueError(
+                f"{folder / file} is {width} x {height} pixels; expected a crop of one person, with "
+                f"a width of {low:.2f} to {high:.2f} of the height, as the real images have"
+            )
+
+
+def list_copies(rows: pd.DataFrame, folder: Path, real: pd.DataFrame, hashes: np.ndarray) -> pd.DataFrame:
+    """List images that are copies of real ones.
+
+    Args:
+        rows: Images, as `list_folder` lists them.
+        folder: Folder that holds them.
+        real: All images of the data set, columns image and split.
+        hashes: Perceptual hashes of the real images, bool [N, 256].
+
+    Returns:
+        Columns file, real (its name in data/index.csv), split, and bits that differ (of 256).
+    """
+    pairs = find_copies(hash_images([folder / file for file in rows.file], "looking for copies"), hashes)
+    images = real.iloc[pairs.real]
+    return pd.DataFrame(
+        {
+            "file": rows.file.to_numpy()[pairs.synthetic],
+            "real": images.image.to_numpy(),
+            "split": images.split.to_numpy(),
+            "bits": pairs.bits.to_numpy(),
+        }
+    )
 
 
 def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Path) -> pd.DataFrame:
@@ -187,14 +238,29 @@ def main() -> None:
         raise ValueError(f"the import is {name}; expected one of {', '.join(params.imports) or 'none'}")
     index, folder = read_index(), params.imports[name].folder
     known = set(index.pid[index.split == "train"])
+    hashes = hash_images([params.dataset.root / image for image in index.image], "hashing real images")
     used: set[Path] = set()
+    copies: list[pd.DataFrame] = []
     with atomic(SYNTHETIC / name) as output:
         for percent in params.subset.percents:
             (output / str(percent)).mkdir(parents=True)
             images, rows = list_folder(folder, percent)
             used |= {images / file for file in rows.file} | {images / MANIFEST}
+            check_shapes(rows, images, index)
+            copies.append(list_copies(rows, images, index, hashes).assign(percent=percent))
+            rows = rows[~rows.file.isin(copies[-1].file)]
+            if rows.empty:
+                raise ValueError(f"{images} holds copies of real images alone; expected generated ones")
             table = import_folder(rows, images, known, output / str(percent))
             print(f"{percent} %: {len(table)} images of {table.pid.nunique()} identities", flush=True)
+    listed = pd.concat(copies)
+    write_csv(listed[["percent", "file", "real", "split", "bits"]], COPIES / f"{name}.csv")
+    if len(listed):
+        print(
+            f"import_images: {len(listed)} images are copies of real ones and left out, see "
+            f"{COPIES / name}.csv",
+            file=sys.stderr,
+        )
     unused = sorted(set(_visible_files(folder)) - used)
     if unused:
         print(f"{folder}: {len(unused)} files are not used, the first is {unused[0]}", flush=True)

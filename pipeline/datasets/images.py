@@ -50,7 +50,7 @@ def read_image(file: Path) -> Image.Image:
             if image.mode not in _MODES:
                 raise ValueError(f"more than 8 bits per channel ({image.mode}), which public loaders clip")
             image.load()
-            if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 raise ValueError("it has transparent pixels, of which public loaders show the colour beneath")
             orientation = _orientation(image)
             if orientation in _TURNED:

@@ -1,5 +1,6 @@
 """Images of another generator are taken in whole, under Market-1501 names, or refused by name."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from pipeline.runtime.scratch import md5
 from tests.pipeline.market import save_image
 
 LISTED = " is listed in {images}/manifest.csv; there is no such file in {images}"
+
+
+def fake(path: Path, seed: int = 0, size: tuple[int, int] = (64, 128)) -> Path:
+    """An image that is none of the data set's."""
+    return save_image(path, 700 + seed, size)
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def test_names_that_begin_as_in_market1501_need_no_table(
             "deeper/0011_c6s1_000002_01.jpg",
         )
     ):
-        save_image(outside / name, seed)
+        fake(outside / name, seed)
     output = run(workspace, monkeypatch, (40, 50))
     for percent in (40, 50):
         folder, table = read_synthetic("pidm", percent, {2, 7, 10, 11})
@@ -67,8 +73,8 @@ def test_names_that_begin_as_in_market1501_need_no_table(
 
 
 def test_a_manifest_names_any_file(outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_image(outside / "person b" / "1.png", 1)
-    save_image(outside / "a.jpg", 2)
+    fake(outside / "person b" / "1.png", 1)
+    fake(outside / "a.jpg", 2)
     table = pd.DataFrame({"pid": [7, 2], "name": ["person b/1.png", "a.jpg"], "camid": [3, 1]})
     write_csv(table, outside / "manifest.csv")
     run(workspace, monkeypatch)
@@ -82,8 +88,8 @@ def test_a_manifest_names_any_file(outside: Path, workspace: Params, monkeypatch
 def test_a_folder_per_percent_is_read_for_its_own_subset_only(
     outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_image(outside / "40" / "0002_c1.jpg", 1)
-    save_image(outside / "50" / "0007_c1.jpg", 2)
+    fake(outside / "40" / "0002_c1.jpg", 1)
+    fake(outside / "50" / "0007_c1.jpg", 2)
     run(workspace, monkeypatch, (40, 50))
     assert read_synthetic("pidm", 40, {2, 7})[1].pid.tolist() == [2]
     assert read_synthetic("pidm", 50, {2, 7})[1].pid.tolist() == [7]
@@ -92,7 +98,7 @@ def test_a_folder_per_percent_is_read_for_its_own_subset_only(
 
 
 def test_folders_of_identities_are_no_percents(outside: Path) -> None:
-    save_image(outside / "0020/a.png")
+    fake(outside / "0020/a.png")
     write_csv(pd.DataFrame({"name": ["0020/a.png"], "pid": [20]}), outside / "manifest.csv")
     folder, table = stage.list_folder(outside, 40)
     assert folder == outside and table.file.tolist() == ["0020/a.png"]
@@ -102,7 +108,7 @@ def test_hidden_files_are_passed_over_and_others_are_counted(
     outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("0002_c1.jpg", "._0002_c1.jpg", ".thumbs/0002_c2.jpg", "notes.txt", "more/notes.txt"):
-        save_image(outside / name) if name.endswith("jpg") else (outside / name).parent.mkdir(exist_ok=True)
+        fake(outside / name) if name.endswith("jpg") else (outside / name).parent.mkdir(exist_ok=True)
         (outside / name).touch()
     run(workspace, monkeypatch)
     assert len(read_synthetic("pidm", 50, {2})[1]) == 1
@@ -138,7 +144,7 @@ def test_a_counter_stays_and_other_files_get_a_free_one(
     """A counter may be that of our plan, by whose names a user study compares generators."""
     stem = "0002_c1s1_000001_01"
     for seed, file in enumerate((f"{stem}.jpg", f"{stem}_g0007.png", f"again/{stem}_g0007.png")):
-        save_image(outside / file, seed)
+        fake(outside / file, seed)
     run(workspace, monkeypatch)
     table = read_synthetic("pidm", 50, {2})[1]
     assert dict(zip(table.file, table.name, strict=True)) == {
@@ -152,7 +158,7 @@ def test_a_manifest_outweighs_what_a_name_says(
     outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = "0002_c1s1_000001_01_g0007.jpg"
-    save_image(outside / file)
+    fake(outside / file)
     write_csv(pd.DataFrame({"name": [file], "pid": [7], "camid": [3]}), outside / "manifest.csv")
     run(workspace, monkeypatch)
     assert read_synthetic("pidm", 50, {7})[1].name.tolist() == ["0007_c3s0_000000_00_g0001.jpg"]
@@ -211,7 +217,7 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(
     images = outside / "50"
     images.mkdir()
     for name in names:
-        save_image(images / name)
+        fake(images / name)
     if table:
         write_csv(pd.DataFrame(table), images / "manifest.csv")
     with pytest.raises((ValueError, OSError)) as caught:
@@ -223,6 +229,40 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(
 def test_a_damaged_image_is_named(outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     (outside / "0002_c1.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"pidm/0002_c1.jpg: no JPEG or PNG image"):
+        run(workspace, monkeypatch)
+
+
+def test_copies_of_real_images_are_left_out_and_listed(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they are, re-compressed or resized, of training and of test images."""
+    root = workspace.dataset.root
+    train = "bounding_box_train/0002_c1s1_000001_01.jpg"
+    shutil.copy(root / train, outside / "0002_c1_a.jpg")
+    with Image.open(root / "query/0003_c1s1_000001_00.jpg") as image:
+        image.save(outside / "0007_c1_b.jpg", quality=40)
+    with Image.open(root / train) as image:
+        image.resize((48, 96)).save(outside / "0007_c1_c.png")
+    fake(outside / "0010_c1_d.jpg")
+    run(workspace, monkeypatch)
+    assert read_synthetic("pidm", 50, {10})[1].file.tolist() == ["0010_c1_d.jpg"]
+    table = pd.read_csv("data/copies/pidm.csv")
+    assert table[["percent", "file", "real", "split"]].to_numpy().tolist() == [
+        [50, "0002_c1_a.jpg", train, "train"],
+        [50, "0007_c1_b.jpg", "query/0003_c1s1_000001_00.jpg", "query"],
+        [50, "0007_c1_c.png", train, "train"],
+    ]
+    said = capsys.readouterr().err
+    assert "import_images: 3 images are copies of real ones and left out, see data/copies/pidm.csv" in said
+
+
+def test_panels_of_pictures_are_refused(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(outside / "0002_c1.jpg", size=(320, 128))
+    with pytest.raises(
+        ValueError, match=r"0002_c1.jpg is 320 x 128 pixels; expected a crop of one person, w"
+    ):
         run(workspace, monkeypatch)
 
 
