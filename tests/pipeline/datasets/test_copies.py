@@ -14,7 +14,7 @@ from pipeline.world.shots import shots
 def images() -> list[Image.Image]:
     """Six pictures of each of three people."""
     pictures = [shots(0, "copies", pid, 6, 6, 128, 64, strength=0.3) for pid in range(3)]
-    return [Image.fromarray(shot.image) for shot in sum((list(person) for person in pictures), [])]
+    return [Image.fromarray(shot.image) for person in pictures for shot in person]
 
 
 def compressed(image: Image.Image, quality: int) -> Image.Image:
