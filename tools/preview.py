@@ -46,13 +46,13 @@ class Row(NamedTuple):
     captions: list[str]  # texts below the first images
 
 
-def choose_sources(index: pd.DataFrame, pid: int, named: Sequence[str], count: int, seed: int) -> list[str]:
+def choose_sources(index: pd.DataFrame, pid: int, names: Sequence[str], count: int, seed: int) -> list[str]:
     """Return the named images of an identity, or `count` random ones.
 
     Args:
         index: Index of the data set.
         pid: The identity.
-        named: File names, with or without their folder.
+        names: File names, with or without their folder.
         count: Number of images, 1 to 3; fewer if the identity has fewer.
         seed: Seed of the draw.
 
@@ -63,21 +63,21 @@ def choose_sources(index: pd.DataFrame, pid: int, named: Sequence[str], count: i
     if own.empty:
         pids = sorted(index.pid[index.pid > 0].unique())
         raise ValueError(f"identity {pid} is not in data/index.csv; it has {_some(pids)}")
-    if named:
-        images = [_find(own, name) for name in named]
+    if names:
+        images = [_find(own, name) for name in names]
         if None in images:
-            name = named[images.index(None)]
+            name = names[images.index(None)]
             raise ValueError(f"{name} is no image of identity {pid}; it has {_some(sorted(own))}")
         return [str(image) for image in images]
     return make_rng(seed, "preview sources", pid).permutation(sorted(own))[:count].tolist()
 
 
-def choose_poses(index: pd.DataFrame, named: Sequence[str], count: int, least: int, seed: int) -> list[str]:
+def choose_poses(index: pd.DataFrame, names: Sequence[str], count: int, least: int, seed: int) -> list[str]:
     """Return the images whose poses are used: the named ones, or `count` random training images.
 
     Args:
         index: Index of the data set.
-        named: File names, with or without their folder.
+        names: File names, with or without their folder.
         count: Number of random images.
         least: Visible keypoints that a random image must have.
         seed: Seed of the draw.
@@ -85,10 +85,10 @@ def choose_poses(index: pd.DataFrame, named: Sequence[str], count: int, least: i
     Raises:
         ValueError: A named image is not in the index, or too few images have so many keypoints.
     """
-    if named:
-        images = [_find(index.image, name) for name in named]
+    if names:
+        images = [_find(index.image, name) for name in names]
         if None in images:
-            raise ValueError(f"{named[images.index(None)]} is not in data/index.csv")
+            raise ValueError(f"{names[images.index(None)]} is not in data/index.csv")
         return [str(image) for image in images]
     train = sorted(index.image[index.split == "train"])
     enough = (read_poses(train)[..., 2] > 0).sum(-1) >= least

@@ -37,7 +37,7 @@ def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
     return rows
 
 
-def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
+def compare(folder: Path, manifest_rows: dict[Path, dict[str, Any]]) -> list[str]:
     """Compare the files in a folder with those that are listed; return a sorted sentence per difference.
 
     Tables of stages do not count. A linked folder counts as one file: its content may change behind it,
@@ -46,20 +46,20 @@ def compare(folder: Path, listed: dict[Path, dict[str, Any]]) -> list[str]:
 
     Args:
         folder: Folder with images and with folders of images.
-        listed: Rows of the manifests by their files, from `read_manifest`.
+        manifest_rows: Rows of the manifests by their files, from `read_manifest`.
     """
     files = {
         file
         for file in folder.rglob("*")
         if (file.is_symlink() or not file.is_dir()) and file.name not in TABLES
     }
-    differences = [f"removed: {file.relative_to(folder)}" for file in listed.keys() - files]
-    differences += [f"added: {file.relative_to(folder)}" for file in files - listed.keys()]
+    differences = [f"removed: {file.relative_to(folder)}" for file in manifest_rows.keys() - files]
+    differences += [f"added: {file.relative_to(folder)}" for file in files - manifest_rows.keys()]
 
     # Files that are there may have other bytes or another mark.
-    present = sorted(files & listed.keys())
+    present = sorted(files & manifest_rows.keys())
     for file in progress(present, total=len(present), desc="verifying"):
-        row = listed[file]
+        row = manifest_rows[file]
         reasons = [] if md5(file) == row["md5"] else ["its checksum is another"]
         if all(column in row for column in MARKS):
             reasons += _compare_mark(file, row)
@@ -99,15 +99,15 @@ def main() -> None:
         raise FileNotFoundError(f"{folder} holds no {MANIFEST}; name one with --manifest")
 
     # Every manifest describes the images beside it, or those of the folder if it is given.
-    listed = {
+    manifest_rows = {
         file: row
         for path, images in sorted(manifests.items())
         for file, row in read_manifest(path, images).items()
     }
-    differences = compare(folder, listed)
+    differences = compare(folder, manifest_rows)
     for difference in differences:
         print(difference)
-    count = f"{len(listed)} images in {len(manifests)} manifest{'s' if len(manifests) > 1 else ''}"
+    count = f"{len(manifest_rows)} images in {len(manifests)} manifest{'s' if len(manifests) > 1 else ''}"
     if differences:
         sys.exit(f"verify: {folder}: {len(differences)} differences from {count}")
     print(f"{folder}: {count}, all as listed")

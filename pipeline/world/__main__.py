@@ -1,7 +1,8 @@
 """Stage `world`: render the embedded data set that stands in for Market-1501.
 
-With a folder and another seed it renders another world, with other people and cameras, to test on
-(cross_datasets): `python -m pipeline.world data/other_world --seed 1`.
+If dataset.root is another data set, it renders nothing but writes a note. With a folder and another seed it
+renders another world, with other people and cameras, to test on (cross_datasets):
+`python -m pipeline.world data/other_world --seed 1`.
 """
 
 from pathlib import Path

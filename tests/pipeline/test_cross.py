@@ -121,8 +121,10 @@ def test_training_images_that_it_tests_with_are_listed(
     (market / query).write_bytes((market / trained).read_bytes())
     stage.main()
     assert pd.read_csv(file).values.tolist() == [[trained, query]]
-    said = f"cross: 1 pairs of a training image and one of its test images are the same file, see {file}\n"
-    assert said in capsys.readouterr().err
+    sentence = (
+        f"cross: 1 pairs of a training image and one of its test images are the same file, see {file}\n"
+    )
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_missing_model_is_named(params: Params) -> None:

@@ -138,9 +138,9 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """DeepFashion's files, indexed, with a tiny generator of 32 x 16 views that show 12 columns of image."""
     monkeypatch.chdir(tmp_path)
     root = deepfashion_folder(tmp_path / "fashion")
-    listed = (root / "fasion-resize-pairs-test.csv").read_text().splitlines()
+    lines = (root / "fasion-resize-pairs-test.csv").read_text().splitlines()
     pairs = tmp_path / "pairs.csv"
-    pairs.write_text("\n".join([*listed[:4], *listed[-2:]]) + "\n")
+    pairs.write_text("\n".join([*lines[:4], *lines[-2:]]) + "\n")
     size = {"format": "deepfashion", "root": root, "height": 32, "width": 16, "border": 2}
     token_size = {"token_height": tiny.TOKEN_SIZE[0], "token_width": tiny.TOKEN_SIZE[1]}
     compared = {
@@ -174,9 +174,9 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
     fashion: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.main()
-    said = capsys.readouterr().out
-    assert "20 images to generate in " in said
-    assert "20 generated images, 5 photographs and 9 training images to measure, a judge of poses" in said
+    printed = capsys.readouterr().out
+    assert "20 images to generate in " in printed
+    assert "20 generated images, 5 photographs and 9 training images to measure, a judge of poses" in printed
     scores = json.loads(stage.SCORES.read_text())
     assert (scores["people"], scores["pairs"], scores["training_images"]) == (2, 5, 9)
     for scenario in stage.SCENARIOS:
@@ -187,17 +187,17 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
         assert 0 < part["pose_error"] < 100
     assert scores["photographs"]["fid"] is None and scores["photographs"]["frechet_image_encoder"] > 0
     assert set(scores["missing"]) == {"lpips", "fid"} and scores["fid_network"] is None
-    made = sorted(Path(".scratch/scores").rglob("*.jpg"))
-    assert len(made) == 4 * 5
-    with Image.open(made[0]) as image:
+    images = sorted(Path(".scratch/scores").rglob("*.jpg"))
+    assert len(images) == 4 * 5
+    with Image.open(images[0]) as image:
         assert image.size == (12, 32), "the border is cut off"
 
-    before = {file: md5(file) for file in made}
-    made[5].unlink()
+    before = {file: md5(file) for file in images}
+    images[5].unlink()
     stage.SCORES.unlink()
-    with pytest.warns(UserWarning, match=f"{made[5].name} is not as it was written; it is made again"):
+    with pytest.warns(UserWarning, match=f"{images[5].name} is not as it was written; it is made again"):
         stage.main()
-    assert {file: md5(file) for file in made} == before, "a killed run continues to the same bytes"
+    assert {file: md5(file) for file in images} == before, "a killed run continues to the same bytes"
     assert json.loads(stage.SCORES.read_text()) == scores
 
 

@@ -18,6 +18,7 @@ from pipeline.world.render import render
 from pipeline.world.settings import WorldSettings
 from pipeline.world.shots import purpose_camera, render_shot, shots
 from pipeline.world.stance import sample_stance
+from tests import REPOSITORY
 
 SETTINGS = WorldSettings(
     seed=3, train_identities=3, test_identities=3, images_per_identity=6, cameras=6, distractors=5, junk=5,
@@ -224,11 +225,11 @@ def test_a_camera_of_strength_zero_is_neutral():
 
 def test_a_person_is_seen_by_four_to_six_cameras_and_walks_on_within_a_tracklet():
     for pid in range(5):
-        taken = shots(0, "train", pid, 20, 6, 32, 16, 0.3)
-        assert len(taken) == 20 and 4 <= len({shot.camid for shot in taken}) <= 6
-        assert len({shot.name(pid) for shot in taken}) == 20
+        own_shots = shots(0, "train", pid, 20, 6, 32, 16, 0.3)
+        assert len(own_shots) == 20 and 4 <= len({shot.camid for shot in own_shots}) <= 6
+        assert len({shot.name(pid) for shot in own_shots}) == 20
         tracklets: dict[tuple[int, int], list[float]] = {}
-        for shot in taken:
+        for shot in own_shots:
             tracklets.setdefault((shot.camid, shot.sequence), []).append(shot.stance.heading)
         for headings in tracklets.values():
             turn = (np.array(headings) - headings[0] + 180) % 360 - 180
@@ -320,6 +321,18 @@ def test_another_seed_is_another_world():
 def test_a_seed_that_is_none_is_refused(seed, monkeypatch):
     monkeypatch.setattr("sys.argv", ["world", "elsewhere", "--seed", seed])
     with pytest.raises(ValueError, match=rf"^--seed is {seed}; expected at least 0 and less than 2\*\*32$"):
+        command.main()
+
+
+def test_with_another_data_set_nothing_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((REPOSITORY / "profiles/market1501.yaml").read_text())
+    monkeypatch.setattr("sys.argv", ["world"])
+    command.main()
+    (note,) = (tmp_path / "data/world").iterdir()
+    assert "Nothing is rendered here: dataset.root in params.yaml is " in note.read_text()
+    monkeypatch.setattr("sys.argv", ["world", "elsewhere"])
+    with pytest.raises(ValueError, match="world is null; expected its settings"):
         command.main()
 
 

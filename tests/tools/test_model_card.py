@@ -117,14 +117,14 @@ def test_the_copy_tells_the_scores_of_its_images_and_of_no_other_generator(
         SCORES.write_text(json.dumps({"generator": owner, **about, **scores, "fid_network": None}))
         monkeypatch.setattr(sys, "argv", ["model_card", "all", "100", "--to", f"given{number}"])
         command.main()
-        card, said = Path(f"given{number}/README.md").read_text(), capsys.readouterr().out
+        card, printed = Path(f"given{number}/README.md").read_text(), capsys.readouterr().out
         measured = "180 pairs of a source and a target photograph of 20 people of embedded world (validation)"
         rows = (
             "| Scenario | ssim | pose error |\n| --- | ---: | ---: |\n| T1 | 0.4182 |  |\n"
             "| photographs |  | 2.5 |\n\n## Measured in re-id"
         )
         assert (measured in card) == (rows in card) == ("## Measured in re-id" in card) == (number == 0)
-        assert said.count("is of no run of this generator and not on the card") == 2 * number
+        assert printed.count("is of no run of this generator and not on the card") == 2 * number
 
 
 def test_a_generator_without_scores_has_none_on_its_card(
@@ -133,8 +133,10 @@ def test_a_generator_without_scores_has_none_on_its_card(
     monkeypatch.setattr(sys, "argv", ["model_card", "all", "100", "--to", "given"])
     command.main()
     assert Path("given/README.md").read_text() == (MODEL / CARD).read_text()
-    said = capsys.readouterr().out
-    assert "reports/table4.json is of no run of this generator and not on the card: `dvc repro` meas" in said
+    printed = capsys.readouterr().out
+    assert (
+        "reports/table4.json is of no run of this generator and not on the card: `dvc repro` meas" in printed
+    )
 
 
 def test_scores_of_one_seed_have_no_interval(params: Params) -> None:

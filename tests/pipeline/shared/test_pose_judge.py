@@ -33,9 +33,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_finds_what_it_was_shown_in_images_that_it_never_saw(tmp_path: Path) -> None:
     judge = train_pose_judge(*dots(200, 0), 0, Checkpoints(tmp_path))
     images, keypoints = dots(50, 1)
-    found = pose_errors(judge, images, keypoints, 16)
+    near = pose_errors(judge, images, keypoints, 16)
     middle = np.linalg.norm(keypoints[:, 0, :2] + 0.5 - (WIDTH / 2, HEIGHT / 2), axis=1) / HEIGHT * 100
-    assert found.mean() < 0.5 * middle.mean()
+    assert near.mean() < 0.5 * middle.mean()
     moved = keypoints + np.array([0, HEIGHT / 2, 0], np.float32)
     assert pose_errors(judge, images, moved, 16).mean() > 40
     # Half a height away from where it was found: the distance is in percent of the height.
@@ -44,7 +44,7 @@ def test_it_finds_what_it_was_shown_in_images_that_it_never_saw(tmp_path: Path) 
     hidden[:, 1] = 7, 7, 0
     errors = pose_errors(judge, images, hidden, 50)
     assert np.isnan(errors[3])
-    np.testing.assert_allclose(np.delete(errors, 3), np.delete(found, 3), rtol=1e-4)
+    np.testing.assert_allclose(np.delete(errors, 3), np.delete(near, 3), rtol=1e-4)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(
