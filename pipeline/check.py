@@ -123,11 +123,7 @@ def check_images(key: str, root: Path, form: Format) -> None:
 
 
 def load_models(params: Params, mistakes: Mistakes) -> Models | None:
-    """Load the models of the generator without their weights, and see that they fit together.
-
-    Returns:
-        The models, or None if one of them cannot be loaded.
-    """
+    """Load the models of the generator without weights; None if one cannot be. See that they fit together."""
     settings, base, folder = params.generator, params.generator.base, params.generator.denoiser_folder
     vae = encoder = denoiser = None
     if settings.image_encoder.is_dir():
@@ -142,22 +138,16 @@ def load_models(params: Params, mistakes: Mistakes) -> Models | None:
         mistakes.look(load_scheduler, base / "scheduler", settings.scheduler)
         # Without an encoder, the denoiser is looked at with the width that it was saved with.
         config = mistakes.look(read_json, folder / "config.json") or {}
-        width = encoder.config.hidden_size if encoder is not None else config.get("encoder_width", 1)
+        width = encoder.config.hidden_size if encoder else config.get("encoder_width", 1)
         denoiser = mistakes.look(load_denoiser, folder, settings.denoiser, width, settings.seed, meta=True)
     else:
         mistakes.note(
             f"generator.base is {base}; there is no such folder, expected Stable Diffusion in diffusers' "
             "layout with unet/, vae/ and scheduler/"
         )
-    sentences = params.misfits(
-        vae=vae.config if vae is not None else None,
-        unet=denoiser.unet.config if denoiser is not None else None,
-        image_encoder=encoder.config.to_dict() if encoder is not None else None,
-    )
-    mistakes.note(*sentences)
-    if vae is None or encoder is None or denoiser is None:
-        return None
-    return Models(vae, encoder, denoiser)
+    unet = denoiser and denoiser.unet.config
+    mistakes.note(*params.misfits(vae and vae.config, unet, encoder and encoder.config.to_dict()))
+    return Models(vae, encoder, denoiser) if vae and encoder and denoiser else None
 
 
 def check_scores(params: Params, mistakes: Mistakes) -> None:
@@ -219,13 +209,11 @@ def check_compiler() -> None:
 def check_disk(params: Params, models: Models) -> None:
     """Raise a ValueError unless checkpoints and trained generators fit on the disk.
 
-    Each training keeps its newest checkpoints, also when it is done, and one of them writes one more; a
-    trained generator holds the frozen models too. Nothing of re-ID training is counted, whose models are far
-    smaller.
+    Each training keeps its newest checkpoints, also when it is done, and one of them writes one more. A
+    trained generator holds the frozen models too. Re-ID models are not counted, which are far smaller.
     """
-    trainings = sum(
-        1 if which == "all" else len(params.subset.percents) for which in params.generator.train_on
-    )
+    counts = {"all": 1, "subset": len(params.subset.percents)}
+    trainings = sum(counts[protocol] for protocol in params.generator.train_on)
     trained, whole = parameters(models.denoiser), sum(map(parameters, models))
     needed = _BYTES * ((KEEP * trainings + 1) * _STATES * trained + trainings * whole)
     free = shutil.disk_usage(SCRATCH.absolute().parent).free
@@ -243,13 +231,10 @@ def check_memory(params: Params, models: Models) -> None:
     The main process copies that state while it writes a checkpoint. Activations come on top.
     """
     # One encoded view, as `EncodedViews` keeps it: latents and tokens in half precision, a skeleton in bytes
-    size = (params.dataset.height, params.dataset.width)
-    image = torch.empty(1, 3, *size, device="meta")
-    tokens = encode_tokens(
-        models.image_encoder, image, (params.generator.token_height, params.generator.token_width)
-    )
-    latents = encode_latents(models.vae, image)
-    view = 2 * sum(part.numel() for part in (*latents, tokens)) + image.numel()
+    settings = params.generator
+    image = torch.empty(1, 3, params.dataset.height, params.dataset.width, device="meta")
+    tokens = encode_tokens(models.image_encoder, image, (settings.token_height, settings.token_width))
+    view = 2 * sum(part.numel() for part in (*encode_latents(models.vae, image), tokens)) + image.numel()
 
     # All of them, and mirrored; those of the embedded world may yet have to be rendered
     root, world = params.dataset.root, params.world
@@ -258,18 +243,19 @@ def check_memory(params: Params, models: Models) -> None:
     else:
         folders = (root / name for name in FORMATS[params.dataset.format].FOLDERS["train"])
         count = sum(1 for _ in next(folder for folder in folders if folder.is_dir()).glob("*.jpg"))
-    views = count * view * (2 if params.generator.train.flip else 1)
+    views = count * view * (2 if settings.train.flip else 1)
 
     state = _BYTES * _STATES * parameters(models.denoiser)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    needed = processes * (views + (0 if torch.cuda.is_available() else state)) + state
+    kept = views + (0 if torch.cuda.is_available() else state)
+    needed = processes * kept + state
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if there < needed:
         raise ValueError(
-            f"{root} has {count} training images; expected {needed / 1e9:.1f} GB of memory in {processes} "
-            f"processes, of which each keeps {views / 1e9:.1f} GB of encoded images and a checkpoint takes "
-            f"{state / 1e9:.1f} GB, where there are {there / 1e9:.1f} GB (generator.train.flip: 0 halves the "
-            "images, a smaller generator.image_encoder takes less)"
+            f"{root} has {count} training images; expected {needed / 1e9:.1f} GB of memory ({processes} x "
+            f"{kept / 1e9:.1f} GB in processes, {state / 1e9:.1f} GB for a checkpoint), where there are "
+            f"{there / 1e9:.1f} GB (generator.train.flip: 0 halves the {views / 1e9:.1f} GB of images in a "
+            "process, a smaller generator.image_encoder takes less)"
         )
 
 

@@ -560,9 +560,8 @@ def test_the_memory_must_hold_what_the_processes_of_a_training_keep(
     assert check.problems(params) == []
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed - 1}.get)
     (sentence,) = check.problems(params)
-    assert (
-        f"{root} has {len(images)} training images; expected 0.0 GB of memory in {processes} proc" in sentence
-    )
+    assert f"{root} has {len(images)} training images; expected 0.0 GB of memory" in sentence
+    assert f"({processes} x 0.0 GB in processes, 0.0 GB for a checkpoint)" in sentence
 
 
 def test_the_output_is_the_same_at_every_run(
