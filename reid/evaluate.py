@@ -20,16 +20,17 @@ QUERY_BLOCK = 256  # rows of the distance matrix in memory at once: 16 MB agains
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What each query found, and the usual summaries, all as fractions in [0, 1].
+    """Results of Q queries, and the usual summaries, all as fractions in [0, 1].
 
     Attributes:
-        matches: int64 [Q], images of the query's identity that could be found; 0 = the query does not count.
-        first_rank: int64 [Q], rank of the first match, from 1; 0 where there is none.
-        average_precision: float64 [Q], mean precision at each match; NaN where there is none.
-        trapezoid: float64 [Q], average precision by the trapezoids of Market-1501's own code; NaN likewise.
-        inverse_penalty: float64 [Q], matches / rank of the last match (INP; Ye et al., TPAMI 2021); NaN
-            likewise.
-        top: int64 [Q, top], places in the gallery of the best images in order; -1 where there are fewer.
+        matches: Number of gallery images that match each query, int64 [Q]; a query with 0 does not count.
+        first_rank: Rank of the first match, from 1, int64 [Q]; 0 without a match.
+        average_precision: Mean precision at each match, float64 [Q]; NaN without a match.
+        trapezoid: Average precision by the trapezoids of Market-1501's own code, float64 [Q]; NaN without a
+            match.
+        inverse_penalty: Number of matches / rank of the last one (INP; Ye et al., TPAMI 2021), float64 [Q];
+            NaN without a match.
+        top: Places in the gallery of the best images, in order, int64 [Q, top]; -1 where there are fewer.
     """
 
     matches: np.ndarray
@@ -40,7 +41,7 @@ class Evaluation:
     top: np.ndarray
 
     def rank(self, k: int) -> float:
-        """Share of the counting queries with a match among the first k (the CMC curve at k)."""
+        """Return the share of the counting queries with a match among the first k (the CMC curve at k)."""
         return float((self.first_rank[self.matches > 0] <= k).mean())
 
     @property
@@ -61,15 +62,15 @@ class Evaluation:
 
 @torch.inference_mode()
 def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
-    """Test features: after BNNeck, of length 1.
+    """Extract the features by which images are compared: after BNNeck, scaled to length 1.
 
     Args:
-        model: in evaluation mode, on any device.
-        images: uint8 [N, H, W, 3] at the training size.
-        batch: images per forward pass.
+        model: Model in evaluation mode, on any device.
+        images: Images at the training size, uint8 [N, H, W, 3].
+        batch: Images per forward pass.
 
     Returns:
-        float32 [N, D].
+        Features, float32 [N, D].
     """
     device = next(model.parameters()).device
     parts = []
@@ -81,16 +82,17 @@ def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
 
 
 def distances(query: np.ndarray, gallery: np.ndarray, block: int = QUERY_BLOCK) -> Iterator[np.ndarray]:
-    """Squared Euclidean distances, a block of queries at a time.
+    """Compute squared Euclidean distances, a block of queries at a time.
 
     Args:
-        query: float32 [Q, D].
-        gallery: float32 [G, D].
-        block: queries per block.
+        query: Features of the queries, float32 [Q, D].
+        gallery: Features of the gallery, float32 [G, D].
+        block: Queries per block.
 
     Yields:
-        float32 [up to block, G].
+        Rows of the distance matrix, float32 [up to block, G].
     """
+    # |q - g|^2 = |g|^2 - 2 qg + |q|^2, the first two in one matrix product
     columns = torch.from_numpy(gallery)
     gallery_squares = columns.square().sum(dim=1)
     for rows in torch.from_numpy(query).split(block):
@@ -109,22 +111,23 @@ def evaluate(
     gallery_camids: np.ndarray,
     top: int = 0,
 ) -> Evaluation:
-    """Ranks the gallery for every query.
+    """Rank the gallery for every query.
 
-    The rank of a match is 1 + the number of kept images that come before it: counting them costs one pass per
+    The rank of a match is 1 + the number of images that come before it. Counting them costs one pass per
     match, a fraction of a sort, and a query has few matches.
 
     Args:
-        blocks: rows of the distance matrix in the order of the queries, [., G] each: `distances`, or a list
-            with one whole matrix (after re-ranking, say). They are not changed.
-        query_pids: int [Q].
-        query_camids: int [Q].
-        gallery_pids: int [G]; -1 is junk, any identity without a query a distractor.
-        gallery_camids: int [G].
-        top: how many of the best gallery images to name for each query.
+        blocks: Rows of the distance matrix in the order of the queries, [., G] each: from `distances` or
+            `rerank`, or a list with one whole matrix. They are not changed.
+        query_pids: Identities of the queries, int [Q].
+        query_camids: Cameras of the queries, int [Q].
+        gallery_pids: Identities of the gallery, int [G]; -1 is junk, any identity without a query a
+            distractor.
+        gallery_camids: Cameras of the gallery, int [G].
+        top: Number of the best gallery images to name for each query.
 
     Raises:
-        ValueError: if no query has a match, or the blocks do not have Q rows.
+        ValueError: No query has a match, or the blocks do not have Q rows.
     """
     of_pid = {pid: np.flatnonzero(gallery_pids == pid) for pid in np.unique(query_pids)}
     junk = np.flatnonzero(gallery_pids == -1)
@@ -135,24 +138,28 @@ def evaluate(
 
     rows = (row for block in blocks for row in block)
     for query, (row, pid, camid) in enumerate(zip(rows, query_pids, query_camids, strict=True)):
+        # 1. Its matches: images of its identity from other cameras
         same_pid = of_pid[pid]
         same_camera = gallery_camids[same_pid] == camid
         positives = same_pid[~same_camera]
         if not len(positives) and not top:
             continue
-        kept = row.copy()
-        kept[junk] = np.inf  # dropped: never before a match
-        kept[same_pid[same_camera]] = np.inf
+
+        # 2. What leaves the gallery comes after everything else
+        distance = row.copy()  # [G]
+        distance[junk] = np.inf
+        distance[same_pid[same_camera]] = np.inf
         if top:
-            nearest = _nearest(kept, top)
+            nearest = _nearest(distance, top)
             best[query, : len(nearest)] = nearest
         if not len(positives):
             continue
-        ranks = np.sort([_rank(kept, positive) for positive in positives])
-        found = np.arange(1, len(ranks) + 1)
-        precision = found / ranks
-        # Precision one place before each match; before the first place of all it counts as 1.
-        before = np.divide(found - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
+
+        # 3. Precision at each match, [matches], and one place before it (1 before the first place)
+        ranks = np.sort([_rank(distance, positive) for positive in positives])
+        counts = np.arange(1, len(ranks) + 1)  # matches up to each of them
+        precision = counts / ranks
+        before = np.divide(counts - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
         matches[query], first_rank[query] = len(ranks), ranks[0]
         average_precision[query] = precision.mean()
         trapezoid[query] = (before + precision).mean() / 2
@@ -165,14 +172,14 @@ def evaluate(
 
 
 def _rank(row: np.ndarray, item: int) -> int:
-    """Place of an item in the stable ascending order of a row, from 1."""
+    """Return the place of an item in the stable ascending order of a row, from 1."""
     distance = row[item]
     # An equal distance comes before the item only if its place in the gallery does.
     return 1 + int(np.count_nonzero(row[:item] <= distance) + np.count_nonzero(row[item + 1 :] < distance))
 
 
 def _nearest(row: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k least finite distances of a row, in stable ascending order."""
+    """Return the places of the k least finite distances of a row, in stable ascending order."""
     k = min(k, len(row))
     near = np.flatnonzero(row <= np.partition(row, k - 1)[k - 1])
     near = near[np.argsort(row[near], kind="stable")][:k]
@@ -187,18 +194,27 @@ def average_precision_by_camera(
     gallery_pids: np.ndarray,
     gallery_camids: np.ndarray,
 ) -> dict[int, np.ndarray]:
-    """Average precision of each query in the gallery images of one camera alone.
+    """Compute the average precision of each query among the gallery images of one camera at a time.
 
     With the query's own camera this is the camera pair of Zheng et al. (ICCV 2015), who show their results
-    pair by pair. Features are as for `distances`, labels as for `evaluate`.
+    pair by pair.
+
+    Args:
+        query: Features of the queries, float32 [Q, D].
+        gallery: Features of the gallery, float32 [G, D].
+        query_pids: Identities of the queries, int [Q].
+        query_camids: Cameras of the queries, int [Q].
+        gallery_pids: Identities of the gallery, int [G].
+        gallery_camids: Cameras of the gallery, int [G].
 
     Returns:
-        For each camera in which a query can be found, float64 [Q]; NaN where a query cannot.
+        Average precisions, float64 [Q], of each camera in which a query has a match; NaN where a query has
+        none.
     """
-    found = {}
+    precisions = {}
     for camera in np.unique(gallery_camids):
-        seen = gallery_camids == camera
-        if np.isin(query_pids[query_camids != camera], gallery_pids[seen]).any():
-            labels = query_pids, query_camids, gallery_pids[seen], gallery_camids[seen]
-            found[int(camera)] = evaluate(distances(query, gallery[seen]), *labels).average_precision
-    return found
+        own = gallery_camids == camera
+        if np.isin(query_pids[query_camids != camera], gallery_pids[own]).any():
+            labels = query_pids, query_camids, gallery_pids[own], gallery_camids[own]
+            precisions[int(camera)] = evaluate(distances(query, gallery[own]), *labels).average_precision
+    return precisions

@@ -1,4 +1,4 @@
-"""BoT's three losses, one value per image, so that images can weigh differently."""
+"""BoT's three losses, one value per image."""
 
 import torch
 from torch import nn
@@ -9,12 +9,12 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) 
     """Cross-entropy with targets (1 - smoothing) * one-hot + smoothing / C (Szegedy et al., CVPR 2016).
 
     Args:
-        logits: float [B, C].
-        labels: int64 [B].
-        smoothing: 0 is plain cross-entropy.
+        logits: Logits of C identities, float [B, C].
+        labels: Identities, int64 [B].
+        smoothing: Label smoothing in [0, 1); 0 is plain cross-entropy.
 
     Returns:
-        float [B].
+        The loss of each image, float [B].
     """
     return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
 
@@ -26,16 +26,19 @@ def batch_hard_triplet(features: torch.Tensor, labels: torch.Tensor, margin: flo
     (which costs a tenth of an iteration of the small backbone).
 
     Args:
-        features: float [B, D], not normalised; the distance is Euclidean.
-        labels: int64 [B], at least two different ones.
-        margin: in units of that distance.
+        features: Features, not normalised, float [B, D]; their distance is Euclidean.
+        labels: Identities, int64 [B], at least two different ones.
+        margin: Margin in units of that distance.
 
     Returns:
-        float [B], one value per anchor.
+        The loss of each anchor, float [B].
     """
+    # Distances of all pairs, [B, B]: |a - b|^2 = |a|^2 + |b|^2 - 2 ab
     squares = features.square().sum(dim=1)
     distance = torch.addmm(squares[:, None] + squares[None, :], features, features.T, alpha=-2)
     distance = distance.clamp(min=1e-12).sqrt()  # the root's gradient is infinite at 0
+
+    # Of each anchor the farthest image of its identity and the nearest of another one, [B]
     same = labels[:, None] == labels[None, :]
     positive = distance.masked_fill(~same, -torch.inf).max(dim=1).values
     negative = distance.masked_fill(same, torch.inf).min(dim=1).values
@@ -46,8 +49,8 @@ class CenterLoss(nn.Module):
     """Squared distance of a feature to the learnt center of its class (Wen et al., ECCV 2016), as in BoT.
 
     Args:
-        classes: number of identities.
-        dimension: length of a feature.
+        classes: Number of identities.
+        dimension: Length of a feature.
     """
 
     def __init__(self, classes: int, dimension: int) -> None:
@@ -55,6 +58,6 @@ class CenterLoss(nn.Module):
         self.centers = nn.Parameter(torch.randn(classes, dimension))
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Features float [B, D] and labels int64 [B] to float [B]."""
+        """Map features, float [B, D], and identities, int64 [B], to the loss of each image, float [B]."""
         distance = (features - self.centers[labels]).square().sum(dim=1)
         return distance.clamp(min=1e-12, max=1e12)  # BoT's bounds

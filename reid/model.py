@@ -16,14 +16,14 @@ class BoT(nn.Module):
     """The strong baseline of Luo et al. (CVPRW 2019).
 
     Args:
-        settings: backbone, width, neck and precision.
-        classes: number of training identities.
-        backbone: where settings.backbone is "given", a module that maps images [B, 3, H, W] to feature maps
+        settings: Settings, of which backbone, width, neck and precision are used.
+        classes: Number of training identities.
+        backbone: Where settings.backbone is "given", a module that maps images [B, 3, H, W] to feature maps
             [B, D, h, w], and D.
 
     Raises:
-        FileNotFoundError: if settings.weights names no file.
-        ValueError: if it does not hold a ResNet-50.
+        FileNotFoundError: The file that settings.weights names does not exist.
+        ValueError: The file does not hold a ResNet-50.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class BoT(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features before and after the neck.
+        """Compute features before and after the neck.
 
         Args:
-            images: float32 [B, 3, H, W], normalised.
+            images: Normalised images, float32 [B, 3, H, W].
 
         Returns:
             The pooled feature (triplet and center loss) and the feature after BNNeck (classifier, test),
             float32 [B, D] each.
         """
+        # [B, 3, H, W] -> feature maps [B, D, h, w] -> their means [B, D], in float32: the losses compare
+        # small differences of large sums.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             maps = self.backbone(images)
-        pooled = maps.float().mean(
-            dim=(2, 3)
-        )  # in float32: the losses compare small differences of large sums
+        pooled = maps.float().mean(dim=(2, 3))
         return pooled, self.neck(pooled)
 
 
@@ -75,7 +75,7 @@ def load_model(path: Path, settings: ReidSettings, device: str = "cpu") -> BoT:
     """Read a model that `save_model` wrote; it is in evaluation mode.
 
     Raises:
-        ValueError: if the file does not hold a model of these settings.
+        ValueError: The file does not hold a model of these settings.
     """
     try:
         state = safetensors.torch.load_file(path)
@@ -90,6 +90,7 @@ def load_model(path: Path, settings: ReidSettings, device: str = "cpu") -> BoT:
 
 
 def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
+    """Make the backbone of torchvision's ResNet-50, and tell its number of channels."""
     net = torchvision.models.resnet50()
     if settings.weights is not None:
         _load_imagenet(net, Path(settings.weights))
@@ -99,6 +100,7 @@ def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
 
 
 def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
+    """Make the backbone of a ResNet with one block per stage, and tell its number of channels."""
     # torchvision's and torchreid's ResNets fix the number of channels; transformers' takes it from its
     # configuration.
     sizes = [settings.channels * factor for factor in (1, 2, 4, 8)]
@@ -111,6 +113,7 @@ def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
 
 
 def _set_last_stride(stage: nn.Module, stride: int) -> None:
+    """Set the stride of the convolutions that halve the resolution in a stage."""
     for module in stage.modules():
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             module.stride = (stride, stride)

@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
+from common.checkpoints import Checkpoints
 from common.seeding import make_rng
 from reid.data import IdentitySampler, augment
 from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy
@@ -19,18 +19,8 @@ from reid.settings import Mix, ReidSettings
 REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU wait
 
 
-class Checkpoints(Protocol):
-    """Where the state of a run is kept; how and where is the caller's business."""
-
-    def load(self, **parts: Any) -> int:
-        """Restore the parts (what has a state_dict) in place; returns the iterations done, 0 at a start."""
-
-    def save(self, done: int, **parts: Any) -> None:
-        """Keep the state of the parts after so many iterations."""
-
-
-def learning_rate(settings: ReidSettings, iteration: int) -> float:
-    """BoT's schedule: linear warm-up, then a step down at each milestone.
+def learning_rate(iteration: int, settings: ReidSettings) -> float:
+    """Return the learning rate of iteration 0, 1, ...: linear warm-up, then a step down at each milestone.
 
     reid-strong-baseline changes the rate at the start of each epoch and counts epochs from 1: epoch t of
     warm-up runs at warmup_factor + (1 - warmup_factor) * t / warmup_epochs of the full rate, and "at 40" is
@@ -59,31 +49,35 @@ def train(
     backbone: tuple[nn.Module, int] | None = None,
     log: Callable[[int, dict[str, float]], object] = lambda iteration, values: None,
 ) -> BoT:
-    """Trains one re-identification model.
+    """Train one re-identification model.
 
     The same arguments give the same weights, bit for bit on one CPU machine, with or without interruptions.
+    The progress bar shows images per second, and every `REPORT_EVERY` iterations the batch's loss and
+    accuracy.
 
     Args:
-        images: uint8 [N, H, W, 3] at the size of the settings.
-        pids: int [N], identities.
-        is_synthetic: bool [N], which images are generated.
-        settings: the numbers of the run.
-        seed: seed of the weights, the batches and the augmentation.
-        mix: How often a synthetic image is drawn; needed where there are synthetic ones.
-        device: torch's name of the device.
-        checkpoints: where an interrupted run finds its state again; they must belong to these arguments only.
-        checkpoint_every: iterations between two of them.
-        title: name on the progress bar.
-        bar_position: its line, where several processes train at once; None: the next that is free.
-        backbone: see `reid.model.BoT`; it is trained in place.
-        log: called now and then with the number of iterations done and the batch's loss and accuracy.
+        images: Images at the size of the settings, uint8 [N, H, W, 3].
+        pids: Identities, int [N].
+        is_synthetic: Which images are generated, bool [N].
+        settings: Settings of the training.
+        seed: Seed of the weights, the batches and the augmentation.
+        mix: How real and synthetic images are mixed; None is the default mix.
+        device: Torch's name of the device.
+        checkpoints: Checkpoints of exactly these arguments; an interrupted run continues from the newest.
+        checkpoint_every: Iterations between checkpoints.
+        title: Name on the progress bar.
+        bar_position: Line of the progress bar where several processes train at once; None is the next free
+            line.
+        backbone: Backbone of `BoT` where the settings say "given"; it is trained in place.
+        log: Called every `REPORT_EVERY` iterations and at checkpoints with the number of iterations done and
+            the batch's loss and accuracy.
 
     Returns:
         The model in evaluation mode, on the device.
 
     Raises:
-        ValueError: if arguments do not fit together, or the loss or a weight is no longer finite; no
-            checkpoint has it.
+        ValueError: Arguments do not fit together, or the loss or a weight is no longer finite; no checkpoint
+            has it.
     """
     if images.shape[1:] != (settings.height, settings.width, 3):
         raise ValueError(
@@ -91,10 +85,10 @@ def train(
             f"and width {settings.width}; load them at that size."
         )
 
-    # --- model, losses, optimisers --------------------------------------------------------------------------
+    # --- batches, model, losses, optimizers -----------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
-    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix)
+    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix or Mix())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(make_rng(seed, "weights").integers(2**63)))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
@@ -119,24 +113,24 @@ def train(
     targets = torch.from_numpy(labels).to(device)
 
     with tqdm(
-        total=settings.iterations,
-        initial=start,
+        total=settings.iterations * p * k,
+        initial=start * p * k,
         desc=title,
-        unit="it",
+        unit=" images",
         delay=2,
         mininterval=1,
         leave=False,
         position=bar_position,
     ) as bar:
         for iteration in range(start, settings.iterations):
-            # --- batch --------------------------------------------------------------------------------------
+            # --- batch: [P K, 3, H, W] ----------------------------------------------------------------------
             index = torch.from_numpy(sampler.batch(iteration)).to(device)
             batch = augment(pixels[index], settings, make_rng(seed, "augment", iteration))
             target = targets[index]
 
             # --- losses -------------------------------------------------------------------------------------
-            pooled, feature = model(batch)
-            logits = model.classifier(feature)
+            pooled, feature = model(batch)  # before and after BNNeck, [P K, D]
+            logits = model.classifier(feature)  # [P K, identities]
             loss = cross_entropy(logits, target, settings.label_smoothing).mean()
             if settings.triplet_weight:
                 triplet = batch_hard_triplet(pooled, target, settings.triplet_margin)
@@ -145,7 +139,7 @@ def train(
                 loss = loss + settings.center_weight * center(pooled, target).mean()
 
             # --- step ---------------------------------------------------------------------------------------
-            rate = learning_rate(settings, iteration)
+            rate = learning_rate(iteration, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
@@ -156,7 +150,7 @@ def train(
 
             # --- report, save -------------------------------------------------------------------------------
             done = iteration + 1
-            bar.update()
+            bar.update(p * k)
             saves = done % checkpoint_every == 0 or done == settings.iterations
             if saves or done % REPORT_EVERY == 0:
                 if not (loss + get_total_norm(model.parameters())).isfinite():
@@ -167,7 +161,7 @@ def train(
                         f"({settings.learning_rate}) or lengthen warmup_epochs ({settings.warmup_epochs})."
                     )
                 accuracy = (logits.argmax(dim=1) == target).float().mean()
-                bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
+                bar.set_postfix_str(f"loss {loss.item():.3f}, accuracy {accuracy.item():.2f}", refresh=False)
                 log(done, {"loss": loss.item(), "accuracy": accuracy.item()})
             if checkpoints and saves:
                 checkpoints.save(done, **parts)

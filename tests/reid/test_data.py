@@ -5,15 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from reid.data import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    IdentitySampler,
-    augment,
-    erasing_boxes,
-    generator,
-    normalise,
-)
+from common.seeding import make_rng
+from reid.data import IMAGENET_MEAN, IMAGENET_STD, IdentitySampler, augment, erasing_boxes, normalise
+from reid.settings import Mix
 
 # 7 identities: two images, then 3, 4, ... 8 images; every identity but the last also has 5 synthetic ones.
 REAL = [2, 3, 4, 5, 6, 7, 8]
@@ -23,8 +17,8 @@ LABELS = np.array(
 SYNTHETIC = np.arange(len(LABELS)) >= sum(REAL)
 
 
-def sampler(synthetic_share=None, labels=LABELS, synthetic=SYNTHETIC, seed=0, rate=1.0):
-    return IdentitySampler(labels, synthetic, 3, 4, seed, synthetic_share, rate)
+def sampler(rate=1.0, labels=LABELS, synthetic=SYNTHETIC, seed=0):
+    return IdentitySampler(labels, synthetic, 3, 4, seed, Mix(rate=rate))
 
 
 # --- sampler ------------------------------------------------------------------------------------------------
@@ -50,9 +44,8 @@ def test_batch_depends_on_seed_and_iteration_only():
 def test_a_round_meets_each_identity_at_most_once_and_all_equally_often_in_the_long_run():
     batches = sampler()
     met = np.array([LABELS[batches.batch(i)].reshape(3, 4)[:, 0] for i in range(1000)])
-    assert all(
-        len(set(met[i : i + 2].ravel())) == 6 for i in range(0, 1000, 2)
-    )  # 7 identities: 2 batches of 3
+    # 7 identities: a round is 2 batches of 3
+    assert all(len(set(met[i : i + 2].ravel())) == 6 for i in range(0, 1000, 2))
     np.testing.assert_allclose(np.bincount(met.ravel()) / met.size, 1 / 7, atol=0.02)
 
 
@@ -65,48 +58,45 @@ def test_images_repeat_only_where_an_identity_has_too_few():
 
 
 def test_every_image_is_drawn():
-    batches = sampler(0.5)
+    batches = sampler()
     assert set(np.concatenate([batches.batch(i) for i in range(300)])) == set(range(len(LABELS)))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 0.5, 1.0])
-def test_synthetic_share(share):
-    batches = sampler(share)
-    drawn = np.concatenate([batches.batch(i) for i in range(600)]).reshape(-1, 4)
-    counts = SYNTHETIC[drawn].sum(axis=1)
-    both_kinds = LABELS[drawn[:, 0]] < 6
-    assert (counts[~both_kinds] == 0).all()
-    assert set(counts[both_kinds]) == {math.floor(4 * share), math.ceil(4 * share)}
-    assert abs(counts[both_kinds].mean() - 4 * share) < 0.05
+@pytest.mark.parametrize("rate", [0.2, 1.0, 2.0])
+def test_a_synthetic_image_is_drawn_at_its_rate(rate):
+    batches = sampler(rate)
+    times = np.bincount(np.concatenate([batches.batch(i) for i in range(600)]))
+    for label, real in enumerate(REAL[:6]):
+        own = label == LABELS
+        each = times[own & SYNTHETIC].mean() / times[own & ~SYNTHETIC].mean()
+        assert each == pytest.approx(rate, rel=0.1), f"{real} real and 5 synthetic images"
 
 
-def test_without_a_share_all_images_are_equally_likely():
-    batches = sampler(None)
-    drawn = np.concatenate([batches.batch(i) for i in range(600)])
-    six_real_of_eleven = drawn[LABELS[drawn] == 4]
-    assert abs(SYNTHETIC[six_real_of_eleven].mean() - 5 / 11) < 0.03
+def test_the_number_of_synthetic_images_is_the_share_rounded_up_or_down():
+    batches = sampler(rate=0.4)
+    images = np.concatenate([batches.batch(i) for i in range(600)]).reshape(-1, 4)
+    for label, real in enumerate(REAL[:6]):
+        counts = SYNTHETIC[images[LABELS[images[:, 0]] == label]].sum(axis=1)
+        share = 4 * 0.4 * 5 / (real + 0.4 * 5)
+        assert set(counts) <= {math.floor(share), math.ceil(share)}
 
 
-def test_a_rate_makes_synthetic_images_rarer_one_by_one():
-    for rate in (0.2, 2.0):
-        batches = sampler(None, rate=rate)
-        drawn = np.concatenate([batches.batch(i) for i in range(600)])
-        times = np.bincount(drawn)
-        for label, real in enumerate(REAL[:6]):
-            own = label == LABELS
-            each = times[own & SYNTHETIC].mean() / times[own & ~SYNTHETIC].mean()
-            assert each == pytest.approx(rate, rel=0.1), f"{real} real and 5 synthetic images"
+def test_an_identity_with_one_kind_of_images_is_drawn_from_it_alone():
+    batches = sampler(synthetic=SYNTHETIC | (LABELS == 0))
+    images = np.concatenate([batches.batch(i) for i in range(50)])
+    assert SYNTHETIC[images[LABELS[images] == 0]].any()  # it has synthetic images only
+    assert not SYNTHETIC[images[LABELS[images] == 6]].any()  # and the last one has real images only
 
 
 def test_arms_of_one_seed_meet_the_same_identities():
-    mixed, real = sampler(0.5), sampler(labels=LABELS[~SYNTHETIC], synthetic=np.zeros(sum(REAL), bool))
+    mixed, real = sampler(), sampler(labels=LABELS[~SYNTHETIC], synthetic=np.zeros(sum(REAL), bool))
     for iteration in range(20):
         np.testing.assert_array_equal(LABELS[mixed.batch(iteration)], LABELS[real.batch(iteration)])
 
 
 def test_too_few_identities_are_named():
     with pytest.raises(ValueError, match=r"identities_per_batch is 8, but .* 7 identities"):
-        IdentitySampler(LABELS, SYNTHETIC, 8, 4, 0)
+        IdentitySampler(LABELS, SYNTHETIC, 8, 4, 0, Mix())
 
 
 # --- augmentation -------------------------------------------------------------------------------------------
@@ -115,7 +105,7 @@ OFF = {"flip_probability": 0.0, "padding": 0, "erasing_probability": 0.0}
 
 
 def noise(n=32, height=64, width=32):
-    return torch.from_numpy(generator(0, "noise").integers(0, 256, (n, height, width, 3), dtype=np.uint8))
+    return torch.from_numpy(make_rng(0, "noise").integers(0, 256, (n, height, width, 3), dtype=np.uint8))
 
 
 def test_normalise_matches_the_definition():
@@ -127,35 +117,35 @@ def test_normalise_matches_the_definition():
 
 def test_everything_off_is_normalisation(small):
     images = noise()
-    assert torch.equal(augment(images, small(**OFF), generator(0, "a")), normalise(images))
+    assert torch.equal(augment(images, small(**OFF), make_rng(0, "a")), normalise(images))
 
 
 def test_certain_flip_mirrors(small):
     images = noise()
-    flipped = augment(images, small(**OFF | {"flip_probability": 1.0}), generator(0, "a"))
+    flipped = augment(images, small(**OFF | {"flip_probability": 1.0}), make_rng(0, "a"))
     assert torch.equal(flipped, normalise(images).flip(3))
 
 
 def test_each_image_is_flipped_for_itself(small):
     images = noise(400)
-    flipped = augment(images, small(**OFF | {"flip_probability": 0.5}), generator(0, "a"))
+    flipped = augment(images, small(**OFF | {"flip_probability": 0.5}), make_rng(0, "a"))
     share = (flipped == normalise(images).flip(3)).all(dim=3).all(dim=2).all(dim=1).float().mean()
     assert 0.4 < share < 0.6
 
 
 def test_crops_are_windows_of_the_black_bordered_image(small):
     images = noise(200)
-    crops = augment(images, small(**OFF | {"padding": 2}), generator(0, "a"))
+    crops = augment(images, small(**OFF | {"padding": 2}), make_rng(0, "a"))
     bordered = normalise(torch.nn.functional.pad(images, (0, 0, 2, 2, 2, 2)))
     windows = {(y, x): bordered[:, :, y : y + 64, x : x + 32] for y in range(5) for x in range(5)}
-    found = [{at for at, window in windows.items() if torch.equal(window[i], crops[i])} for i in range(200)]
-    assert all(found)
-    assert set.union(*found) == set(windows)  # every shift from -2 to 2 occurs, in both directions
+    shifts = [{at for at, window in windows.items() if torch.equal(window[i], crops[i])} for i in range(200)]
+    assert all(shifts)
+    assert set.union(*shifts) == set(windows)  # every shift from -2 to 2 occurs, in both directions
 
 
-def test_augmentation_depends_on_its_generator_only(small):
+def test_augmentation_depends_on_its_random_numbers_only(small):
     images = noise()
-    first, second, other = (augment(images, small(), generator(0, "a", i)) for i in (1, 1, 2))
+    first, second, other = (augment(images, small(), make_rng(0, "a", i)) for i in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -163,7 +153,7 @@ def test_augmentation_depends_on_its_generator_only(small):
 def test_erased_pixels_hold_the_imagenet_mean_and_nothing_else_changes(small):
     images = noise(64)
     settings = small(**OFF | {"erasing_probability": 1.0})
-    erased = augment(images, settings, generator(0, "a")).permute(0, 2, 3, 1)
+    erased = augment(images, settings, make_rng(0, "a")).permute(0, 2, 3, 1)
     plain = normalise(images).permute(0, 2, 3, 1)
     changed = (erased != plain).any(dim=3)
     assert changed.flatten(1).any(dim=1).all()
@@ -184,7 +174,7 @@ def bot_erasing(height, width, rng):
 
 
 def test_erasing_has_the_distribution_of_bot(bot):
-    boxes = np.array(erasing_boxes(20000, 256, 128, bot(), generator(0, "a")))
+    boxes = np.array(erasing_boxes(20000, 256, 128, bot(), make_rng(0, "a")))
     boxes = boxes[:, boxes[2] > 0]
     rng = random.Random(0)
     oracle = [box for _ in range(20000) if (box := bot_erasing(256, 128, rng))]
@@ -195,7 +185,7 @@ def test_erasing_has_the_distribution_of_bot(bot):
 
 
 def test_erased_boxes_lie_inside_and_reach_both_edges(small):
-    top, left, height, width = erasing_boxes(5000, 64, 32, small(), generator(0, "a"))
+    top, left, height, width = erasing_boxes(5000, 64, 32, small(), make_rng(0, "a"))
     assert top.min() == left.min() == 0
     assert (top + height).max() == 64
     assert (left + width).max() == 32

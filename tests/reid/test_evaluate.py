@@ -34,10 +34,10 @@ def slow_evaluation(distance, query_pids, query_camids, gallery_pids, gallery_ca
         if not any(hits):
             results.append(None)
             continue
-        precisions, area, found, old_recall, old_precision = [], 0.0, 0, 0.0, 1.0
+        precisions, area, count, old_recall, old_precision = [], 0.0, 0, 0.0, 1.0
         for place, hit in enumerate(hits, start=1):
-            found += hit
-            recall, precision = found / sum(hits), found / place
+            count += hit
+            recall, precision = count / sum(hits), count / place
             if hit:
                 precisions.append(precision)
             area += (recall - old_recall) * (old_precision + precision) / 2  # compute_AP.m of Market-1501
@@ -90,8 +90,8 @@ def test_the_best_images_are_those_of_a_stable_sort(seed, top):
     result = evaluate([distance], *case[1:], top=top)
     for q in range(len(distance)):
         own = (gallery_pids == query_pids[q]) & (gallery_camids == query_camids[q])
-        kept = [g for g in np.argsort(distance[q], kind="stable") if gallery_pids[g] != -1 and not own[g]]
-        np.testing.assert_array_equal(result.top[q], (kept + [-1] * top)[:top])
+        order = [g for g in np.argsort(distance[q], kind="stable") if gallery_pids[g] != -1 and not own[g]]
+        np.testing.assert_array_equal(result.top[q], (order + [-1] * top)[:top])
     plain = evaluate([distance], *case[1:])
     assert plain.top.shape == (len(distance), 0)
     np.testing.assert_array_equal(result.average_precision, plain.average_precision)
@@ -102,12 +102,12 @@ def test_camera_pairs_are_evaluations_with_one_camera_in_the_gallery():
     rng = np.random.default_rng(2)
     query, gallery = (rng.standard_normal((n, 8)).astype(np.float32) for n in (40, 150))
     gallery_camids[:5], gallery_pids[:5] = 9, 0  # a camera that saw distractors only
-    found = average_precision_by_camera(
+    precisions = average_precision_by_camera(
         query, gallery, query_pids, query_camids, gallery_pids, gallery_camids
     )
-    assert sorted(found) == [1, 2, 3]
+    assert sorted(precisions) == [1, 2, 3]
     matrix = ((query[:, None] - gallery[None]) ** 2).sum(axis=2)
-    for camera, precision in found.items():
+    for camera, precision in precisions.items():
         elsewhere = np.where(gallery_camids == camera, gallery_pids, -1)  # other cameras' images as junk
         alone = evaluate([matrix], query_pids, query_camids, elsewhere, gallery_camids)
         np.testing.assert_allclose(precision, alone.average_precision)
@@ -138,11 +138,9 @@ def test_blocks_change_nothing(block):
     np.testing.assert_array_equal(result.average_precision, expected.average_precision)
 
 
-def test_distances_are_made_block_by_block():
-    blocks = distances(
-        np.zeros((10**5, 2), np.float32), np.zeros((10**5, 2), np.float32), 2
-    )  # 40 GB as a whole
-    assert next(blocks).shape == (2, 10**5)
+def test_distances_are_computed_block_by_block():
+    features = np.zeros((10**5, 2), np.float32)  # their matrix takes 40 GB as a whole
+    assert next(distances(features, features, 2)).shape == (2, 10**5)
 
 
 def test_the_distances_stay_as_they_were():

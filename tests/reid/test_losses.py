@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy, weighted_mean
+from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Cython evaluation")
@@ -14,8 +14,8 @@ with warnings.catch_warnings():
 @pytest.fixture
 def batch():
     """Features of 5 identities, 4 images each in mixed order, and their labels."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(20, 16, generator=generator, requires_grad=True)
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(20, 16, generator=rng, requires_grad=True)
     labels = torch.arange(5).repeat(4)
     return features, labels
 
@@ -80,10 +80,3 @@ def test_only_centers_of_seen_classes_move(batch):
     center(features, labels).mean().backward()
     assert center.centers.grad[:5].abs().sum(dim=1).min() > 0
     assert (center.centers.grad[5:] == 0).all()
-
-
-def test_weighted_mean():
-    values = torch.tensor([1.0, 2.0, 6.0])
-    assert weighted_mean(values, torch.full((3,), 0.2)).item() == pytest.approx(3)
-    assert weighted_mean(values, torch.tensor([1.0, 1.0, 0.0])).item() == pytest.approx(1.5)
-    assert weighted_mean(values, torch.tensor([1.0, 0.0, 3.0])).item() == pytest.approx(19 / 4)

@@ -1,4 +1,5 @@
 import copy
+import tarfile
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_imagenet_weights_give_torchvisions_features(bot, imagenet, tmp_path, su
         torch.testing.assert_close(model(images)[0], headless(images), rtol=1e-3, atol=1e-3)
 
 
+def test_the_classifier_of_the_file_does_not_count(bot, imagenet, tmp_path):
+    state = imagenet.state_dict()
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    save_file(state, tmp_path / "whole.safetensors")
+    save_file(body, tmp_path / "body.safetensors")
+    save_file(body | {"fc.weight": torch.zeros(7, 2048)}, tmp_path / "seven.safetensors")
+    whole, *others = (
+        BoT(bot(weights=str(tmp_path / f"{name}.safetensors")), 5).backbone.state_dict()
+        for name in ("whole", "body", "seven")
+    )
+    for other in others:
+        torch.testing.assert_close(other, whole, rtol=0, atol=0)
+
+
 def write_other_network(path):
     torch.save(torchvision.models.resnet18().state_dict(), path)
 
@@ -100,8 +115,8 @@ def test_wrong_weights_are_named(bot, tmp_path, write, suffix):
     [
         ("layer1.0.conv1.weight", float("nan"), "holds NaN or infinite values in layer1.0.conv1.weight"),
         ("bn1.running_var", float("inf"), "holds NaN or infinite values in bn1.running_var"),
-        ("fc.bias", torch.int8, "holds fc.bias as int8; weights are floats"),
-        ("fc.bias", None, "is not a state dict of torchvision's resnet50"),
+        ("bn1.bias", torch.int8, "holds bn1.bias as int8; weights are floats"),
+        ("bn1.bias", None, "is not a state dict of torchvision's resnet50"),
     ],
 )
 def test_damaged_weights_are_named(bot, imagenet, tmp_path, name, value, why):
@@ -116,6 +131,18 @@ def test_damaged_weights_are_named(bot, imagenet, tmp_path, name, value, why):
         state[name] = state[name].clone().fill_(value)
     torch.save(state, path)
     with pytest.raises(ValueError, match=f"{path.name}, which {why}"):
+        BoT(bot(weights=str(path)), 5)
+
+
+def test_files_that_people_have_instead_are_named_with_their_mend(bot, tmp_path):
+    path = tmp_path / "resnet50.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="a pointer of Git LFS; run `git lfs pull`"):
+        BoT(bot(weights=str(path)), 5)
+    path.unlink()
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "storages")
+    with pytest.raises(ValueError, match=r"torch's first format, \.tar, which .*; resnet50-0676ba61"):
         BoT(bot(weights=str(path)), 5)
 
 

@@ -1,13 +1,13 @@
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import reid.train
 from pipeline.runtime.checkpoints import Checkpoints
 from reid.evaluate import distances, evaluate, features
 from reid.model import BoT
+from reid.settings import Mix
 from reid.train import learning_rate, train
 
 N_IDENTITIES, N_IMAGES = 8, 10
@@ -74,18 +74,18 @@ def differ(model, other):
     ],
 )
 def test_published_schedule(bot, iteration, factor):
-    assert learning_rate(bot(), iteration) == pytest.approx(3.5e-4 * factor)
+    assert learning_rate(iteration, bot()) == pytest.approx(3.5e-4 * factor)
 
 
 def test_schedule_scales_with_the_iterations(bot):
     long, short = bot(), bot(iterations=240)
     for epoch in range(120):
-        assert learning_rate(short, 2 * epoch) == learning_rate(long, 183 * epoch)
-        assert learning_rate(short, 2 * epoch + 1) == learning_rate(long, 183 * epoch)
+        assert learning_rate(2 * epoch, short) == learning_rate(183 * epoch, long)
+        assert learning_rate(2 * epoch + 1, short) == learning_rate(183 * epoch, long)
 
 
 def test_schedule_without_warmup(bot):
-    assert learning_rate(bot(warmup_epochs=0), 0) == 3.5e-4
+    assert learning_rate(0, bot(warmup_epochs=0)) == 3.5e-4
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -100,12 +100,12 @@ def test_training_separates_people(small):
 
 def test_training_is_a_function_of_its_arguments(small):
     random_state = torch.get_rng_state()
-    first = train(IMAGES, PIDS, HALF, small(), 0, synthetic_share=0.5)
+    first = train(IMAGES, PIDS, HALF, small(), 0)
     torch.manual_seed(123)
-    second = train(IMAGES, PIDS, HALF, small(), 0, synthetic_share=0.5)
+    second = train(IMAGES, PIDS, HALF, small(), 0)
     torch.set_rng_state(random_state)
     assert_same(first, second)
-    assert differ(first, train(IMAGES, PIDS, HALF, small(), 1, synthetic_share=0.5))
+    assert differ(first, train(IMAGES, PIDS, HALF, small(), 1))
 
 
 def test_loss_and_accuracy_are_logged_now_and_then(small):
@@ -113,6 +113,16 @@ def test_loss_and_accuracy_are_logged_now_and_then(small):
     train(IMAGES, PIDS, REAL, small(iterations=25), 0, log=logged.__setitem__)
     assert list(logged) == [20, 25]
     assert all(values["loss"] > 0 and 0 <= values["accuracy"] <= 1 for values in logged.values())
+
+
+def test_the_bar_shows_loss_accuracy_and_images_per_second(small, monkeypatch, capsys):
+    at_once = {"delay": 0, "mininterval": 0, "leave": True}
+    monkeypatch.setattr("reid.train.tqdm", lambda **options: tqdm(**options | at_once))
+    logged = {}
+    train(IMAGES, PIDS, REAL, small(iterations=3), 0, title="arm", log=logged.__setitem__)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.startswith("arm: 100%") and "48/48" in last and " images/s" in last  # batches of 4 x 4
+    assert f"loss {logged[3]['loss']:.3f}, accuracy {logged[3]['accuracy']:.2f}" in last
 
 
 def test_training_leaves_the_global_generator_alone(small):
@@ -123,7 +133,6 @@ def test_training_leaves_the_global_generator_alone(small):
 
 @pytest.mark.parametrize("killed_at", [3, 5, 8])
 def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
-    train = partial(reid.train.train, synthetic_smoothing=0.3, real_first=0.25, real_last=0.25)
     arguments = IMAGES, PIDS, HALF, small(), 0
     done = []
 
@@ -192,58 +201,13 @@ def test_every_trick_is_in_the_loop(small, change):
     assert differ(train(IMAGES, PIDS, REAL, settings, 0), train(IMAGES, PIDS, REAL, changed, 0))
 
 
-def test_weight_of_synthetic_images(small):
-    plain = train(IMAGES, PIDS, REAL, small(), 0)
-    assert_same(train(IMAGES, PIDS, REAL, small(), 0, synthetic_weight=0.1), plain)  # none are synthetic
-    assert_same(train(IMAGES, PIDS, ~REAL, small(), 0, synthetic_weight=0.5), plain)  # only ratios count
-    half = train(IMAGES, PIDS, HALF, small(), 0)
-    assert differ(train(IMAGES, PIDS, HALF, small(), 0, synthetic_weight=0.1), half)
-
-
-def test_label_smoothing_of_synthetic_images(small):
-    plain = train(IMAGES, PIDS, HALF, small(), 0)
-    assert_same(train(IMAGES, PIDS, HALF, small(), 0, synthetic_smoothing=0.1), plain)  # that of the settings
-    assert_same(
-        train(IMAGES, PIDS, REAL, small(), 0, synthetic_smoothing=0.5), train(IMAGES, PIDS, REAL, small(), 0)
-    )
-    assert differ(train(IMAGES, PIDS, HALF, small(), 0, synthetic_smoothing=0.5), plain)
-    every = train(IMAGES, PIDS, ~REAL, small(), 0, synthetic_smoothing=0.3)
-    assert_same(every, train(IMAGES, PIDS, ~REAL, small(label_smoothing=0.3), 0))
-
-
-def test_the_first_step_of_two_is_training_on_real_images_alone(small, monkeypatch):
-    """Up to its last iteration all is as if there were no synthetic images; from then on they take part."""
-    pixels = []
-
-    def augment(images, *inputs):
-        pixels.append(images)
-        return original(images, *inputs)
-
-    original = reid.train.augment
-    monkeypatch.setattr(reid.train, "augment", augment)
-    real, synthetic = ~HALF, HALF
-    order = np.argsort(synthetic, kind="stable")  # real images first, as the pipeline has them
-    images, pids, synthetic = IMAGES[order], PIDS[order], synthetic[order]
-    train(IMAGES[real], PIDS[real], REAL[real], small(), 0)
-    alone = pixels.copy()
-    pixels.clear()
-    train(images, pids, synthetic, small(), 0, synthetic_share=0.5, real_first=0.5)
-    assert len(pixels) == small().iterations
-    same = [torch.equal(a, b) for a, b in zip(alone, pixels, strict=True)]
-    assert same == [True] * 6 + [False] * 6
-    pixels.clear()
-    train(images, pids, synthetic, small(), 0, synthetic_share=0.5, real_first=0.25, real_last=0.5)
-    same = [torch.equal(a, b) for a, b in zip(alone, pixels, strict=True)]
-    assert same == [True] * 3 + [False] * 3 + [True] * 6
-    pixels.clear()
-    train(images, pids, synthetic, small(), 0, synthetic_share=0.5)
-    assert not torch.equal(alone[0], pixels[0])
-
-
-@pytest.mark.parametrize("step", ["real_first", "real_last"])
-def test_steps_on_real_images_need_one_of_everybody(small, step):
-    with pytest.raises(ValueError, match=rf"{step} is 0.5; it needs a real image of every identity"):
-        train(IMAGES, PIDS, PIDS == 1, small(), 0, **{step: 0.5})
+def test_the_rate_of_synthetic_images_is_the_mixs(small):
+    settings = small(iterations=4)
+    default = train(IMAGES, PIDS, HALF, settings, 0)
+    assert_same(train(IMAGES, PIDS, HALF, settings, 0, mix=Mix()), default)
+    assert differ(train(IMAGES, PIDS, HALF, settings, 0, mix=Mix(rate=2.0)), default)
+    real = train(IMAGES, PIDS, REAL, settings, 0)
+    assert_same(train(IMAGES, PIDS, REAL, settings, 0, mix=Mix(rate=2.0)), real)  # none are synthetic
 
 
 def test_the_model_comes_back_ready_for_evaluation(small):
@@ -287,8 +251,3 @@ def test_a_ruined_model_is_no_checkpoint(small, tmp_path, monkeypatch):
 def test_images_of_another_size_are_refused(small):
     with pytest.raises(ValueError, match="ask for height 96"):
         train(IMAGES, PIDS, REAL, small(height=96), 0)
-
-
-def test_synthetic_images_cannot_weigh_nothing(small):
-    with pytest.raises(ValueError, match="synthetic_weight is 0"):
-        train(IMAGES, PIDS, HALF, small(), 0, synthetic_weight=0.0)
