@@ -6,11 +6,14 @@ runs commands in the user's login shell, and shells differ in how they expand a 
 command is the same in all of them.
 """
 
+import argparse
 import os
 import runpy
 import shlex
 import sys
 from typing import TYPE_CHECKING
+
+from pipeline.runtime.stage import command_line
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -38,9 +41,11 @@ def launched_processes() -> "PartialState":
 
 def main() -> None:
     """Run the module that the arguments name."""
-    if len(sys.argv) < 2:
-        sys.exit("launch: expected a module, such as pipeline.generate, and its arguments")
-    module, *arguments = sys.argv[1:]
+    parser = command_line("runtime.launch", __doc__)
+    parser.add_argument("module", help="the stage, such as pipeline.generate")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    parsed = parser.parse_args()
+    module, arguments = parsed.module, parsed.arguments
     launcher = shlex.split(os.environ.get("LAUNCH", ""))
     if launcher:
         try:
