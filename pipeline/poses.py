@@ -5,6 +5,7 @@ in reports/poses.json.
 """
 
 import functools
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+import pipeline.datasets.images as images_module
 from generator.keypoints import KEYPOINT_NAMES
 from pipeline.artifacts import COORDINATES, POSES, POSES_SUMMARY, read_index
 from pipeline.datasets.formats import FORMATS
 from pipeline.datasets.images import read_image
 from pipeline.params import load_params
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv, write_json
+from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, progress, stage_main
 from pipeline.runtime.workers import available_cores, worker_pool
 
@@ -32,15 +36,19 @@ _OPENPOSE_HEIGHT = 256
 _MOST_ON_GPU = 4  # processes
 
 
-def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+def detect(
+    root: Path, images: Sequence[str], checksums: Sequence[str], model: Path
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Run OpenPose on images, in one process per core; up to four use a GPU where there is one.
 
     Of several people in an image the one with the largest bounding box is kept, since the crop was made for
-    it; an image without a person has only zeros.
+    it; an image without a person has only zeros. What was found in an image is kept in scratch, so that a
+    stage that was killed continues where it was.
 
     Args:
         root: Folder of the data set.
         images: Paths of images, relative to it.
+        checksums: MD5 of each of these images.
         model: File `body_pose_model.pth` of the package controlnet_aux.
 
     Returns:
@@ -52,13 +60,34 @@ def detect(root: Path, images: Sequence[str], model: Path) -> tuple[NDArray[np.f
     # Once, and before the processes load it with controlnet_aux, which leaves it to torch's default not to
     # unpickle objects
     check_openpose(model)
+    file = scratch("poses", __file__, images_module, model=md5(model)) / "keypoints.jsonl"
+    results = _read_results(file)
+    todo = {checksum: root / image for image, checksum in zip(images, checksums, strict=True)}
+    todo = {checksum: image for checksum, image in todo.items() if checksum not in results}
     cores = available_cores()
-    with worker_pool(cores) as pool:
-        files = [root / image for image in images]
+    if todo:
         detect_file = functools.partial(detect_one, model=model, may_use_gpu=cores <= _MOST_ON_GPU)
-        results = pool.map(detect_file, files, chunksize=8)
-        keypoints, people = zip(*progress(results, total=len(images), desc="OpenPose"), strict=True)
+        with worker_pool(cores) as pool, file.open("a", encoding="utf-8") as lines:
+            outcomes = pool.map(detect_file, todo.values(), chunksize=8)
+            for checksum, (points, count) in zip(
+                todo, progress(outcomes, len(todo), "OpenPose"), strict=True
+            ):
+                lines.write("\n" + json.dumps([checksum, points.tolist(), count]))
+                results[checksum] = points, count
+    keypoints, people = zip(*(results[checksum] for checksum in checksums), strict=True)
     return np.stack(keypoints), np.array(people)
+
+
+def _read_results(file: Path) -> dict[str, tuple[NDArray[np.float32], int]]:
+    """Return keypoints and number of people of the images that were done, by checksum."""
+    results = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            checksum, points, count = json.loads(line)
+        except ValueError:
+            continue  # empty, or cut off by a kill
+        results[checksum] = np.array(points, np.float32), count
+    return results
 
 
 def detect_one(file: Path, model: Path, may_use_gpu: bool) -> tuple[NDArray[np.float32], int]:
@@ -96,7 +125,9 @@ def check_openpose(model: Path) -> None:
             controlnet_aux, which runs the model, is not installed.
     """
     if not model.is_file():
-        raise FileNotFoundError(f"poses.openpose_model is {model}; there is no such file")
+        raise FileNotFoundError(
+            f"poses.openpose_model is {model}, there is no such file; expected OpenPose's body_pose_model.pth"
+        )
     import torch
 
     from generator.weights import read_state_dict
@@ -195,7 +226,7 @@ def main() -> None:
         keypoints = FORMATS[params.dataset.format].read_annotations(root, images, sizes)
     else:
         assert params.poses.openpose_model is not None  # params.py sees to it
-        keypoints, people = detect(root, images, params.poses.openpose_model)
+        keypoints, people = detect(root, images, index.md5.tolist(), params.poses.openpose_model)
     # In pixels of a view: the image between two borders, resized to the view's height
     border = params.dataset.border
     scale = np.array([params.dataset.width - 2 * border, params.dataset.height]) / sizes

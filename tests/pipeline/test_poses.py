@@ -199,10 +199,35 @@ def test_a_gpu_is_used_by_few_processes_only(
     monkeypatch.setattr(stage, "check_openpose", lambda model: None)
     monkeypatch.setattr(stage, "available_cores", lambda: cores)
     monkeypatch.setattr(stage, "worker_pool", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pth").touch()
     save_image(tmp_path / "a.jpg")
-    stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+    stage.detect(tmp_path, ["a.jpg"], ["0"], tmp_path / "model.pth")
     assert used == [device]
+
+
+def test_openpose_continues_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that were done are not looked at again, whatever their name is now; a torn line is."""
+    monkeypatch.chdir(tmp_path)
+    looked: list[str] = []
+
+    def detect_one(file: Path, model: Path, may_use_gpu: bool) -> tuple[np.ndarray, int]:
+        looked.append(file.name)
+        if file.name == "c" and len(looked) == 3:
+            raise KeyboardInterrupt
+        return np.full((18, 3), ord(file.name) / 128, np.float32), 1
+
+    monkeypatch.setattr(stage, "check_openpose", lambda model: None)
+    monkeypatch.setattr(stage, "worker_pool", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr(stage, "detect_one", detect_one)
+    Path("model.pth").touch()
+    with pytest.raises(KeyboardInterrupt):
+        stage.detect(tmp_path, ["a", "b", "c"], ["1", "2", "3"], Path("model.pth"))
+    (file,) = Path(".scratch/poses").glob("*/keypoints.jsonl")
+    file.write_text(file.read_text() + '\n["3", [[0')
+    again, people = stage.detect(tmp_path, ["renamed", "b", "c"], ["1", "2", "3"], Path("model.pth"))
+    assert looked == ["a", "b", "c", "c"] and people.tolist() == [1, 1, 1]
+    assert again[:, 0, 0].tolist() == [ord(name) / 128 for name in "abc"]
 
 
 class SmallNetwork(torch.nn.Module):
@@ -246,14 +271,14 @@ def test_a_file_that_is_no_openpose_model_is_named_before_any_process_starts(
     pytest.importorskip("controlnet_aux")
     monkeypatch.setattr(stage, "worker_pool", None)
     with pytest.raises(
-        FileNotFoundError, match=r"poses.openpose_model is .*model.pth; there is no such file"
+        FileNotFoundError, match=r"poses.openpose_model is .*model.pth, there is no such file; expected Open"
     ):
-        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+        stage.detect(tmp_path, ["a.jpg"], ["0"], tmp_path / "model.pth")
     (tmp_path / "model.pth").write_text("no weights")
     with pytest.raises(
         ValueError, match=r"poses.openpose_model is .*model.pth; it is no OpenPose body model"
     ):
-        stage.detect(tmp_path, ["a.jpg"], tmp_path / "model.pth")
+        stage.detect(tmp_path, ["a.jpg"], ["0"], tmp_path / "model.pth")
 
 
 class _Harmful:
