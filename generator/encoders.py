@@ -119,9 +119,9 @@ def load_image_encoder(folder: Path, meta: bool = False) -> ImageEncoder:
     if not isinstance(patch, int) or patch < 1:
         raise ValueError(f"{folder / 'config.json'} has patch_size {patch!r}; expected pixels of a side.")
     preprocessor = folder / "preprocessor_config.json"
-    saved = read_json(preprocessor) if preprocessor.exists() else config
-    encoder.config.image_mean = list(saved.get("image_mean", kind.mean))
-    encoder.config.image_std = list(saved.get("image_std", kind.std))
+    normalisation = read_json(preprocessor) if preprocessor.exists() else config
+    encoder.config.image_mean = list(normalisation.get("image_mean", kind.mean))
+    encoder.config.image_std = list(normalisation.get("image_std", kind.std))
     return encoder.eval().requires_grad_(False)
 
 

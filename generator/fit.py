@@ -96,12 +96,12 @@ def _tokens(design: Design) -> Iterator[Misfit]:
 def _latents(design: Design) -> Iterator[Misfit]:
     """Yield differences between the latents of the VAE, the UNet and the pose encoder."""
     if design.unet is not None:
-        taken, given = design.unet["in_channels"], design.unet["out_channels"]
-        made = design.vae["latent_channels"] if design.vae else given
-        if not taken == given == made:
+        inputs, outputs = design.unet["in_channels"], design.unet["out_channels"]
+        channels = design.vae["latent_channels"] if design.vae else outputs
+        if not inputs == outputs == channels:
             yield (
                 "base",
-                f"has a UNet with {taken} input and {given} output channels; expected {made} of both"
+                f"has a UNet with {inputs} input and {outputs} output channels; expected {channels} of both"
                 + (", as its VAE's latents have" if design.vae else ""),
             )
     if design.vae is not None and design.denoiser is not None:

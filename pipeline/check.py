@@ -192,8 +192,8 @@ def check_import(key: str, folder: Path, percent: int) -> None:
 
 def check_compiler() -> None:
     """Raise a ValueError unless torch.compile finds the compiler and the headers for its kernels."""
-    named = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang", "clang++"]
-    if not any(shutil.which(compiler) for compiler in named if compiler):
+    compilers = [os.environ.get("CC"), os.environ.get("CXX"), "gcc", "g++", "clang", "clang++"]
+    if not any(shutil.which(compiler) for compiler in compilers if compiler):
         raise ValueError(
             "generator.train.compile is true; there is no C compiler, expected gcc or clang (false does "
             "without)"
@@ -247,14 +247,14 @@ def check_memory(params: Params, models: Models) -> None:
 
     state = _BYTES * _STATES * parameters(models.denoiser)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    kept = views + (0 if torch.cuda.is_available() else state)
-    needed = processes * kept + state
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if there < needed:
+    per_process = views + (0 if torch.cuda.is_available() else state)
+    needed = processes * per_process + state
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory < needed:
         raise ValueError(
             f"{root} has {count} training images; expected {needed / 1e9:.1f} GB of memory ({processes} x "
-            f"{kept / 1e9:.1f} GB in processes, {state / 1e9:.1f} GB for a checkpoint), where there are "
-            f"{there / 1e9:.1f} GB (generator.train.flip: 0 halves the {views / 1e9:.1f} GB of images in a "
+            f"{per_process / 1e9:.1f} GB in processes, {state / 1e9:.1f} GB for a checkpoint), where there "
+            f"are {memory / 1e9:.1f} GB (generator.train.flip: 0 halves the {views / 1e9:.1f} GB of images in a "
             "process, a smaller generator.image_encoder takes less)"
         )
 

@@ -20,7 +20,7 @@ SIZES = {"view_height": 32, "view_width": 16, "token_height": 16, "token_width":
 WHOLE = {"denoiser": tiny.DENOISER, "vae": VAE, "unet": UNET, "image_encoder": {"patch_size": 4}}
 
 
-def found(**changes: Any) -> dict[str, str]:
+def mistakes_of(**changes: Any) -> dict[str, str]:
     """The mistakes of a design that fits but for some changes; settings of the denoiser go by their names."""
     design = {name: changes.pop(name) for name in list(changes) if name in SIZES | WHOLE}
     denoiser = tiny.DENOISER.model_copy(update=changes)
@@ -30,7 +30,7 @@ def found(**changes: Any) -> dict[str, str]:
 def test_a_design_that_fits_has_no_mistake_in_whole_or_in_part() -> None:
     assert misfits(Design()) == []
     for left_out in [(), *((name,) for name in SIZES | WHOLE), ("vae", "unet", "image_encoder")]:
-        assert found(**dict.fromkeys(left_out)) == {}
+        assert mistakes_of(**dict.fromkeys(left_out)) == {}
 
 
 def test_the_configurations_of_loaded_models_are_understood() -> None:
@@ -39,8 +39,8 @@ def test_the_configurations_of_loaded_models_are_understood() -> None:
         "unet": tiny.denoiser().unet.config,
         "image_encoder": tiny.image_encoder().config.to_dict(),
     }
-    assert found(**configs) == {}
-    assert found(**configs, view_height=40, token_height=18).keys() == {"view_height", "token_height"}
+    assert mistakes_of(**configs) == {}
+    assert mistakes_of(**configs, view_height=40, token_height=18).keys() == {"view_height", "token_height"}
 
 
 @pytest.mark.parametrize(
@@ -95,33 +95,33 @@ def test_the_configurations_of_loaded_models_are_understood() -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(changes: dict[str, Any], name: str, sentence: str) -> None:
-    assert found(**changes) == {name: sentence}
+    assert mistakes_of(**changes) == {name: sentence}
 
 
 def test_all_mistakes_are_named_at_once() -> None:
-    mistakes = found(view_height=40, token_width=10, cva_heads=3, pose_channels=(4, 8))
+    mistakes = mistakes_of(view_height=40, token_width=10, cva_heads=3, pose_channels=(4, 8))
     assert list(mistakes) == ["token_width", "pose_channels", "view_height", "cva_heads"]
 
 
 def test_what_is_switched_off_need_not_fit() -> None:
-    assert found(texture_patch=4, flc_texture=False) == {}
-    assert found(cva_heads=3, cva=False) == {}
+    assert mistakes_of(texture_patch=4, flc_texture=False) == {}
+    assert mistakes_of(cva_heads=3, cva=False) == {}
 
 
 def test_heads_must_divide_the_levels_with_cross_attention_alone() -> None:
     plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    assert found(cva_heads=16, unet=UNET | plain) == {}, "16 channels in the middle"
-    assert "16 channels" in found(cva_heads=32, unet=UNET | plain)["cva_heads"]
-    assert found(cva_heads=32, unet=UNET | plain | {"mid_block_type": None}) == {}
+    assert mistakes_of(cva_heads=16, unet=UNET | plain) == {}, "16 channels in the middle"
+    assert "16 channels" in mistakes_of(cva_heads=32, unet=UNET | plain)["cva_heads"]
+    assert mistakes_of(cva_heads=32, unet=UNET | plain | {"mid_block_type": None}) == {}
     one = {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}  # the last block up has the first level's
-    assert "8 channels" in found(cva_heads=16, unet=UNET | plain | one)["cva_heads"]
+    assert "8 channels" in mistakes_of(cva_heads=16, unet=UNET | plain | one)["cva_heads"]
 
 
 def test_blocks_of_pixels_count_to_the_factor_of_the_vae() -> None:
     blocks = {"in_channels": 12, "out_channels": 12, "block_out_channels": [8, 8, 8]}
     assert (block_size(VAE), vae_factor(VAE)) == (1, 8)
     assert (block_size(VAE | blocks), vae_factor(VAE | blocks)) == (2, 8)
-    assert found(vae=VAE | blocks) == {}
+    assert mistakes_of(vae=VAE | blocks) == {}
     for channels in ({"in_channels": 4}, {"in_channels": 6, "out_channels": 6}, {"in_channels": 1}):
         with pytest.raises(ValueError, match=f"The VAE has {channels['in_channels']} input and"):
             vae_factor(VAE | channels)

@@ -131,10 +131,10 @@ def test_save_and_load_are_bit_exact(tmp_path):
 
 def test_load_denoiser_makes_one_of_a_stock_unet(tmp_path):
     tiny.unet().half().save_pretrained(tmp_path)
-    made = load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
+    denoiser = load_denoiser(tmp_path, tiny.DENOISER, tiny.WIDTH, seed=0)
     expected = IMAGPoseDenoiser.from_unet(tiny.unet().half().float(), tiny.WIDTH, tiny.DENOISER, seed=0)
-    torch.testing.assert_close(made.state_dict(), expected.state_dict(), rtol=0, atol=0)
-    assert "_name_or_path" not in made.config.unet_config  # no path of this machine goes into what is saved
+    torch.testing.assert_close(denoiser.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert "_name_or_path" not in denoiser.config.unet_config  # a path of this machine
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

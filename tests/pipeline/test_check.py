@@ -372,7 +372,8 @@ def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.Monke
     (sentence,) = sentences(tmp_path / "body_25.pth")
     assert f"({layer} is [26, 128, 1, 1], where [19, 128, 1, 1] is needed)" in sentence
     assert sentences(tmp_path / "none.pth") == [
-        f"poses.openpose_model is {tmp_path / 'none.pth'}; there is no such file"
+        f"poses.openpose_model is {tmp_path / 'none.pth'}, there is no such file; expected OpenPose's "
+        "body_pose_model.pth"
     ]
     monkeypatch.setitem(sys.modules, "controlnet_aux.open_pose.model", None)
     (sentence,) = sentences(tmp_path / "body.pth")
