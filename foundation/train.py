@@ -41,9 +41,10 @@ from pipeline.datasets.marks import save_composite
 from pipeline.params import load
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
+from pipeline.runtime.hashes import model_hash
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_json
-from pipeline.runtime.scratch import model_hash, scratch
+from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
 from reid.train import train as train_bot
 

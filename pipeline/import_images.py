@@ -29,8 +29,8 @@ from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index
 from pipeline.datasets.copies import find_copies, hash_images
 from pipeline.datasets.images import read_image
 from pipeline.params import load_params
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
-from pipeline.runtime.scratch import md5
 from pipeline.runtime.stage import command_line, progress, stage_main
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -24,7 +24,7 @@ from pipeline.params import Params, load_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
 from pipeline.runtime.page import COLOURS
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.statistics import INTERVALS, Summary, _half, aligned_table, result_cells, summarise
+from pipeline.shared.statistics import INTERVALS, Summary, aligned_table, half_width, result_cells, summarise
 
 _KEY = ["arm", "train_on", "percent", "seed"]
 _TITLES = {
@@ -176,7 +176,7 @@ def _brief(metric: dict[str, Any]) -> str:
         return ""
     gain = metric.get("gain")
     mean = f"{metric['mean']:.1f}"
-    return mean if gain is None else f"{mean} ({gain:+.1f}{_half(gain, metric['gain_high'])})"
+    return mean if gain is None else f"{mean} ({gain:+.1f}{half_width(gain, metric['gain_high'])})"
 
 
 def _published(values: tuple[float, ...]) -> list[str]:

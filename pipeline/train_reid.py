@@ -33,9 +33,10 @@ from pipeline.datasets.synthetic import read_arm
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv
-from pipeline.runtime.scratch import is_sealed, md5, release, scratch, seal
+from pipeline.runtime.scratch import is_sealed, release, scratch, seal
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.runtime.workers import available_cores, bar_position, worker_pool
 from pipeline.shared.reid_models import ImageSet, evaluate_model, name_memory_keys, reid_device

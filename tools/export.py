@@ -17,8 +17,8 @@ from pipeline.artifacts import SYNTHETIC, generator_folder, read_index, read_sub
 from pipeline.datasets.market1501 import FOLDERS, FOOLS_LOADERS
 from pipeline.datasets.synthetic import read_arm
 from pipeline.params import ArmSettings, Params, load_params
+from pipeline.runtime.hashes import model_hash
 from pipeline.runtime.outputs import atomic, link_or_copy, write_csv
-from pipeline.runtime.scratch import model_hash
 from pipeline.runtime.stage import command_line, progress, stage_main
 
 EXPORTS = Path("exports")
@@ -202,7 +202,7 @@ def _choice(arm: ArmSettings, params: Params) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = command_line("export", __doc__)
+    parser = command_line("export", __doc__, "tools")
     parser.add_argument("arm", help="whose synthetic images: an arm of params.yaml, or standard for none")
     parser.add_argument("percent", type=int, help="percent of the real training images, as 20; 100 for all")
     parser.add_argument(

@@ -10,8 +10,8 @@ import pandas as pd
 
 from pipeline.artifacts import MANIFEST, MANIFEST_COLUMNS, SYNTHETIC
 from pipeline.params import ArmSettings
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import read_csv
-from pipeline.runtime.scratch import md5
 
 
 def read_synthetic(generator: str, percent: int, identities: set[int]) -> tuple[Path, pd.DataFrame]:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel
 
-from pipeline.runtime.hashes import code_hash, md5, model_hash  # noqa: F401
+from pipeline.runtime.hashes import code_hash, md5
 from pipeline.runtime.outputs import write_json
 
 SCRATCH = Path(".scratch")

@@ -28,8 +28,9 @@ from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import Mark, save_image
 from pipeline.datasets.views import from_view, to_view
 from pipeline.params import DatasetSettings, Params, with_keys
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import atomic
-from pipeline.runtime.scratch import is_sealed, md5, scratch, seal
+from pipeline.runtime.scratch import is_sealed, scratch, seal
 
 
 def check_parts(

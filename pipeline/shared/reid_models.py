@@ -14,8 +14,9 @@ import pipeline.datasets.images
 import reid
 from pipeline.datasets.images import load_images
 from pipeline.params import ReidSection
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv, write_json
-from pipeline.runtime.scratch import is_sealed, md5, release, scratch, seal
+from pipeline.runtime.scratch import is_sealed, release, scratch, seal
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import BoT, load_model
 from reid.rerank import rerank

@@ -91,7 +91,7 @@ def difference(rows: pd.DataFrame, arm: str, other: str, metric: str = "rank1") 
     texts = {}
     for percent in differences.index.unique("percent"):
         mean, _, high = interval(differences.loc[percent])
-        texts[int(percent)] = f"{mean:+.1f}{_half(mean, high)}"
+        texts[int(percent)] = f"{mean:+.1f}{half_width(mean, high)}"
     return texts
 
 
@@ -121,14 +121,15 @@ def _excludes_zero(mean: float | None, low: float | None, high: float | None) ->
 
 def result_cells(metric: dict[str, Any]) -> list[str]:
     """Write mean, gain and recovered share of one metric; a cell is empty if its value is not known."""
-    mean = f"{metric['mean']:.1f}{_half(metric['mean'], metric['high'])}"
+    mean = f"{metric['mean']:.1f}{half_width(metric['mean'], metric['high'])}"
     if metric.get("gain") is None:
         return [mean, "", ""]
     share = "" if metric["recovered"] is None else f"{round(100 * metric['recovered'])} %"
-    return [mean, f"{metric['gain']:+.1f}{_half(metric['gain'], metric['gain_high'])}", share]
+    return [mean, f"{metric['gain']:+.1f}{half_width(metric['gain'], metric['gain_high'])}", share]
 
 
-def _half(mean: float | None, high: float | None) -> str:
+def half_width(mean: float | None, high: float | None) -> str:
+    """Return the half width of an interval as " ± 1.2"; empty if there is no interval."""
     return "" if mean is None or high is None else f" ± {high - mean:.1f}"
 
 

@@ -12,8 +12,9 @@ import torch
 from pipeline import subset, train_reid
 from pipeline.artifacts import SYNTHETIC
 from pipeline.params import Params
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
-from pipeline.runtime.scratch import SCRATCH, md5
+from pipeline.runtime.scratch import SCRATCH
 from pipeline.shared import reid_models
 
 GENERATED = SYNTHETIC / "all"

@@ -15,8 +15,8 @@ from pipeline import filter as filter_
 from pipeline import generate, import_images, index, plan, poses, subset, table4, train_generator, train_reid
 from pipeline.artifacts import read_index, read_subset
 from pipeline.params import load_params
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
-from pipeline.runtime.scratch import md5
 from pipeline.shared.reid_models import ImageSet
 from pipeline.world.shots import shots
 from tests import REPOSITORY

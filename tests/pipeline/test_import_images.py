@@ -14,8 +14,8 @@ from pipeline import import_images as stage
 from pipeline.datasets.marks import Mark, read_mark
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, parse_params
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
-from pipeline.runtime.scratch import md5
 from tests.pipeline.market import save_image
 
 LISTED = " is listed in {images}/manifest.csv; there is no such file in {images}"

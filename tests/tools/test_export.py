@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import index, subset
 from pipeline.artifacts import read_index, read_subset
-from pipeline.runtime.scratch import md5, model_hash
+from pipeline.runtime.hashes import md5, model_hash
 from tests import REPOSITORY
 from tests.pipeline.market import save_image
 from tools import export

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.datasets.synthetic import read_arm, read_synthetic
 from pipeline.params import ArmSettings
+from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
-from pipeline.runtime.scratch import md5
 from tests.pipeline.market import save_image
 
 IDS = {2, 7}
