@@ -4,9 +4,9 @@
     python -m benchmarks.evaluate --small    a tenth of the images, in seconds
     python -m benchmarks.evaluate --rerank   re-ranking too, once: a minute or two
 
-All three are timed in turn in each round, so that a busy machine disturbs them alike; medians are reported.
+All three are timed in turn in each round, so that a busy machine disturbs all of them; medians are reported.
 torchreid ranks a part of the queries only, because it takes minutes for all; its time is scaled up, and the
-report says so.
+output says so.
 """
 
 import resource
@@ -30,6 +30,7 @@ DIMENSION = 2048  # ResNet-50's feature
 
 
 def seconds(function: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -82,9 +83,9 @@ def main() -> None:
     print(f"ranking alone, torchreid   {ranking:8.2f} s, scaled up from {n_torchreid} queries")
     if arguments.rerank:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        taken = seconds(lambda: evaluate(rerank(query, gallery), *labels))
-        added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 2**20
-        print(f"re-ranking and its ranking {taken:8.2f} s, {added:.2f} GiB more memory at its peak")
+        duration = seconds(lambda: evaluate(rerank(query, gallery), *labels))
+        growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 2**20
+        print(f"re-ranking and its ranking {duration:8.2f} s, {growth:.2f} GiB more memory at its peak")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Time training and sampling of the generator with random weights, and the same work done naively.
 
 On a GPU: models of the true sizes, Stable Diffusion 1.5 with CVA and DINOv2-G, with the settings of
-profiles/market1501.yaml. Without one: the embedded run's, at 128x64, with small batches and few steps, to see
-that it works. Naive is one joint image at a time through all networks, without cached conditions, with one
-target view. A batch that does not fit into memory is taken in parts, as in a run: "128 in 32s".
+profiles/market1501.yaml. Without one: the models of params.yaml at 128x64, with small batches and few steps,
+to see that it works. Naive is one joint image at a time through all networks, without cached conditions, with
+one target view. A batch that does not fit into memory is taken in parts, as in a run: "128 in 32s".
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
-from generator.cost import BACKWARD, pipeline_flops
+from generator import cost
 from generator.data import EncodedViews, encode_views
 from generator.encoders import encode_latents, encode_tokens
 from generator.micro_batches import SmallerParts
@@ -31,17 +31,15 @@ from pipeline.params import Params, load_params
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.stage import command_line, stage_main
 
-# Dense bf16 peaks of the vendors' data sheets, FLOP/s.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 IMAGES = 64  # encoded views that training draws from
 WARM_UP = 3  # steps that are not timed; the first ones compile and allocate
 
 
 class NoCheckpoints:
-    """A run that starts at its start and leaves nothing."""
+    """Checkpoints of a run that begins anew and leaves nothing."""
 
     def load(self, **parts: Any) -> int:
-        """No step is done."""
+        """Tell that no step is done."""
         return 0
 
     def save(self, done: int, **parts: Any) -> None:
@@ -50,22 +48,35 @@ class NoCheckpoints:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table."""
+    """One line of the table.
+
+    Attributes:
+        size: Size of a view, "128x64".
+        batch: Joint images of a batch.
+        part: Joint images of a batch that are trained on at once.
+        step: Seconds of a training step.
+        forward: FLOPs of the denoiser's forward pass for one joint image.
+        memory: Bytes at the peak of training.
+        naive_joint: Seconds per joint image in training one at a time, encoders included.
+        sample_part: Joint images of a batch that are sampled at once.
+        sample_rate: Images per second in sampling.
+        naive_sample_rate: Images per second in sampling one at a time, encoders included.
+    """
 
     size: str
-    batch: int  # joint images
-    part: int  # of them that are trained on at once
-    step: float  # seconds of a training step
-    flops: float  # of a training step
-    memory: float  # bytes at the peak of training
-    naive_joint: float  # seconds per joint image in training, one at a time, encoders included
-    sample_part: int  # joint images of a batch that are sampled at once
-    sampled: float  # images per second
-    naive_sampled: float
+    batch: int
+    part: int
+    step: float
+    forward: int
+    memory: float
+    naive_joint: float
+    sample_part: int
+    sample_rate: float
+    naive_sample_rate: float
 
 
 def build(device: torch.device, view_size: tuple[int, int], params: Params) -> IMAGPosePipeline:
-    """The networks with random weights: Stable Diffusion and DINOv2-G on a GPU, else the embedded ones."""
+    """Make networks with random weights: of the true sizes on a GPU, else those of the settings."""
     settings = params.generator
     with torch.device(device):
         if device.type == "cpu":
@@ -105,55 +116,55 @@ def build(device: torch.device, view_size: tuple[int, int], params: Params) -> I
     )
 
 
-def encode(parts: IMAGPosePipeline, count: int) -> EncodedViews:
-    """Random images of one person through the frozen encoders."""
+def encode(imagpose: IMAGPosePipeline, count: int) -> EncodedViews:
+    """Encode random images of one person."""
     rng = np.random.default_rng(0)
-    height, width = parts.view_size
+    height, width = imagpose.view_size
     keypoints = np.concatenate([rng.uniform(0, width, (count, 18, 2)), np.ones((count, 18, 1))], axis=2)
     return encode_views(
         rng.integers(0, 256, (count, height, width, 3), np.uint8),
         keypoints,
         np.zeros(count, np.int64),
-        parts.vae,
-        parts.image_encoder,
-        view_size=parts.view_size,
-        token_size=parts.token_size,
+        imagpose.vae,
+        imagpose.image_encoder,
+        view_size=imagpose.view_size,
+        token_size=imagpose.token_size,
         flip=False,
         batch_size=16,
-    ).near(parts.device)
+    ).near(imagpose.device)
 
 
-def encode_joint(parts: IMAGPosePipeline) -> None:
+def encode_joint(imagpose: IMAGPosePipeline) -> None:
     """Run the frozen encoders for one joint image, as training without caches must: 4 views, 1 source."""
-    images = torch.rand(4, 3, *parts.view_size, device=parts.device)
-    encode_latents(parts.vae, images)
-    encode_tokens(parts.image_encoder, images[:1], parts.token_size)
+    images = torch.rand(4, 3, *imagpose.view_size, device=imagpose.device)
+    encode_latents(imagpose.vae, images)
+    encode_tokens(imagpose.image_encoder, images[:1], imagpose.token_size)
 
 
 def with_part(work: Callable[[], float], batch: int) -> tuple[float, int]:
-    """What `work` on batches of so many joint images returns, and how many were taken at once at its end."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Do `work` on batches of joint images; return its result, and how many it took at once in the end."""
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", SmallerParts)
         result = work()
-    sizes = [warned.message.size for warned in caught if isinstance(warned.message, SmallerParts)]
+    sizes = [record.message.size for record in records if isinstance(record.message, SmallerParts)]
     return result, min([batch, *sizes])
 
 
-def training_step(parts: IMAGPosePipeline, views: EncodedViews, settings: TrainSettings) -> float:
-    """Median seconds of a step of `generator.train.train`, which waits for the device at every step."""
+def training_step(imagpose: IMAGPosePipeline, views: EncodedViews, settings: TrainSettings) -> float:
+    """Return the median seconds of a training step; each waits for the device."""
     times = [time.perf_counter()]
 
     def log(done: int, values: dict[str, float]) -> None:
         times.append(time.perf_counter())
-        if done == WARM_UP and parts.device.type == "cuda":
+        if done == WARM_UP and imagpose.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # without the attempts that did not fit
 
-    train(parts.denoiser, views, parts.scheduler, settings, 0, NoCheckpoints(), log=log)
+    train(imagpose.denoiser, views, imagpose.scheduler, settings, 0, NoCheckpoints(), log=log)
     return float(np.median(np.diff(times)[WARM_UP:]))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the second of two calls."""
+    """Return the seconds of the second of two calls."""
     for _ in range(2):
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -165,7 +176,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def sample(
-    parts: IMAGPosePipeline, views: EncodedViews, joints: int, poses: int, settings: SampleSettings
+    imagpose: IMAGPosePipeline, views: EncodedViews, joints: int, poses: int, settings: SampleSettings
 ) -> int:
     """Draw `joints` joint images of `poses` target views each; returns the number of views."""
     points = np.concatenate([np.random.default_rng(1).uniform(0, 64, (18, 2)), np.ones((18, 1))], axis=1)
@@ -174,22 +185,21 @@ def sample(
         JointRequest(sources=(i % len(views.pids),), poses=targets, seeds=tuple(range(poses)))
         for i in range(joints)
     ]
-    return sum(len(images) for images in parts.generate(views, requests, settings))
+    return sum(len(images) for images in imagpose.generate(views, requests, settings))
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes at the peak: of the GPU's memory since it was last reset, or of the process."""
+    """Return the bytes at the peak: of the GPU's memory since it was last reset, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
-    """FLOP/s that the device can reach, and where the number comes from."""
-    if device.type == "cuda":
-        for name, peak in PEAKS.items():
-            if name in torch.cuda.get_device_name():
-                return peak, "data sheet"
+    """Return the FLOP/s that the device can reach, and where the number comes from."""
+    peak = cost.peak_flops(device)
+    if peak is not None:
+        return peak, "data sheet"
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     seconds = min(timed(lambda: matrix @ matrix, device) for _ in range(5))
@@ -197,50 +207,52 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
 
 
 def measure(view_size: tuple[int, int], device: torch.device, params: Params, compiled: bool) -> Result:
-    """All numbers of one size."""
+    """Measure all numbers of one size."""
+    # 1. Sampling: whole batches of three target views each, and one image at a time, encoders included
     small = device.type == "cpu"
-    parts = build(device, view_size, params)
-    views = encode(parts, 4 if small else IMAGES)
+    imagpose = build(device, view_size, params)
+    views = encode(imagpose, 4 if small else IMAGES)
     batch = 4 if small else 128
-    parts.denoiser.eval().requires_grad_(False)
+    imagpose.denoiser.eval().requires_grad_(False)
     few = {"steps": 2} if small else {"mixed_precision": "bf16"}
     sampling = params.generate.sample.model_copy(update=few | {"batch_size": batch})
     seconds, sample_part = with_part(
-        lambda: timed(lambda: sample(parts, views, batch, 3, sampling), device), batch
+        lambda: timed(lambda: sample(imagpose, views, batch, 3, sampling), device), batch
     )
     single = sampling.model_copy(update={"batch_size": 1})
-    naive = timed(lambda: sample(parts, encode(parts, 1), 1, 1, single), device)
+    naive = timed(lambda: sample(imagpose, encode(imagpose, 1), 1, 1, single), device)
 
-    # What is compiled stays so, and the stages sample with a denoiser that is not: this comes last.
-    parts.denoiser.requires_grad_(True)
+    # 2. Training. It comes last because what is compiled stays so, and the stages sample with a denoiser that
+    # is not.
+    imagpose.denoiser.requires_grad_(True)
     changes = {"steps": 5 if small else 20, "flip": 0.0, "checkpoint_every": 1000, "compile": False}
     one = params.generator.train.model_copy(update=changes | {"batch_size": 1})
-    naive_joint = training_step(parts, views, one) + timed(lambda: encode_joint(parts), device)
+    naive_joint = training_step(imagpose, views, one) + timed(lambda: encode_joint(imagpose), device)
     whole = one.model_copy(update={"batch_size": batch, "compile": compiled})
-    step, part = with_part(lambda: training_step(parts, views, whole), batch)
+    step, part = with_part(lambda: training_step(imagpose, views, whole), batch)
     memory = peak_memory(device)
     return Result(
         size=f"{view_size[0]}x{view_size[1]}",
         batch=batch,
         part=part,
         step=step,
-        flops=(1 + BACKWARD) * pipeline_flops(parts) * batch,
+        forward=cost.pipeline_flops(imagpose),
         memory=memory,
         naive_joint=naive_joint,
         sample_part=sample_part,
-        sampled=3 * batch / seconds,
-        naive_sampled=1 / naive,
+        sample_rate=3 * batch / seconds,
+        naive_sample_rate=1 / naive,
     )
 
 
 def view(text: str) -> tuple[int, int]:
-    """Read the size of a view, "128x64"."""
+    """Read the size of a view such as 128x64."""
     height, width = map(int, text.split("x"))
     return height, width
 
 
 def in_parts(batch: int, part: int) -> str:
-    """Say how a batch was taken."""
+    """Say in what parts a batch was taken: "128", or "128 in 32s"."""
     return str(batch) if part == batch else f"{batch} in {part}s"
 
 
@@ -276,12 +288,21 @@ def main() -> None:
     for size in sizes:
         r = measure(size, device, params, compiled)
         rate = r.batch / r.step
-        print(
-            f"| {r.size} | {in_parts(r.batch, r.part)} | {1000 * r.step:.0f} ms | {rate:.3g} | "
-            f"{r.flops / r.step / peak:.0%} | {r.memory / 2**30:.1f} GiB | {1 / r.naive_joint:.3g}/s | "
-            f"{rate * r.naive_joint:.1f}x | {in_parts(r.batch, r.sample_part)} | {r.sampled:.3g} images/s | "
-            f"{r.naive_sampled:.3g} | {r.sampled / r.naive_sampled:.1f}x |"
-        )
+        cells = [
+            r.size,
+            in_parts(r.batch, r.part),
+            f"{1000 * r.step:.0f} ms",
+            f"{rate:.3g}",
+            f"{cost.peak_share(r.forward, rate, peak):.0%}",
+            f"{r.memory / 2**30:.1f} GiB",
+            f"{1 / r.naive_joint:.3g}/s",
+            f"{rate * r.naive_joint:.1f}x",
+            in_parts(r.batch, r.sample_part),
+            f"{r.sample_rate:.3g} images/s",
+            f"{r.naive_sample_rate:.3g}",
+            f"{r.sample_rate / r.naive_sample_rate:.1f}x",
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Time OpenPose, the detector of keypoints, on one core, per Market-1501 image (128x64).
 
-The network has random weights, and what it finds is replaced by the maps of as many people as there are in
-the column, so that the search for people in them, which runs on the CPU, has its usual work.
+The network has random weights. Its output is replaced by the maps of no, one or two people, so that the
+search for people in them, which runs on the CPU, has its usual work.
 """
 
 import os
@@ -33,7 +33,13 @@ _LIMB_CHANNELS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36)
 
 
 def maps(people: NDArray[np.floating], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a perfect network says of people [P, 18, 2] (x, y in pixels of an image): limbs and keypoints."""
+    """Make the maps of a perfect network: its channels for limbs and for keypoints.
+
+    Args:
+        people: Keypoints x, y in pixels of an image, [P, 18, 2].
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+    """
     scale = _INPUT / height / _CELL
     rows, columns = _INPUT // _CELL, int(np.ceil(width * _INPUT / height / _CELL))
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1)
@@ -51,7 +57,7 @@ def maps(people: NDArray[np.floating], height: int, width: int) -> tuple[torch.T
 
 
 def standing(x: float, y: float, size: float) -> NDArray[np.float64]:
-    """Keypoints [18, 2] of a person who stands upright, neck at (x, y), legs to y + size; all are apart."""
+    """Return keypoints [18, 2] of a person who stands upright: neck at (x, y), legs to y + size."""
     places = {
         "nose": (0, -0.12), "neck": (0, 0), "eye": (0.05, -0.17), "ear": (0.1, -0.14),
         "shoulder": (0.13, 0.01), "elbow": (0.17, 0.2), "wrist": (0.18, 0.38),
@@ -63,24 +69,24 @@ def standing(x: float, y: float, size: float) -> NDArray[np.float64]:
 
 
 def save_random_model(file: Path) -> None:
-    """A body model in the format of controlnet_aux, with random weights."""
+    """Save a body model with random weights in the format of controlnet_aux."""
     from controlnet_aux.open_pose.model import bodypose_model
 
     torch.manual_seed(0)
     torch.save({name.split(".", 1)[1]: value for name, value in bodypose_model().state_dict().items()}, file)
 
 
-class Finds(nn.Module):
-    """A network that runs and then says what it is told to."""
+class FixedOutput(nn.Module):
+    """A network that runs, but whose output is replaced by the maps of given people."""
 
     def __init__(self, network: nn.Module, people: NDArray[np.floating]) -> None:
         super().__init__()
-        self.network, self.found = network, maps(people, HEIGHT, WIDTH)
+        self.network, self.maps = network, maps(people, HEIGHT, WIDTH)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the network's time, and return the maps of the people."""
         self.network(images)
-        return self.found
+        return self.maps
 
 
 def main() -> None:
@@ -98,19 +104,19 @@ def main() -> None:
         network = body.model
         for count in range(3):
             people = [standing(22 + 20 * i, 25 + 5 * i, 90 - 20 * i) for i in range(count)]
-            body.model = Finds(network, np.array(people).reshape(-1, 18, 2))
+            body.model = FixedOutput(network, np.array(people).reshape(-1, 18, 2))
             times, forward = [], []
             for _ in range(IMAGES):
                 start = process_time()
-                _, found = poses.detect_one(Path(folder) / "a.jpg", model, False)
+                _, n_people = poses.detect_one(Path(folder) / "a.jpg", model, False)
                 times.append(process_time() - start)
                 start = process_time()
                 with torch.no_grad():
                     network(torch.zeros(1, 3, _INPUT, 96))
                 forward.append(process_time() - start)
             print(
-                f"{found} people: {median(times):.2f} s per image and core, {median(forward):.2f} s of it in "
-                f"the network; {1 / median(times):.1f} images/s per core (median of {IMAGES})"
+                f"{n_people} people: {median(times):.2f} s per image and core, {median(forward):.2f} s of it "
+                f"in the network; {1 / median(times):.1f} images/s per core (median of {IMAGES})"
             )
 
 

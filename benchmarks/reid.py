@@ -16,11 +16,11 @@ from pipeline.runtime.stage import command_line, stage_main
 from reid.settings import ReidSettings
 from reid.train import REPORT_EVERY, train
 
-IDENTITIES, IMAGES = 751, 17  # of Market-1501's training set, and of each identity
+IDENTITIES, IMAGES = 751, 17  # of Market-1501's training set; images of each on average
 
 
 def seconds_per_iteration(settings: ReidSettings, rounds: int, device: str) -> float:
-    """Median over rounds of `REPORT_EVERY` iterations, at whose end the training waits for the device.
+    """Return the median over rounds of `REPORT_EVERY` iterations, after each of which training waits.
 
     One more round, the first, does not count. Weights are random: the time does not depend on them.
     """

@@ -3,14 +3,13 @@
     python -m benchmarks.speed                    the trained generator, or the base weights without one
     python -m benchmarks.speed --people 4         quicker
 
-T1 makes one image per joint image (the target pose three times), IMAGPose* three at once; both make the same
-images of the same people: test identities, one source and three target poses of each. SSIM, that of the
-scores, compares an image with the photo that lent its pose, and its interval is over people. That photo is by
-another camera than the source in general, which no generator can know, so SSIM is lower here than on
-DeepFashion, the paper's data.
+T1 makes one image per joint image (the target pose three times), IMAGPose* three at once. Both make the same
+images of the same people: test identities, one source and three target poses of each. SSIM compares an image
+with the photo that lent its pose; its interval is over people. In general another camera than the source's
+took that photo, which no generator can know, so SSIM is lower here than on DeepFashion, the paper's data.
 
-Seconds are those of the whole way from decoded photo to decoded image: encoders, sampling, VAE. Both methods
-are timed in turn in each round, after one round that does not count; medians are reported.
+Seconds cover the whole way from decoded photo to decoded image: encoders, sampling, VAE. Both methods are
+timed in turn in each round, after one round that does not count; medians are reported.
 """
 
 import platform
@@ -39,25 +38,26 @@ TARGETS = 3  # poses per person
 REPORT = Path("reports/speed.json")
 
 
-def choose(least_keypoints: int, people: int) -> list[list[str]]:
-    """For each of the first test identities a source and three targets, spread over their images."""
+def select_images(least_keypoints: int, people: int) -> list[list[str]]:
+    """Select a source and three targets of each of the first test identities, spread over their images."""
     index = read_index()
     index = index[index.split.isin(["query", "gallery"]) & (index.pid > 0)]
     visible = (read_poses(index.image.tolist())[..., 2] > 0).sum(-1)
-    chosen = []
+    selection: list[list[str]] = []
     for _, images in index[visible >= least_keypoints].groupby("pid").image:
-        if len(images) > TARGETS and len(chosen) < people:
+        if len(images) > TARGETS and len(selection) < people:
             places = np.linspace(0, len(images) - 1, TARGETS + 1).astype(int)
-            chosen.append([sorted(images)[place] for place in places])
-    if len(chosen) < people:
+            selection.append([sorted(images)[place] for place in places])
+    if len(selection) < people:
         raise ValueError(
-            f"--people is {people}; only {len(chosen)} test identities have {TARGETS + 1} images with a pose"
+            f"--people is {people}; only {len(selection)} test identities have {TARGETS + 1} images with a "
+            "pose"
         )
-    return chosen
+    return selection
 
 
 def requests(method: str, people: int, poses: NDArray[np.floating]) -> list[JointRequest]:
-    """The joint images of a method; poses are [people, 3, 18, 3]."""
+    """List the joint images of a method; poses are [people, 3, 18, 3]."""
     if method == "T1":
         return [
             JointRequest((i,), poses[i, j : j + 1], (TARGETS * i + j,), "target")
@@ -69,27 +69,27 @@ def requests(method: str, people: int, poses: NDArray[np.floating]) -> list[Join
 
 
 def generate(
-    parts: IMAGPosePipeline,
+    imagpose: IMAGPosePipeline,
     method: str,
     photos: list[np.ndarray],
     poses: np.ndarray,
     settings: SampleSettings,
 ) -> tuple[NDArray[np.uint8], float]:
-    """Make three images of each person and return them and the seconds; poses are [people, 1 + 3, 18, 3]."""
+    """Make three images of each person; return them and the seconds. Poses are [people, 1 + 3, 18, 3]."""
     start = time.perf_counter()
     views = encode_views(
         photos,
         poses[:, 0],
         np.arange(len(photos)),
-        parts.vae,
-        parts.image_encoder,
-        view_size=parts.view_size,
-        token_size=parts.token_size,
+        imagpose.vae,
+        imagpose.image_encoder,
+        view_size=imagpose.view_size,
+        token_size=imagpose.token_size,
         flip=False,
         batch_size=settings.batch_size,
-    ).near(parts.device)
-    wanted = requests(method, len(photos), poses[:, 1:])
-    images = np.concatenate(list(parts.generate(views, wanted, settings)))
+    ).near(imagpose.device)
+    joints = requests(method, len(photos), poses[:, 1:])
+    images = np.concatenate(list(imagpose.generate(views, joints, settings)))
     return images, time.perf_counter() - start
 
 
@@ -97,19 +97,17 @@ def draw(results: dict[str, dict[str, float]], title: str) -> Figure:
     """Draw SSIM over seconds per image."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axis = figure.subplots()
-    for (name, found), marker, colour in zip(results.items(), "os", ("#0072B2", "#D55E00"), strict=True):
+    for (name, result), marker, colour in zip(results.items(), "os", ("#0072B2", "#D55E00"), strict=True):
+        seconds = result["seconds_per_image"]
         axis.errorbar(
-            found["seconds_per_image"],
-            found["ssim"],
-            xerr=[
-                [found["seconds_per_image"] - found["seconds_low"]],
-                [found["seconds_high"] - found["seconds_per_image"]],
-            ],
-            yerr=found["ssim_error"],
+            seconds,
+            result["ssim"],
+            xerr=[[seconds - result["seconds_low"]], [result["seconds_high"] - seconds]],
+            yerr=result["ssim_error"],
             marker=marker,
             color=colour,
             capsize=3,
-            label=f"{name}: {found['seconds_per_image']:.3g} s, SSIM {found['ssim']:.3f}",
+            label=f"{name}: {seconds:.3g} s, SSIM {result['ssim']:.3f}",
         )
     axis.set(xlabel="seconds per image", ylabel="SSIM", title=title)
     axis.set_xlim(left=0)
@@ -132,30 +130,35 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.people < 2 or min(arguments.rounds, arguments.batch_size) < 1:
         raise ValueError("expected at least 2 --people, 1 of --rounds and a --batch-size of at least 1")
+
+    # 1. The generator, and photos and poses of people: a source and three targets each
     params = load_params()
     settings = params.generate.sample.model_copy(update={"batch_size": arguments.batch_size})
-    parts, name = load_model(arguments.model, params)
+    imagpose, name = load_model(arguments.model, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts.to(device)
-    images = choose(params.plan.min_keypoints, arguments.people)
+    imagpose.to(device)
+    images = select_images(params.plan.min_keypoints, arguments.people)
     dataset = params.dataset
     photos = [[to_view(read_image(dataset.root / image), dataset) for image in four] for four in images]
     poses = np.stack([read_poses(four) for four in images])
     truth = [photo for four in photos for photo in four[1:]]
+
+    # 2. Both methods in turn, round by round
     methods = ("T1", "IMAGPose*")
     seconds: dict[str, list[float]] = {method: [] for method in methods}
-    made = {}
+    outputs = {}
+    sources = [four[0] for four in photos]
     for turn in range(arguments.rounds + 1):
         for method in methods:
-            made[method], passed = generate(parts, method, [four[0] for four in photos], poses, settings)
+            outputs[method], duration = generate(imagpose, method, sources, poses, settings)
             if turn:
-                seconds[method].append(passed / len(truth))
+                seconds[method].append(duration / len(truth))
+
+    # 3. Time and SSIM, without the border that views have
     results = {}
     for method in methods:
-        similar = ssim(
-            *([from_view(view, dataset.border) for view in views] for views in (made[method], truth))
-        )
-        people = similar.reshape(-1, TARGETS).mean(1)
+        pairs = ([from_view(view, dataset.border) for view in views] for views in (outputs[method], truth))
+        people = ssim(*pairs).reshape(-1, TARGETS).mean(1)  # [people]
         results[method] = {
             "seconds_per_image": statistics.median(seconds[method]),
             "seconds_low": min(seconds[method]),
@@ -171,21 +174,23 @@ def main() -> None:
         "model": name,
         "device": where,
         "machine": platform.machine(),
-        "view": "x".join(map(str, parts.view_size)),
+        "view": "x".join(map(str, imagpose.view_size)),
         "images": len(truth),
         "rounds": arguments.rounds,
         **settings.model_dump(mode="json"),
     }
+
+    # 4. Report
     write_json({"setting": setting, **results}, REPORT)
     title = f"{params.dataset.name}, {settings.steps} steps, batch {settings.batch_size}, {where}"
     with atomic(REPORT.with_suffix(".png")) as file:
         draw(results, title).savefig(file, dpi=150)
     print(f"{title}, {name}; {len(truth)} images, median of {arguments.rounds} rounds (least to most)")
-    for method, found in results.items():
+    for method, result in results.items():
         print(
-            f"{method:10} {found['seconds_per_image']:.3f} s per image "
-            f"({found['seconds_low']:.3f} to {found['seconds_high']:.3f}), "
-            f"SSIM {found['ssim']:.3f} ± {found['ssim_error']:.3f}"
+            f"{method:10} {result['seconds_per_image']:.3f} s per image "
+            f"({result['seconds_low']:.3f} to {result['seconds_high']:.3f}), "
+            f"SSIM {result['ssim']:.3f} ± {result['ssim_error']:.3f}"
         )
     print(f"figure: {REPORT.with_suffix('.png')}")
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from benchmarks import generator, reid, speed
 from generator.cost import pipeline_flops, training_flops
 from pipeline import index, poses
 from pipeline.params import load_params
-from tests import REPOSITORY
+from tests import REPOSITORY, embedded, write_params
 from tests.generator import tiny
 from tests.generator.test_sample import pipeline
 from tests.pipeline.market import make_market
@@ -25,58 +24,60 @@ CPU = torch.device("cpu")
 # ---- generator ----
 
 
-def test_every_number_of_the_generator_is_measured(monkeypatch):
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    """Networks of the tests in place of large ones."""
     monkeypatch.setattr(generator, "build", lambda device, view_size, params: pipeline())
-    found = generator.measure((32, 16), CPU, EMBEDDED, compiled=False)
-    assert (found.size, found.batch, found.part, found.sample_part) == ("32x16", 4, 4, 4)
-    numbers = (found.step, found.flops, found.memory, found.naive_joint, found.sampled, found.naive_sampled)
-    assert min(numbers) > 0
 
 
-def test_what_is_compared_with_compiled_steps_is_not_compiled(monkeypatch):
-    done = []
+def test_every_number_of_the_generator_is_measured(tiny_networks):
+    result = generator.measure((32, 16), CPU, EMBEDDED, compiled=False)
+    assert (result.size, result.batch, result.part, result.sample_part) == ("32x16", 4, 4, 4)
+    numbers = (result.step, result.forward, result.memory, result.naive_joint)
+    assert min(*numbers, result.sample_rate, result.naive_sample_rate) > 0
 
-    def note(name):
-        work = getattr(generator, name)
 
-        def noted(*arguments):
-            done.append(name)
-            return work(*arguments)
+def test_what_is_compared_with_compiled_steps_is_not_compiled(tiny_networks, monkeypatch):
+    """The order of the measurements, none of which is made."""
+    calls = []
 
-        return noted
+    def note(name, result):
+        return lambda *arguments: calls.append(name) or result
 
-    monkeypatch.setattr(generator, "build", lambda device, view_size, params: pipeline())
-    for name in ("training_step", "sample", "encode_joint"):
-        monkeypatch.setattr(generator, name, note(name))
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: done.append("compile"))
+    for name in ("sample", "encode_joint"):
+        monkeypatch.setattr(generator, name, note(name, 1))
+    monkeypatch.setattr(
+        generator,
+        "training_step",
+        lambda imagpose, views, settings: calls.append("compiled" if settings.compile else "plain") or 1.0,
+    )
     generator.measure((32, 16), CPU, EMBEDDED, compiled=True)
-    assert done[-2:] == ["training_step", "compile"] and done.count("compile") == 1
-    assert {"training_step", "sample", "encode_joint"} == set(done[:-2])
+    assert calls[-1] == "compiled" and set(calls[:-1]) == {"plain", "sample", "encode_joint"}
 
 
-def test_a_batch_that_was_taken_in_parts_says_so(monkeypatch):
-    monkeypatch.setattr(generator, "build", lambda device, view_size, params: pipeline())
+def test_a_batch_that_was_taken_in_parts_says_so(tiny_networks, monkeypatch):
+    monkeypatch.setattr(generator, "timed", lambda work, device: 1.0)
     tiny.run_out_of_memory(monkeypatch, largest=1)
-    found = generator.measure((32, 16), CPU, EMBEDDED, compiled=False)
-    assert (found.batch, found.part, found.sample_part) == (4, 1, 4)
+    result = generator.measure((32, 16), CPU, EMBEDDED, compiled=False)
+    assert (result.batch, result.part, result.sample_part) == (4, 1, 4)
     assert generator.in_parts(4, 1) == "4 in 1s" and generator.in_parts(4, 4) == "4"
 
 
-def test_the_embedded_parts_are_those_of_the_run(monkeypatch):
+def test_the_embedded_networks_are_those_of_the_run(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    parts = generator.build(CPU, (128, 64), EMBEDDED)
-    assert parts.denoiser.config == parts.denoiser.load_config(EMBEDDED.generator.base / "denoiser")
+    denoiser = generator.build(CPU, (128, 64), EMBEDDED).denoiser
+    assert denoiser.config == denoiser.load_config(EMBEDDED.generator.base / "denoiser")
 
 
-def test_on_a_gpu_the_parts_have_the_true_sizes():
-    parts = generator.build(torch.device("meta"), (128, 64), PAPER)
+def test_on_a_gpu_the_networks_have_the_true_sizes():
+    imagpose = generator.build(torch.device("meta"), (128, 64), PAPER)
     millions = [
-        sum(parameter.numel() for parameter in part.parameters()) / 1e6
-        for part in (parts.vae, parts.image_encoder, parts.denoiser)
+        sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        for network in (imagpose.vae, imagpose.image_encoder, imagpose.denoiser)
     ]
     assert millions == pytest.approx([84, 1136, 1135], rel=0.01)
-    assert parts.view_size == (128, 64) and parts.token_size == (224, 112)
-    flops = training_flops(pipeline_flops(parts), PAPER.generator.train)
+    assert imagpose.view_size == (128, 64) and imagpose.token_size == (224, 112)
+    flops = training_flops(pipeline_flops(imagpose), PAPER.generator.train)
     assert flops / 1e18 == pytest.approx(3.8, rel=0.05)  # as in test_cost
 
 
@@ -86,21 +87,21 @@ def test_on_a_gpu_the_parts_have_the_true_sizes():
 def test_steps_are_compiled_as_the_parameters_say_unless_it_is_asked_for(
     arguments, compiled, monkeypatch, capsys
 ):
-    asked = []
+    calls = []
 
     def measure(size, device, params, compiled):
-        asked.append((size, compiled))
-        return generator.Result("128x64", 4, 2, 1.0, 1e9, 2**30, 1.0, 1, 1.0, 1.0)
+        calls.append((size, compiled))
+        return generator.Result("128x64", 4, 2, 1.0, 10**9, 2**30, 1.0, 1, 1.0, 1.0)
 
-    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(generator, "load_params", lambda file: EMBEDDED)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(generator, "measure", measure)
     monkeypatch.setattr(generator, "peak_flops", lambda device: (1e12, "test"))
     monkeypatch.setattr(sys, "argv", ["generator", "--sizes", "64x32", *arguments])
     generator.main()
-    assert asked == [((64, 32), compiled)]
+    assert calls == [((64, 32), compiled)]
     head, _, row = capsys.readouterr().out.splitlines()[2:]
-    assert head.count("|") == row.count("|") and row.startswith("| 128x64 | 4 in 2s | 1000 ms | 4 |")
+    assert head.count("|") == row.count("|") and row.startswith("| 128x64 | 4 in 2s | 1000 ms | 4 | 1% |")
 
 
 # ---- reid ----
@@ -113,9 +114,9 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
     monkeypatch.setattr(reid, "load_params", lambda file: params)
     monkeypatch.setattr(sys, "argv", ["reid", "--rounds", "1"])
     reid.main()
-    said = capsys.readouterr().out
-    assert "resnet10, batch 4 of 32x16, bf16" in said
-    assert "one model of 300 iterations: " in said and "an arm of 12 models: " in said
+    output = capsys.readouterr().out
+    assert "resnet10, batch 4 of 32x16, bf16" in output
+    assert "one model of 300 iterations: " in output and "an arm of 12 models: " in output
 
 
 # ---- speed ----
@@ -124,9 +125,8 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
 def test_speed_measures_both_methods_and_draws_them(tmp_path, monkeypatch, capsys):
     market = make_market(tmp_path / "market")
     monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("root: data/world", f"root: {market}")
-    text = text.replace("validation_identities: 20", "validation_identities: 1")
-    Path("params.yaml").write_text(text.replace("steps: 10 # of DDIM", "steps: 1 #"))
+    changes = {"dataset.root": str(market), "index.validation_identities": 1, "generate.sample.steps": 1}
+    write_params(tmp_path, embedded(changes))
     index.main()
     poses.main()
     monkeypatch.setattr(speed, "load_model", lambda folder, params: (pipeline(), "tiny"))
@@ -136,10 +136,10 @@ def test_speed_measures_both_methods_and_draws_them(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(speed, "to_view", lambda image, dataset: to_view(image, sizes))
     monkeypatch.setattr(sys, "argv", ["speed", "--people", "2", "--rounds", "1"])
     speed.main()
-    found = json.loads(speed.REPORT.read_text())
-    assert found["setting"]["images"] == 6 and found["setting"]["rounds"] == 1
+    report = json.loads(speed.REPORT.read_text())
+    assert report["setting"]["images"] == 6 and report["setting"]["rounds"] == 1
     for method in ("T1", "IMAGPose*"):
-        assert found[method]["seconds_per_image"] > 0 and -1 <= found[method]["ssim"] <= 1
+        assert report[method]["seconds_per_image"] > 0 and -1 <= report[method]["ssim"] <= 1
     assert speed.REPORT.with_suffix(".png").is_file()
     assert "figure: reports/speed.png" in capsys.readouterr().out
 
