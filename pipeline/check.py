@@ -254,8 +254,8 @@ def check_memory(params: Params, models: Models) -> None:
         raise ValueError(
             f"{root} has {count} training images; expected {needed / 1e9:.1f} GB of memory ({processes} x "
             f"{per_process / 1e9:.1f} GB in processes, {state / 1e9:.1f} GB for a checkpoint), where there "
-            f"are {memory / 1e9:.1f} GB (generator.train.flip: 0 halves the {views / 1e9:.1f} GB of images in "
-            "each, a smaller generator.image_encoder takes less)"
+            f"are {memory / 1e9:.1f} GB (generator.train.flip: 0 halves the {views / 1e9:.1f} GB of images "
+            "in each, a smaller generator.image_encoder takes less)"
         )
 
 
