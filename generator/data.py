@@ -194,7 +194,7 @@ class JointBatch(_Tensors):
         latents: Joint latents of all four views, sampled from the VAE's posterior, float [B, C, 2h, 2w].
         noise: Noise of the diffusion, float [B, C, 2h, 2w].
         timesteps: Timesteps of the diffusion, int64 [B].
-        conditions: The denoiser's inputs beside the noisy latents.
+        conditions: What the denoiser knows of the samples besides their noisy latents.
     """
 
     latents: Tensor

@@ -17,7 +17,7 @@ class DenoiserSettings(Settings):
     """The parts that IMAGPose adds to a stock UNet; Table 2's ablations B0 to B4 are its three switches."""
 
     cva: bool = Field(description="cross-view attention after every cross-attention (B1, B3)")
-    flc_texture: bool = Field(description="F_L: VAE latents of the source as tokens beside F_H (B2, B4)")
+    flc_texture: bool = Field(description="F_L: VAE latents of the source as tokens next to F_H (B2, B4)")
     ilc: bool = Field(description="F_I: latents of the visible views as input channels (B3, B4)")
     texture_patch: int = Field(
         ge=1,

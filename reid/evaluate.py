@@ -73,12 +73,12 @@ def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
         Features, float32 [N, D].
     """
     device = next(model.parameters()).device
-    parts = []
+    batches = []
     for start in tqdm(range(0, len(images), batch), desc="features", unit="batch", delay=2, leave=False):
         pixels = torch.from_numpy(images[start : start + batch]).to(device)
         _, feature = model(normalise(pixels))
-        parts.append(torch.nn.functional.normalize(feature).cpu())
-    return torch.cat(parts).numpy()
+        batches.append(torch.nn.functional.normalize(feature).cpu())
+    return torch.cat(batches).numpy()
 
 
 def distances(query: np.ndarray, gallery: np.ndarray, block: int = QUERY_BLOCK) -> Iterator[np.ndarray]:

@@ -105,8 +105,8 @@ def train(
     # plain SGD a larger rate is the same.
     center_rate = settings.center_learning_rate / (settings.center_weight or 1)
     center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
-    parts = {"model": model, "center": center, "optimizer": optimizer}  # the center's SGD has no state
-    start = checkpoints.load(**parts) if checkpoints else 0
+    state = {"model": model, "center": center, "optimizer": optimizer}  # the center's SGD has no state
+    start = checkpoints.load(**state) if checkpoints else 0
 
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
@@ -164,5 +164,5 @@ def train(
                 bar.set_postfix_str(f"loss {loss.item():.3f}, accuracy {accuracy.item():.2f}", refresh=False)
                 log(done, {"loss": loss.item(), "accuracy": accuracy.item()})
             if checkpoints and saves:
-                checkpoints.save(done, **parts)
+                checkpoints.save(done, **state)
     return model.eval()

@@ -10,9 +10,9 @@ from tests.generator import tiny
 
 def gradients(size: int, batch):
     denoiser = tiny.denoiser(trained=True)
-    parts = MicroBatches(DenoisingLoss(denoiser, tiny.scheduler(), 5.0), Accelerator(), size)
-    loss = parts.backward(batch)
-    return loss, [parameter.grad for parameter in denoiser.parameters()], parts
+    micro_batches = MicroBatches(DenoisingLoss(denoiser, tiny.scheduler(), 5.0), Accelerator(), size)
+    loss = micro_batches.backward(batch)
+    return loss, [parameter.grad for parameter in denoiser.parameters()], micro_batches.size
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def test_parts_are_halved_until_they_fit_and_nothing_of_a_failed_attempt_stays(
     batch, largest, sizes, monkeypatch
 ):
     loss, whole, _ = gradients(5, batch)
-    tried = tiny.run_out_of_memory(monkeypatch, largest)
+    attempts = tiny.run_out_of_memory(monkeypatch, largest)
     with pytest.warns(UserWarning, match="out of memory"):
-        other_loss, summed, parts = gradients(5, batch)
-    assert tried == sizes and parts.size == max(size for size in sizes if size <= largest)
+        other_loss, summed, size = gradients(5, batch)
+    assert attempts == sizes and size == max(size for size in sizes if size <= largest)
     torch.testing.assert_close(other_loss, loss)
     torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-6)
 

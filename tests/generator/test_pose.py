@@ -39,7 +39,7 @@ def test_a_limb_runs_from_keypoint_to_keypoint():
 
 def test_the_flipped_skeleton_has_the_mirrored_shape_and_swapped_colours():
     points = person(neck=(12, 10), r_shoulder=(4, 12), r_elbow=(3, 30))
-    drawn, flipped = draw_skeleton(points, 64, 32), draw_skeleton(flip_keypoints(points, 32), 64, 32)
-    np.testing.assert_array_equal(drawn.any(axis=2)[:, ::-1], flipped.any(axis=2))
+    plain, flipped = draw_skeleton(points, 64, 32), draw_skeleton(flip_keypoints(points, 32), 64, 32)
+    np.testing.assert_array_equal(plain.any(axis=2)[:, ::-1], flipped.any(axis=2))
     left_elbow = COLOURS[KEYPOINT_NAMES.index("l_elbow")]
-    assert flipped[30, 28].tolist() == list(left_elbow) != drawn[30, 3].tolist()
+    assert flipped[30, 28].tolist() == list(left_elbow) != plain[30, 3].tolist()

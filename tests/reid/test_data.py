@@ -43,10 +43,10 @@ def test_batch_depends_on_seed_and_iteration_only():
 
 def test_a_round_meets_each_identity_at_most_once_and_all_equally_often_in_the_long_run():
     batches = sampler()
-    met = np.array([LABELS[batches.batch(i)].reshape(3, 4)[:, 0] for i in range(1000)])
+    labels = np.array([LABELS[batches.batch(i)].reshape(3, 4)[:, 0] for i in range(1000)])
     # 7 identities: a round is 2 batches of 3
-    assert all(len(set(met[i : i + 2].ravel())) == 6 for i in range(0, 1000, 2))
-    np.testing.assert_allclose(np.bincount(met.ravel()) / met.size, 1 / 7, atol=0.02)
+    assert all(len(set(labels[i : i + 2].ravel())) == 6 for i in range(0, 1000, 2))
+    np.testing.assert_allclose(np.bincount(labels.ravel()) / labels.size, 1 / 7, atol=0.02)
 
 
 def test_images_repeat_only_where_an_identity_has_too_few():
