@@ -402,12 +402,12 @@ SPOILED_PIPELINES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "another pipeline": (
         ".",
         lambda folder: edit_json(folder / "model_index.json", _class_name="DDIMPipeline"),
-        "{folder} holds a DDIMPipeline, where an IMAGPosePipeline is needed.",
+        "{folder} holds a pipeline of kind DDIMPipeline; expected IMAGPosePipeline.",
     ),
     "no size": (
         ".",
         lambda folder: edit_json(folder / "model_index.json", view_width="16"),
-        "{folder}/model_index.json has view_width '16', where a number of pixels is needed.",
+        "{folder}/model_index.json has view_width '16'; expected a number of pixels.",
     ),
 }
 
