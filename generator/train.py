@@ -72,7 +72,8 @@ def train(
     device, is_main = accelerator.device, accelerator.is_main_process
     denoiser.suit_device(device)
     denoiser.to(device).train()
-    peak, (_, height, width) = peak_flops(device), views.black.shape
+    peak = peak_flops(device)
+    _, height, width = views.black.shape
     forward = forward_flops(denoiser, (height, width), views.tokens.shape[2]) if peak else 0
 
     # --- denoiser, average, optimizer, data -----------------------------------------------------------------
