@@ -71,6 +71,7 @@ class Mistakes(list[str]):
 def problems(params: Params) -> list[str]:
     """List all that is missing or wrong, one sentence each."""
     mistakes = Mistakes()
+    check_links(params, mistakes)
     mistakes.look(check_dataset, params)
     for name, root in params.cross_datasets.items():
         if root != WORLD:
@@ -90,6 +91,27 @@ def problems(params: Params) -> list[str]:
         mistakes.look(check_disk, params, models)
         mistakes.look(check_memory, params, models)
     return mistakes
+
+
+def check_links(params: Params, mistakes: Mistakes) -> None:
+    """Note links to folders within what the user names: DVC and the keys of checkpoints do not look behind.
+
+    A link in place of a whole folder is followed, and so are links to single files.
+    """
+    folders = {
+        "dataset.root": params.dataset.root,
+        "generator.base": params.generator.base,
+        "generator.image_encoder": params.generator.image_encoder,
+        **{f"imports.{name}.folder": settings.folder for name, settings in params.imports.items()},
+        **{f"cross_datasets.{name}": root for name, root in params.cross_datasets.items()},
+    }
+    for key, folder in folders.items():
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            if path.is_symlink() and path.is_dir():
+                mistakes.note(
+                    f"{key} is {folder}, where {path} is a link to a folder: changes behind it would go "
+                    "unnoticed; put the folder itself there, or links to its files"
+                )
 
 
 def check_dataset(params: Params) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pipeline.datasets.images as images_module
-from generator.keypoints import KEYPOINT_NAMES
+from generator.keypoints import KEYPOINT_NAMES, resize_keypoints
 from pipeline.artifacts import COORDINATES, POSES, POSES_SUMMARY, read_index
 from pipeline.datasets.formats import FORMATS
 from pipeline.datasets.images import read_image
@@ -176,17 +176,6 @@ def largest_person(candidates: NDArray[np.floating], people: NDArray[np.floating
             largest[is_there] = points
             largest[:, 2] = largest[:, 2].clip(0, 1)  # peaks of the heat map may exceed 1
     return largest
-
-
-def resize_keypoints(keypoints: NDArray[np.float32], scale: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Move keypoints [..., 18, 3] with an image that is resized by `scale` (x, y).
-
-    The centres of pixels are at whole numbers. Keypoints that are not visible stay zero.
-    """
-    resized = keypoints.copy()
-    moved = (keypoints[..., :2] + 0.5) * scale - 0.5
-    resized[..., :2] = np.where(keypoints[..., 2:] > 0, moved, 0)
-    return resized
 
 
 def to_frame(images: Sequence[str], keypoints: NDArray[np.floating]) -> pd.DataFrame:

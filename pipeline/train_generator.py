@@ -7,6 +7,7 @@ that `IMAGPosePipeline.from_pretrained` loads, with its model card, README.md. O
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pandas as pd
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from generator.cost import in_words, pipeline_flops, training_flops
 from generator.sample import IMAGPosePipeline
 from generator.train import make_accelerator, train
 from pipeline.artifacts import GENERATOR_CURVES, GENERATORS, POSES, read_index, read_subset
-from pipeline.params import Params, load_params
+from pipeline.params import GeneratorSection, Params, load_params
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
 from pipeline.runtime.hashes import md5, model_hash
@@ -29,6 +30,11 @@ from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.imagpose import encode_images, load_parts
 from pipeline.shared.model_card import CARD, model_card
+
+
+def base_parts(settings: GeneratorSection) -> list[Path]:
+    """Return the folders that are read of the base model: a change of any other file trains nothing anew."""
+    return [settings.base / "vae", settings.base / "scheduler", settings.denoiser_folder]
 
 
 def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[IMAGPosePipeline, Curve]:
@@ -56,7 +62,7 @@ def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[I
         border=params.dataset.border,
         images=index.md5.to_dict(),
         poses=md5(POSES),
-        base=model_hash(settings.base),
+        base=[model_hash(part) for part in base_parts(settings)],
         encoder=model_hash(settings.image_encoder),
     )
     if accelerator.is_main_process:

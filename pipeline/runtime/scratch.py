@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel
 
+import common
 from pipeline.runtime.hashes import code_hash, md5
 from pipeline.runtime.outputs import write_json
 
@@ -43,17 +44,17 @@ _LIBRARIES = (  # whose version can change a result
 def scratch(stage: str, *code: ModuleType | str, **key: Any) -> Path:
     """Make and return the scratch folder that belongs to `code` and `key` alone.
 
-    The two hold everything that determines the result; the code of checkpoints and the versions of the
-    libraries are added. The folder is no output of the stage and git ignores it. It belongs to this process
-    until `release`, or until the process ends. A second process that needs the same folder waits, and then
-    finds the work done. The processes of one distributed run share it.
+    The two hold everything that determines the result; the code of draws, settings and checkpoints and the
+    versions of the libraries are added. The folder is no output of the stage and git ignores it. It belongs
+    to this process until `release`, or until the process ends. A second process that needs the same folder
+    waits, and then finds the work done. The processes of one distributed run share it.
 
     Args:
         stage: Name of the stage.
         code: The caller's own `__file__`, and the modules and packages that it computes with.
         key: Settings and checksums of the inputs: JSON values or pydantic models.
     """
-    key["code"] = code_hash(*code, _CHECKPOINTS)
+    key["code"] = code_hash(*code, common, _CHECKPOINTS)
     key["versions"] = {name: version(name) for name in _LIBRARIES}
     text = json.dumps(key, sort_keys=True, default=_model_to_dict)
     folder = SCRATCH / stage / hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]

@@ -579,3 +579,21 @@ def test_the_output_is_the_same_at_every_run(
     with pytest.raises(ValueError, match=r"generator\.image_encoder is .*\n.*generator\.base is"):
         check.main()
     assert check.CHECKED.read_bytes() == first
+
+
+@pytest.mark.parametrize("key", ["dataset.root", "generator.base"])
+def test_a_linked_folder_is_named_and_a_link_to_the_whole_is_followed(
+    key: str, params: Params, tmp_path: Path
+) -> None:
+    """DVC looks behind neither, so that an exchanged UNet or new images would change nothing."""
+    section, name = key.split(".")
+    folder = getattr(getattr(params, section), name)
+    inner = folder / ("query" if section == "dataset" else "vae")
+    inner.rename(tmp_path / "elsewhere")
+    inner.symlink_to(tmp_path / "elsewhere")
+    (sentence,) = [line for line in check.problems(params) if "link to a folder: changes behind" in line]
+    assert sentence.startswith(f"{key} is {folder}, where {inner} is a link to a folder")
+    inner.unlink()
+    (tmp_path / "elsewhere").rename(inner)
+    (tmp_path / "linked").symlink_to(folder)
+    assert check.problems(changed(params, **{section: {name: tmp_path / "linked"}})) == []

@@ -74,16 +74,6 @@ def test_somebody_with_one_image_has_a_grey_tile(run: tuple[Params, pd.DataFrame
     assert (tile(sheet, 3) == 200).all()
 
 
-def test_pose_distance_is_a_mean_over_what_is_shown() -> None:
-    pose = np.zeros((18, 3), np.float32)
-    pose[:2] = (10, 10, 1), (20, 20, 1)
-    moved, partly = pose.copy(), pose.copy()
-    moved[:2, 0] += 3
-    partly[1] = 0
-    np.testing.assert_allclose(pose_distance(pose, np.stack([pose, moved, partly]), 128), [0, 3, 16])
-    assert pose_distance(pose * 0, pose[None] * 0, 128).tolist() == [0]
-
-
 def test_a_sheet_shows_as_many_identities_as_there_are() -> None:
     manifest = pd.DataFrame({"pid": [1] * 20 + [2, 3, 3], "name": [f"{i}.jpg" for i in range(23)]})
     rows = stage.draw_rows(manifest, 3, seed=0)

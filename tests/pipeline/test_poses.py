@@ -113,16 +113,6 @@ def test_the_table_keeps_visibility(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(read_poses(["a.jpg"]), expected)
 
 
-def test_keypoints_follow_a_resized_image() -> None:
-    """The corners of the image stay its corners; what is not visible stays zero."""
-    keypoints = np.zeros((2, 18, 3), np.float32)
-    keypoints[:, 0] = -0.5, -0.5, 1
-    keypoints[:, 1] = 31.5, 127.5, 1
-    resized = stage.resize_keypoints(keypoints, np.array([[[2.0, 0.5]], [[1.0, 1.0]]]))
-    assert resized[0, :3].tolist() == [[-0.5, -0.5, 1], [63.5, 63.5, 1], [0, 0, 0]]
-    np.testing.assert_array_equal(resized[1], keypoints[1])
-
-
 def test_the_largest_of_several_people_is_kept() -> None:
     candidates = np.array([[0, 0, 0.5, 0], [9, 9, 1.7, 1], [10, 10, 0.6, 2], [12, 90, 0.7, 3]], float)
     people = np.full((2, 20), -1.0)
