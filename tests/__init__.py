@@ -11,14 +11,19 @@ REPOSITORY = Path(__file__).parents[1]
 EMBEDDED = REPOSITORY / "profiles/embedded.yaml"
 
 
-def embedded(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the values of profiles/embedded.yaml, changed.
+@cache
+def _embedded() -> dict[str, Any]:
+    return read_yaml(EMBEDDED)
 
-    Args:
-        changes: New values by key, such as {"generator.train.steps": 4}; a mistyped key is a KeyError.
-    """
-    values = deepcopy(_read_embedded())
-    for key, value in (changes or {}).items():
+
+def embedded(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of profiles/embedded.yaml, with changes such as {"generator.train.steps": 4}."""
+    return change(deepcopy(_embedded()), changes or {})
+
+
+def change(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Change parameters, by their keys with dots, in place; a key that is not there is a KeyError."""
+    for key, value in changes.items():
         *sections, name = key.split(".")
         section = values
         for part in sections:
@@ -29,17 +34,12 @@ def embedded(changes: dict[str, Any] | None = None) -> dict[str, Any]:
     return values
 
 
+def read_yaml(file: Path) -> Any:
+    """Read a YAML file as DVC does."""
+    return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+
+
 def write_params(folder: Path, values: dict[str, Any]) -> None:
     """Write params.yaml of a project."""
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(values, file)
-
-
-def read_params(folder: Path) -> dict[str, Any]:
-    """Read params.yaml of a project."""
-    return YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text(encoding="utf-8"))
-
-
-@cache
-def _read_embedded() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(EMBEDDED.read_text(encoding="utf-8"))

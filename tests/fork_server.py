@@ -27,7 +27,9 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from multiprocessing import process
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -47,6 +49,7 @@ def preload(packages: list[Path]) -> None:
     for module in pkgutil.walk_packages(dvc.__path__, "dvc.", onerror=lambda name: None):
         with suppress(ImportError):  # of a library that only other users of DVC need
             importlib.import_module(module.name)
+    sys.path.append(str(packages[0].parent))  # for programs whose folder has no packages of the project
     gc.freeze()  # the collector leaves alone what forks share until they write to it
 
 
@@ -105,6 +108,7 @@ def become(request: dict[str, Any], python: str) -> None:
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
     os.chdir(request["folder"])
+    process.ORIGINAL_DIR = request["folder"]  # where multiprocessing looks for a script
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.executable = python  # launchers start their processes with it
@@ -115,15 +119,18 @@ def become(request: dict[str, Any], python: str) -> None:
 def run(program: list[str]) -> int:
     """Run a module (-m name ...) or a script (file ...) as the main program; returns its exit code."""
     sys.orig_argv = ["python", *program]
+    # multiprocessing looks for the main module under two names.
+    main = sys.modules["__main__"] = sys.modules["__mp_main__"] = ModuleType("__main__")
     try:
         if program[0] == "-m":
             sys.argv = program[1:]
             sys.path.insert(0, str(Path.cwd()))
-            runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+            runpy._run_module_as_main(program[1])  # all that `python -m` does
         else:
             sys.argv = program
             sys.path.insert(0, str(Path(program[0]).resolve().parent))
-            runpy.run_path(program[0], run_name="__main__")
+            main.__file__ = program[0]
+            exec(compile(Path(program[0]).read_bytes(), program[0], "exec"), main.__dict__)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0

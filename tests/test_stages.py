@@ -14,12 +14,30 @@ PROGRAMS = {
     "refuses": "import sys; sys.exit('no')",
     "breaks": "raise ZeroDivisionError",
     "dies": "import os; os.abort()",
-    "runs": "import json, os, sys; import here\n"
-    "print(json.dumps([sys.argv, sys.orig_argv[1:], sys.path[0], here.__file__, sys.stdin.read()]))\n"
-    "print(os.getcwd(), os.environ['COLOUR'], os.sched_getaffinity(0), file=sys.stderr)",
+    "runs": """
+import json, os, sys
+import here
+print(json.dumps([sys.argv, sys.orig_argv[1:], sys.path[0], here.__file__]))
+print(os.getcwd(), os.environ["COLOUR"], os.sched_getaffinity(0), file=sys.stderr)
+""",
     "here": "",
-    "waits": "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: exit('told'))\n"
-    "print(os.getpid(), flush=True)\nfor _ in range(600): time.sleep(1)",
+    "pools": """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+class Own:
+    __repr__ = lambda self: "own"
+def make():
+    return Own()
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        print(pool.submit(make).result())
+""",
+    "waits": """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: exit("told"))
+print(os.getpid(), flush=True)
+time.sleep(600)
+""",
 }
 
 
@@ -32,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["runs", "ends", "refuses", "breaks", "dies"])
+@pytest.mark.parametrize("name", ["runs", "pools", "ends", "refuses", "breaks", "dies"])
 @pytest.mark.parametrize("program", [["-m", "{name}", "a b", "-c"], ["{name}.py"], ["-u", "-m", "{name}"]])
 def test_a_program_runs_and_ends_as_under_the_interpreter(
     folder: Path, program: list[str], name: str, monkeypatch: pytest.MonkeyPatch
@@ -44,14 +62,14 @@ def test_a_program_runs_and_ends_as_under_the_interpreter(
         output, errors = process.communicate()
         ends.append((process.returncode, output.replace('"-u", ', ""), errors.splitlines()[-1:]))
     assert ends[0] == ends[1]
-    assert ends[0][0] == {"runs": 0, "ends": 3, "dies": -signal.SIGABRT}.get(name, 1)
+    assert ends[0][0] == {"runs": 0, "pools": 0, "ends": 3, "dies": -signal.SIGABRT}.get(name, 1)
 
 
 def test_a_kill_takes_the_program_too(folder: Path) -> None:
     process = stages.start(folder, "python", "-m", "waits")
     assert process.stdout is not None
     program = Path(f"/proc/{int(process.stdout.readline())}/stat")
-    assert program.read_text().split()[2] == "S"
+    assert program.read_text().split()[2] in "RS"
     stages.kill(process)
     deadline = time.monotonic() + 10  # its files are closed, and the system clears the rest away
     while program.exists() and program.read_text().split()[2] != "Z":
