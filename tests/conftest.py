@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,13 +12,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 
 from tests import REPOSITORY
-from tests.stages import fork_server
+from tests.stages import SCRIPTS, fork_server
 
 MOST_WORKERS = 8  # of pytest-xdist; each needs a gigabyte of memory
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Workers of `-n auto`."""
+    """Return the number of workers for `-n auto`."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
@@ -26,14 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
         clients = stack.enter_context(fork_server(hash_seed=1))
-        os.environ["PATH"] = f"{clients}:{os.environ['PATH']}"
+        os.environ["PATH"] = f"{clients}:{SCRIPTS}:{os.environ['PATH']}"
+        os.environ["DVC_NO_ANALYTICS"] = "1"
         config.add_cleanup(stack.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files of slow tests: with `--dist loadfile` a file is the work of one worker."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Start with the files of most slow tests: with `--dist loadfile` a file is the work of one worker."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def keep_off_the_users_parameters(event: str, arguments: tuple[object, ...]) -> None:

@@ -53,7 +53,8 @@ def fork_server(hash_seed: int) -> Iterator[Path]:
         while not (folder / "socket").exists():
             time.sleep(0.005)
         yield folder
-        server.communicate()  # its standard input ends, and so does it
+        server.terminate()
+        server.communicate()
 
 
 def start(
@@ -108,3 +109,11 @@ def kill(process: subprocess.Popen[str]) -> None:
     """Kill a command; its program is gone when this returns."""
     process.kill()
     process.communicate()
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that ended may wait to be asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import plan, poses, subset
-from pipeline.artifacts import SYNTHETIC
+from pipeline.artifacts import SYNTHETIC, read_subset
 from pipeline.datasets.market1501 import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
@@ -29,6 +29,7 @@ def market(tmp_path: Path) -> Path:
 def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The present folder after the stages index, poses, subset and generate, at 50 % alone."""
     monkeypatch.chdir(market.parent)
+    Path("profiles").mkdir()
     for name in ("profiles/embedded.yaml", "profiles/market1501.yaml"):
         shutil.copy(REPOSITORY / name, name)
     text = Path("profiles/embedded.yaml").read_text()
@@ -50,9 +51,9 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     write_csv(leaked, "data/leaked.csv")
     poses.main()
     subset.main()
-    half = index[index.image.isin(subset.read_subset(50))]
+    half = index[index.image.isin(read_subset(50))]
     settings = params.plan.model_copy(update={"min_keypoints": 1})
-    manifest = plan.make_plan(half, np.full(len(half), 18), 12, 50, settings).assign(md5="")
+    manifest = plan.make_plan(half, np.full(len(half), 18), 12, 50, settings).assign(md5="-")
     save_method(SYNTHETIC / "all" / "50", manifest, 1000)
     return params
 

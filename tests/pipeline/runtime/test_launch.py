@@ -1,27 +1,25 @@
-"""A stage starts in every shell, with a launcher or without."""
+"""A stage starts in every shell, with a launcher or without, and knows the processes of its run."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from accelerate import PartialState
 
+from pipeline.runtime.launch import launched_processes
 from tests import REPOSITORY
+from tests.stages import run
 
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-
-def launch(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.runtime.launch", *arguments]
-    environment = ENVIRONMENT | variables
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+def launch(*arguments: str, code: int = 0, **variables: str) -> CompletedProcess[str]:
+    command = ("python", "-m", "pipeline.runtime.launch", *arguments)
+    return run(REPOSITORY, *command, code=code, environment=variables)
 
 
 def test_without_a_launcher_the_stage_runs_with_its_arguments() -> None:
     done = launch("pipeline.generate", "--help")
-    assert done.returncode == 0 and done.stdout.startswith("usage: python -m pipeline.generate")
+    assert done.stdout.startswith("usage: python -m pipeline.generate")
 
 
 def test_a_launcher_starts_the_stage() -> None:
@@ -30,8 +28,7 @@ def test_a_launcher_starts_the_stage() -> None:
 
 
 def test_a_launcher_that_cannot_be_started_is_named() -> None:
-    done = launch("pipeline.generate", LAUNCH="acelerate")
-    assert done.returncode == 1
+    done = launch("pipeline.generate", code=1, LAUNCH="acelerate")
     assert done.stderr.startswith("launch: LAUNCH is 'acelerate', which cannot be started (No such")
 
 
@@ -42,11 +39,32 @@ def test_the_commands_of_dvc_yaml_are_the_same_in_every_shell(shell: str, tmp_pa
     if path is None:
         pytest.skip(f"there is no {shell} on this machine")
     command = "python -m pipeline.runtime.launch pipeline.generate all 20"
-    (tmp_path / "dvc.yaml").write_text(f"stages:\n  generate:\n    cmd: {command} > said\n    outs: [said]\n")
-    environment = ENVIRONMENT | {"SHELL": path, "LAUNCH": "echo", "PYTHONPATH": str(REPOSITORY)}
-    for arguments in (["init", "-q", "--no-scm"], ["repro"]):
-        done = subprocess.run(
-            ["dvc", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "said").read_text() == "-m pipeline.generate all 20\n"
+    (tmp_path / "dvc.yaml").write_text(
+        f"stages:\n  generate:\n    cmd: {command} > words\n    outs: [words]\n"
+    )
+    run(tmp_path, "dvc", "init", "-q", "--no-scm")
+    run(tmp_path, "dvc", "repro", environment={"SHELL": path, "LAUNCH": "echo"})
+    assert (tmp_path / "words").read_text() == "-m pipeline.generate all 20\n"
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU, and no state of an earlier test: accelerate has one per process."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    PartialState._reset_state()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_stage_without_a_launcher_is_alone() -> None:
+    state = launched_processes()
+    assert state.is_main_process and state.num_processes == 1
+
+
+@pytest.mark.usefixtures("alone")
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would do all of the work, into the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match=r"WORLD_SIZE is 2 .* knows of 1; .* set ACCELERATE_USE_CPU=1 to run"
+    ):
+        launched_processes()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.workers import bar_position, worker_pool
+from tests.stages import is_running
 
 STAGE = """
 import time
@@ -46,14 +47,6 @@ def start_stage(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2 and all(map(is_running, workers))
     return process, workers
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] != "Z"  # a killed one may wait to be asked how it ended
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 def wait_for_end(workers: list[int]) -> None:
