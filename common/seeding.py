@@ -26,3 +26,8 @@ def make_seed(*parts: object) -> int:
         parts: What the seed depends on; each counts as it is printed.
     """
     return crc32(" ".join(map(str, parts)).encode())
+
+
+def make_torch_seed(seed: int, purpose: str) -> int:
+    """Return the seed for torch's own generator that belongs to (seed, purpose), for initial weights."""
+    return int(make_rng(seed, purpose).integers(2**63))

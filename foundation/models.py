@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
-from common.seeding import make_rng
+from common.seeding import make_torch_seed
 from foundation.settings import FoundationSettings, ImageEncoderSettings, UnetSettings, VaeSettings
 from generator.encoders import ImageEncoder
 from generator.fit import Design, block_size, misfits
@@ -27,7 +27,7 @@ _BLOCKS = {
 def _seeded_weights(seed: int, model: str) -> Iterator[None]:
     """Draw initial weights from (seed, the model's name), and leave torch's own generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(make_rng(seed, model).integers(2**63)))
+        torch.manual_seed(make_torch_seed(seed, model))
         yield
 
 

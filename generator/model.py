@@ -29,7 +29,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.seeding import make_rng
+from common.seeding import make_torch_seed
 from generator.fit import Design, require_fit
 from generator.grid import VIEWS, join, split
 from generator.model_files import read_config
@@ -124,7 +124,7 @@ class IMAGPoseDenoiser(ModelMixin, ConfigMixin):
         with torch.device("meta"):
             denoiser = cls(unet_config=config, encoder_width=encoder_width, **settings.model_dump())
         with torch.random.fork_rng(devices=[]), unet.device:
-            torch.manual_seed(int(make_rng(seed, "denoiser").integers(2**63)))
+            torch.manual_seed(make_torch_seed(seed, "denoiser"))
             denoiser._assemble(unet)
         return denoiser
 

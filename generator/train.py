@@ -121,7 +121,7 @@ def train(
             if not math.isfinite(loss) or not (math.isfinite(grad_norm) or accelerator.scaler):
                 raise ValueError(
                     f"The loss became {loss}, with a gradient of norm {grad_norm}, at step {step} with "
-                    f"learning rate {rate:.3g}; the last good state is {checkpoints}."
+                    f"learning rate {rate:.3g}; the last good state is {checkpoints}; lower learning_rate."
                 )
 
             # --- step ---------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def train(
             if saves and not get_total_norm(denoiser.parameters()).isfinite():
                 raise ValueError(
                     f"A weight is no longer finite after step {step} with learning rate {rate:.3g}; the last "
-                    f"good state is {checkpoints}."
+                    f"good state is {checkpoints}; lower learning_rate."
                 )
             if is_main:
                 # A plain mean of the first steps, then an exponential one

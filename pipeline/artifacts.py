@@ -139,6 +139,33 @@ QUERY_COLUMNS = {  # one row per model and query
     "top": str,  # the best gallery images, best first, separated by spaces
 }
 REID_MODELS = Path("models/reid")
+
+
+def reid_stage(arm: str) -> str:
+    """Return the name of the stage that trains the re-ID models of an arm."""
+    return arm if arm == "standard" else f"augmented@{arm}"
+
+
+def results_file(arm: str, kind: str = "") -> Path:
+    """Return the file of an arm's results; `kind` is "queries" or "curves" for its other two tables."""
+    return REID_RESULTS / (f"{arm}.{kind}.csv" if kind else f"{arm}.csv")
+
+
+def read_results(arm: str) -> pd.DataFrame:
+    """Read the models of an arm; the first columns are `RESULT_COLUMNS`."""
+    return read_csv(results_file(arm), RESULT_COLUMNS, reid_stage(arm))
+
+
+def read_queries(arm: str) -> pd.DataFrame:
+    """Read the rankings of an arm's models; the first columns are `QUERY_COLUMNS`."""
+    return read_csv(results_file(arm, "queries"), QUERY_COLUMNS, reid_stage(arm))
+
+
+def read_curves(arm: str) -> pd.DataFrame:
+    """Read the learning curves of an arm's models; the first columns are `CURVE_COLUMNS`."""
+    return read_csv(results_file(arm, "curves"), CURVE_COLUMNS, reid_stage(arm))
+
+
 CROSS = REID_RESULTS / "cross"  # <data set>.csv, <data set>.rejected.csv, <data set>.leaked.csv
 CROSS_COLUMNS = {"arm": str, "percent": int, "seed": int}
 

@@ -25,14 +25,15 @@ from generator.keypoints import pose_distance
 from pipeline.artifacts import (
     GAINS,
     GAINS_FIGURE,
-    QUERY_COLUMNS,
-    REID_RESULTS,
-    RESULT_COLUMNS,
     read_index,
     read_poses,
+    read_queries,
+    read_results,
+    reid_stage,
+    results_file,
 )
 from pipeline.params import Params, load_params
-from pipeline.runtime.outputs import atomic, read_csv, write_csv
+from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.statistics import CONFIDENCE
 
@@ -209,19 +210,18 @@ def collect(params: Params) -> dict[str, pd.DataFrame]:
     identities = index.pid[index.split == "train"].nunique()
     prefix = "val_" if params.reid.evaluate_on == "validation" else ""
     queries = describe_queries(index, prefix, params.dataset.height)
-    standard = _read_queries("standard", "standard", params)
-    results = read_csv(REID_RESULTS / "standard.csv", RESULT_COLUMNS, "standard")
-    sizes = results.groupby("percent").n_real.first()
+    standard = _in_use(read_queries("standard"), params)
+    sizes = read_results("standard").groupby("percent").n_real.first()
     answers: dict[str, list[pd.DataFrame]] = {question: [] for question in QUESTIONS}
     for arm in params.arms:
-        stage = f"augmented@{arm}"
-        train_on = read_csv(REID_RESULTS / f"{arm}.csv", RESULT_COLUMNS, stage).train_on.iloc[0]
-        both = pair(_read_queries(arm, stage, params), standard)
+        train_on = read_results(arm).train_on.iloc[0]
+        both = pair(_in_use(read_queries(arm), params), standard)
         for percent in params.subset.percents:
             if percent not in both.index.get_level_values("percent"):
                 raise ValueError(
-                    f"{REID_RESULTS / arm}.queries.csv has no query at {percent} % with a seed and an image "
-                    f"of {REID_RESULTS}/standard.queries.csv; run the stages standard and {stage} again"
+                    f"{results_file(arm, 'queries')} has no query at {percent} % with a seed and an image "
+                    f"of {results_file('standard', 'queries')}; run the stages standard and "
+                    f"{reid_stage(arm)} again"
                 )
             rankings = both[both.index.get_level_values("percent") == percent].droplevel("percent")
             tables = ask(rankings, queries, sizes[percent] / identities)
@@ -231,9 +231,8 @@ def collect(params: Params) -> dict[str, pd.DataFrame]:
     return {question: pd.concat(tables, ignore_index=True) for question, tables in answers.items()}
 
 
-def _read_queries(arm: str, stage: str, params: Params) -> pd.DataFrame:
-    """Read the rankings of an arm, of the percents and seeds in use."""
-    rows = read_csv(REID_RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, stage)
+def _in_use(rows: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Return the rankings of the percents and seeds in use."""
     return rows[rows.percent.isin(params.subset.percents) & rows.seed.isin(params.reid.seeds)]
 
 

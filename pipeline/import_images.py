@@ -77,10 +77,9 @@ def list_folder(folder: Path, percent: int) -> tuple[Path, pd.DataFrame]:
 
 def _by_manifest(manifest: Path) -> pd.DataFrame:
     try:
-        table = read_csv(manifest, {"name": str, "pid": int}, "")
+        table = read_csv(manifest, {"name": str, "pid": int})
     except ValueError as error:
-        reason = str(error).split("; run the stage")[0]  # the table is the user's, no stage writes it
-        raise ValueError(f"{reason}; expected the columns name and pid") from None
+        raise ValueError(f"{error}; expected the columns name and pid") from None
     twice = table.name[table.name.duplicated()]
     if len(twice):
         raise ValueError(f"{manifest}: {twice.iloc[0]} has two rows; leave one")

@@ -163,7 +163,7 @@ class GeneratorSection(Settings):
 
     @property
     def denoiser_folder(self) -> Path:
-        """Of the base model: denoiser/ of a saved IMAGPose pipeline, unet/ of Stable Diffusion."""
+        """Folder of the base model's denoiser: denoiser/ of a saved pipeline, unet/ of Stable Diffusion."""
         return self.base / ("denoiser" if (self.base / "denoiser").is_dir() else "unet")
 
 
@@ -337,21 +337,22 @@ class Params(Settings):
 
     def _check_generators(self) -> None:
         """See that each arm's images are made, and nothing that no arm asks for."""
-        made, imports, filters = self.generator.train_on, set(self.imports), set(self.filters)
+        train_on, imports, filters = self.generator.train_on, set(self.imports), set(self.filters)
         for section, names in (("imports", imports), ("filters", filters)):
             for name in sorted(names):
                 if name in _TRAIN_ON:
                     raise ValueError(f"{section}.{name}: the name is IMAGPose's own {name}; choose another")
         for name in sorted(imports & filters):
             raise ValueError(f"filters.{name}: the name is taken by imports.{name}; choose another")
-        asked = [(f"arms.{name}", arm.generator, [*filters, *imports]) for name, arm in self.arms.items()]
-        asked += [(f"filters.{name}", entry.generator, [*imports]) for name, entry in self.filters.items()]
-        for key, generator, others in asked:
-            if generator not in (*made, *others):
+        # Every recipe, its generator, and the generators that it may have beside IMAGPose
+        recipes = [(f"arms.{name}", arm.generator, [*filters, *imports]) for name, arm in self.arms.items()]
+        recipes += [(f"filters.{name}", entry.generator, [*imports]) for name, entry in self.filters.items()]
+        for key, generator, others in recipes:
+            if generator not in (*train_on, *others):
                 mend = (
                     f"generator.train_on to hold {generator}, which makes these images"
                     if generator in _TRAIN_ON
-                    else f"one of {', '.join((*made, *sorted(others)))}"
+                    else f"one of {', '.join((*train_on, *sorted(others)))}"
                 )
                 raise ValueError(f"{key}.generator is {generator}; expected {mend}")
         for name, arm in self.arms.items():
@@ -360,19 +361,19 @@ class Params(Settings):
                     f"arms.{name}.repeat_real is true; expected false with generator {arm.generator}, whose "
                     "images do not say of which real ones they were made"
                 )
-        used = {generator for _, generator, _ in asked}
-        for name in sorted((imports | filters) - used):
+        generators = {generator for _, generator, _ in recipes}
+        for name in sorted((imports | filters) - generators):
             section = "imports" if name in imports else "filters"
             raise ValueError(f"{section}.{name}: no arm has generator {name}; add one or take it out")
 
     @property
     def tested_on(self) -> str:
-        """Whom re-ID models are tested on, as tables and figures say it."""
+        """Name of the evaluation set, as shown in tables."""
         test = self.reid.evaluate_on == "test"
         return self.dataset.name if test else f"{self.dataset.name}, validation identities"
 
     def train_on(self, arm: str) -> str:
-        """What the generator of an arm's images saw: all or subset; none without a generator; or other."""
+        """Return what an arm's generator was trained on: all, subset, none (without a generator) or other."""
         if arm == "standard" or self.arms[arm].repeat_real:
             return "none"
         generator = self._made_by(self.arms[arm].generator)

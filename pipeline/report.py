@@ -25,19 +25,21 @@ from common.seeding import make_rng
 from generator.pose import draw_skeleton
 from pipeline import table4
 from pipeline.artifacts import (
+    CURVE_COLUMNS,
     FILTER_FIGURES,
     GENERATOR_CURVES,
     IDENTITY,
     IDENTITY_COLUMNS,
     LEAKED,
-    QUERY_COLUMNS,
-    REID_RESULTS,
     REJECTED,
     REPORT,
     SYNTHETIC,
     TABLE4_SUMMARY,
+    WORLD,
+    read_curves,
     read_index,
     read_poses,
+    read_queries,
     read_subset,
 )
 from pipeline.datasets.synthetic import read_synthetic
@@ -141,11 +143,13 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
         (reason, len(rows), rows.image.iloc[0]) for reason, rows in rejected.groupby("reason", sort=False)
     ]
     train = index[index.split == "train"]
-    shares = [*params.subset.percents, 100]
-    counts = {share: train[train.image.isin(read_subset(share))].groupby("pid").size() for share in shares}
+    percents = [*params.subset.percents, 100]
+    counts = {
+        percent: train[train.image.isin(read_subset(percent))].groupby("pid").size() for percent in percents
+    }
     return {
         "splits": splits,
-        "subsets": [(share, int(count.sum()), _spread_of(count)) for share, count in counts.items()],
+        "subsets": [(percent, int(count.sum()), _spread_of(count)) for percent, count in counts.items()],
         "cameras": sorted(train.groupby("camid").size().items()),
         "rejected": sorted(reasons, key=lambda reason: -reason[1]),
         "rejected_files": len(rejected),
@@ -172,7 +176,7 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
         list(counts.values()),
         orientation="horizontal",
         whis=(0, 100),
-        tick_labels=[f"{share} %" for share in counts],
+        tick_labels=[f"{percent} %" for percent in counts],
         medianprops={"color": COLOURS[2]},
         boxprops={"color": INK},
         whiskerprops={"color": INK},
@@ -186,15 +190,14 @@ def _draw_counts(counts: dict[int, pd.Series]) -> Figure:
 
 def curves_section(params: Params) -> list[tuple[str, Any]]:
     """Return the learning curves of the generators, and of the re-ID models as means over the seeds."""
-    columns = {"step": int, "loss": float, "percent": int}
     tables = {
         f"Generator trained on: {name}": read_csv(
-            GENERATOR_CURVES / f"{name}.csv", columns, "train_generator"
+            GENERATOR_CURVES / f"{name}.csv", CURVE_COLUMNS, "train_generator"
         )
         for name in params.generator.train_on
     }
     for arm in ("standard", *params.arms):
-        models = read_csv(REID_RESULTS / f"{arm}.curves.csv", columns, "train_reid")
+        models = read_curves(arm)
         means = models.groupby(["percent", "step"])[["loss"]].mean().reset_index()
         tables[f"Re-ID models of the arm {arm}, mean over seeds"] = means
     return [
@@ -366,22 +369,20 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return for each arm the rankings of queries that it won, lost or failed, with those of `standard`."""
-    standard = read_queries("standard")
+    # Queries without a right image in the gallery have no average precision.
+    standard = read_queries("standard").dropna(subset="ap")
     images = index.set_index("image")
     by_arm = []
     for name in params.arms:
-        picked = pick_queries(compare_queries(standard, read_queries(name)), params.report.queries)
+        picked = pick_queries(
+            compare_queries(standard, read_queries(name).dropna(subset="ap")), params.report.queries
+        )
         lists = {
             title: [_ranking(row, name, images, params.dataset.root) for row in rows.to_dict("records")]
             for title, rows in picked.items()
         }
         by_arm.append({"arm": name, "lists": lists})
     return by_arm
-
-
-def read_queries(arm: str) -> pd.DataFrame:
-    """Read the queries of every model of an arm that have a right image in the gallery."""
-    return read_csv(REID_RESULTS / f"{arm}.queries.csv", QUERY_COLUMNS, "train_reid").dropna(subset="ap")
 
 
 def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) -> dict[str, Any]:
@@ -480,7 +481,7 @@ def make_report(params: Params) -> str:
     return render(
         "report.html.jinja",
         dataset=params.tested_on,
-        rendered=params.dataset.root == Path("data/world"),
+        rendered=params.dataset.root == WORLD,
         table4=table4_section(summary, params.tested_on),
         intervals=INTERVALS,
         parameters=parameters_section(params),

@@ -16,9 +16,9 @@ from pipeline.artifacts import (
     CROSS_COLUMNS,
     HEADLINE,
     REID_RESULTS,
-    RESULT_COLUMNS,
     TABLE4,
     TABLE4_SUMMARY,
+    read_results,
 )
 from pipeline.params import Params, load_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
@@ -65,20 +65,23 @@ def collect(params: Params) -> pd.DataFrame:
     # <arm>.csv alone, not <arm>.queries.csv and <arm>.curves.csv: an arm's name has no dot. Hidden files are
     # temporaries of a run that is at work, or was killed.
     files = [file for file in sorted(folder.glob("[!.]*.csv")) if "." not in file.stem]
-    tables = [read_csv(file, RESULT_COLUMNS, "train_reid") for file in files]
+    tables = [read_results(file.stem) for file in files]
     if not tables:
-        raise ValueError(f"{folder} holds no results; run the stages that train re-ID models")
+        raise ValueError(f"{folder} holds no results; run the stages standard and augmented")
     rows = pd.concat(tables, ignore_index=True)
     arms = ["standard", *params.arms]
     percents = [*params.subset.percents, 100]
     rows = rows[rows.arm.isin(arms) & rows.percent.isin(percents) & rows.seed.isin(params.reid.seeds)]
     twice = rows[rows.duplicated(_KEY)]
     if len(twice):
-        raise ValueError(f"{folder}: the model {twice[_KEY].iloc[0].to_dict()} stands in two files")
+        first = twice.iloc[0]
+        raise ValueError(
+            f"{folder}: arm {first.arm} at {first.percent} %, seed {first.seed} is in two files; delete one"
+        )
     if rows.iterations.nunique() > 1:
         lengths = ", ".join(map(str, sorted(rows.iterations.unique())))
         raise ValueError(
-            f"{folder}: models were trained for {lengths} iterations; a table compares equal ones"
+            f"{folder}: models were trained for {lengths} iterations; `dvc repro` trains all equally long"
         )
     for name in params.cross_datasets:
         results = read_csv(CROSS / f"{name}.csv", CROSS_COLUMNS, f"cross@{name}")

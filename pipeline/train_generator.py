@@ -15,6 +15,7 @@ from accelerate import Accelerator
 import generator
 import pipeline.datasets.images
 import pipeline.datasets.views
+import pipeline.shared.imagpose
 from generator.cost import in_words, pipeline_flops, training_flops
 from generator.sample import IMAGPosePipeline
 from generator.train import make_accelerator, train
@@ -28,11 +29,11 @@ from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.imagpose import encode_images, load_parts
+from pipeline.shared.imagpose import encode_images, load_base_model
 from pipeline.shared.model_card import CARD, model_card
 
 
-def base_parts(settings: GeneratorSection) -> list[Path]:
+def base_folders(settings: GeneratorSection) -> list[Path]:
     """Return the folders that are read of the base model: a change of any other file trains nothing anew."""
     return [settings.base / "vae", settings.base / "scheduler", settings.denoiser_folder]
 
@@ -49,7 +50,7 @@ def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[I
     settings = params.generator
     images = read_subset(percent)
     index = read_index().set_index("image").loc[images]
-    imagpose = load_parts(params)
+    imagpose = load_base_model(params)
     imagpose.to(accelerator.device)
     folder = scratch(
         "train_generator",
@@ -57,12 +58,13 @@ def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[I
         generator,
         pipeline.datasets.images,
         pipeline.datasets.views,
+        pipeline.shared.imagpose,
         settings=settings.model_dump(mode="json", exclude={"train_on"}),
         size=imagpose.view_size,
         border=params.dataset.border,
         images=index.md5.to_dict(),
         poses=md5(POSES),
-        base=[model_hash(part) for part in base_parts(settings)],
+        base=[model_hash(folder) for folder in base_folders(settings)],
         encoder=model_hash(settings.image_encoder),
     )
     if accelerator.is_main_process:

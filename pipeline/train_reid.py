@@ -20,14 +20,15 @@ import torch
 from tqdm import tqdm
 
 import pipeline.datasets.images
+import pipeline.shared.reid_models
 import reid
 from pipeline.artifacts import (
     GENERATOR_COLUMN,
     REID_MODELS,
-    REID_RESULTS,
     read_index,
     read_subset,
     reid_weights,
+    results_file,
 )
 from pipeline.datasets.synthetic import read_arm
 from pipeline.params import ArmSettings, Params, ReidSection, load_params
@@ -100,6 +101,7 @@ def train_model(
         __file__,
         reid,
         pipeline.datasets.images,
+        pipeline.shared.reid_models,
         settings=settings.model_dump(mode="json", include=set(ReidSettings.model_fields)),
         seed=seed,
         mix=mix.model_dump(mode="json", include=set(Mix.model_fields)) if mix else None,
@@ -208,8 +210,8 @@ def list_jobs(name: str, params: Params) -> Iterator[Job]:
     everyone = ImageSet.read(train, [root / image for image in train.image], params.reid)
 
     def read(percent: int) -> tuple[ImageSet, ImageSet | None]:
-        chosen = everyone.table.image.isin(read_subset(percent)).to_numpy()
-        real = ImageSet(everyone.table[chosen].reset_index(drop=True), everyone.pixels[chosen])
+        in_subset = everyone.table.image.isin(read_subset(percent)).to_numpy()
+        real = ImageSet(everyone.table[in_subset].reset_index(drop=True), everyone.pixels[in_subset])
         return real, read_added(arm, percent, real, params.reid) if arm else None
 
     percents = list_percents(name, params)
@@ -270,9 +272,9 @@ def main() -> None:
         for outcome in outcomes:
             percent, seed = int(outcome.row["percent"]), int(outcome.row["seed"])
             shutil.copy(outcome.weights, folder / reid_weights(percent, seed))
-    write_csv(pd.concat(outcome.queries for outcome in outcomes), REID_RESULTS / f"{name}.queries.csv")
-    write_csv(pd.concat(outcome.curve for outcome in outcomes), REID_RESULTS / f"{name}.curves.csv")
-    write_csv(pd.DataFrame([outcome.row for outcome in outcomes]), REID_RESULTS / f"{name}.csv")
+    write_csv(pd.concat(outcome.queries for outcome in outcomes), results_file(name, "queries"))
+    write_csv(pd.concat(outcome.curve for outcome in outcomes), results_file(name, "curves"))
+    write_csv(pd.DataFrame([outcome.row for outcome in outcomes]), results_file(name))
 
 
 if __name__ == "__main__":

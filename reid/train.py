@@ -10,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from common.checkpoints import Checkpoints
-from common.seeding import make_rng
+from common.seeding import make_rng, make_torch_seed
 from reid.data import IdentitySampler, augment
 from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy
 from reid.model import BoT
@@ -90,7 +90,7 @@ def train(
     p, k = settings.identities_per_batch, settings.images_per_identity
     sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix or Mix())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(make_rng(seed, "weights").integers(2**63)))
+        torch.manual_seed(make_torch_seed(seed, "weights"))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
         model = BoT(settings, len(identities), backbone).to(device).train()
         model.to(memory_format=torch.channels_last)

@@ -35,18 +35,18 @@ def contents(
     gallery, where loaders expect them.
 
     Args:
-        index: of the data set.
-        subset: real training images to export, as named in the index.
-        root: of the data set.
-        synthetic: columns name, pid of the synthetic images; may be empty.
-        folder: that holds them.
+        index: Table of the data set.
+        subset: Names of the real training images to export.
+        root: Folder of the data set.
+        synthetic: Synthetic images, columns name and pid; may be empty.
+        folder: Folder of the synthetic images.
 
     Returns:
         Columns file (relative to the export's Market-1501 folder), pid, synthetic, path (of the present
         file), in the order of `file`.
 
     Raises:
-        ValueError: a synthetic image has the name of a real one or of another, or a name from which loaders
+        ValueError: A synthetic image has the name of a real one or of another, or a name from which loaders
             read nothing, another identity than the manifest's, or a camera that Market-1501 lacks.
     """
     real = index[index.image.isin(subset) | index.split.isin(["query", "gallery"])]
@@ -82,8 +82,8 @@ def write_export(rows: pd.DataFrame, card: str, output: Path) -> None:
             link_or_copy(path, temporary / MARKET / file)
         (temporary / LINK).symlink_to(MARKET)
         (temporary / CARD).write_text(card, encoding="utf-8")
-        made = rows[rows.synthetic]
-        write_csv(made[["file", "pid"]], temporary / LIST)
+        synthetic = rows[rows.synthetic]
+        write_csv(synthetic[["file", "pid"]], temporary / LIST)
 
 
 def write_archive(folder: Path, archive: Path) -> None:
@@ -108,18 +108,18 @@ def data_card(name: str, percent: int, rows: pd.DataFrame, synthetic: pd.DataFra
     """Say in Markdown what an export holds, what of it is synthetic and from what, and its licences.
 
     Args:
-        name: of the arm.
-        percent: of the real training images, percent.
-        rows: as `contents` lists them.
-        synthetic: the images' manifest.
-        params: with which they were made.
+        name: Name of the arm.
+        percent: Share of the real training images.
+        rows: Files of the export, as `contents` lists them.
+        synthetic: Manifest of the synthetic images.
+        params: Parameters of the run that made them.
 
     Raises:
-        ValueError: another generator made the images than the present one, which params describe.
+        ValueError: The images are not of the present generator, which params describe.
     """
     counts = "\n".join(
-        f"| `{folder}` | {int((~made).sum())} | {int(made.sum())} | {identities} |"
-        for folder, made, identities in _count(rows)
+        f"| `{folder}` | {int((~is_synthetic).sum())} | {int(is_synthetic.sum())} | {identities} |"
+        for folder, is_synthetic, identities in _count(rows)
     )
     return f"""# {params.dataset.name}: {percent} % of the training images, arm {name}
 
@@ -152,6 +152,7 @@ gallery: what is tested on is real.
 
 
 def _count(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series, int]]:
+    """Yield each folder, whether its images are synthetic, and its number of identities."""
     for (folder,) in FOLDERS.values():
         inside = rows[rows.file.str.startswith(f"{folder}/")]
         yield folder, inside.synthetic, inside.pid[inside.pid > 0].nunique()
@@ -188,16 +189,16 @@ Sources and target poses are images of the {percent} % subset.{_choice(arm, para
 
 
 def _choice(arm: ArmSettings, params: Params) -> str:
-    """Which of the generated images an export has, where it has not all."""
-    said = ""
+    """Say which generated images an export has, if not all."""
+    text = ""
     if arm.generator in params.filters:
-        said += (
+        text += (
             " Only those are here that the image encoder judged to show their person (agreement of at least "
             f"{params.filters[arm.generator].min_agreement})."
         )
     if arm.ratio is not None:
-        said += f" At most {arm.ratio} per real image were taken, at random."
-    return said
+        text += f" At most {arm.ratio} per real image were taken, at random."
+    return text
 
 
 def main() -> None:

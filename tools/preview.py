@@ -31,7 +31,7 @@ from pipeline.datasets.views import to_view
 from pipeline.params import Params, load_params
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.imagpose import encode_images, load_parts
+from pipeline.shared.imagpose import encode_images, load_base_model
 
 _TILE_HEIGHT = 224  # pixels on the picture; a tile is then as wide as an image's name
 _GAP, _LINE, _LABEL_WIDTH = 6, 22, 96  # pixels between tiles, for a line of text, and left of the rows
@@ -142,7 +142,7 @@ def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, st
     """
     trained = generator_folder("all", 100)
     if model is None and not (trained / "model_index.json").is_file():
-        return load_parts(params), f"{params.generator.base} (base weights, not fine-tuned)"
+        return load_base_model(params), f"{params.generator.base} (base weights, not fine-tuned)"
     model = model or trained
     if not (model / "model_index.json").is_file():
         raise ValueError(f"{model} holds no generator; expected a folder such as {trained}")

@@ -49,7 +49,7 @@ def make(folders: list[Path], params: Params) -> tuple[str, dict[str, Any]]:
     methods = [folder.as_posix() for folder in folders]
     if len(set(methods)) < len(methods):
         raise ValueError(f"the folders are {', '.join(methods)}; expected each once")
-    manifests = [read_csv(folder / MANIFEST, {"name": str}, "generate") for folder in folders]
+    manifests = [read_csv(folder / MANIFEST, {"name": str}) for folder in folders]
     judged = _draw_judged(folders, manifests, params)
     compared = _draw_compared(folders, manifests, params)
 
@@ -106,7 +106,7 @@ def _draw_compared(
     if len(folders) < 2 or not settings.comparisons:
         return {}
     # Images of the same name in all folders, and of the same sources and pose if a manifest says them.
-    plan = read_csv(folders[0] / MANIFEST, _PLAN_COLUMNS, "generate")
+    plan = read_csv(folders[0] / MANIFEST, _PLAN_COLUMNS)
     for manifest in manifests[1:]:
         if "file" in manifest:  # the imported file, which may have had another name
             old_name = manifest.file.map(lambda file: Path(file).stem)

@@ -28,7 +28,7 @@ def read_manifest(path: Path, folder: Path) -> dict[Path, dict[str, Any]]:
         ValueError: It is no such table, or a name leads out of the folder or comes twice.
     """
     rows: dict[Path, dict[str, Any]] = {}
-    for row in read_csv(path, COLUMNS, "generate").to_dict("records"):
+    for row in read_csv(path, COLUMNS).to_dict("records"):
         name = row["name"]
         if Path(name).name != name or folder / name in rows:
             reason = "leads out of its folder" if Path(name).name != name else "is listed twice"

@@ -28,7 +28,7 @@ _SPLIT_OF = {folder: split for split, (folder,) in FOLDERS.items()}
 
 # Identity, camera, sequence, frame, box; synthetic images add a counter. Public loaders are less strict. They
 # search `([-\d]+)_c(\d)` in the whole path: 0002_p12_c1... is identity 12, and camera c12 is camera 1.
-_NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4})?\.jpg", re.ASCII)
+_NAME = re.compile(r"(-1|\d{4})_c([1-6])s(\d+)_(\d{6})_(\d{2})(?:_g\d{4,})?\.jpg", re.ASCII)
 FOOLS_LOADERS = re.compile(r"[-\d]+_c\d")
 _LAST_IDENTITY = 1501  # public loaders assert it
 
@@ -127,7 +127,7 @@ def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> No
         examples = [index.image[(index.pid == both[0]) & side].iloc[0] for side in (train, ~train)]
         raise ValueError(
             f"{root}: {len(both)} of the identities stand in training and in test, the first is "
-            f"{both[0]:04d} ({' and '.join(examples)})"
+            f"{both[0]:04d} ({' and '.join(examples)}); remove them from one side"
         )
     ranked = index[index.split == "query"].merge(index[index.split == "gallery"], on="pid")
     if not (ranked.camid_x != ranked.camid_y).any():
@@ -154,16 +154,19 @@ def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.intege
     path = root / KEYPOINT_FILES[0]
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; without annotations, set poses.source to openpose")
-    frame = read_csv(path, POSE_COLUMNS, "world")
+    frame = read_csv(path, POSE_COLUMNS)
     unknown = [name for name in frame.columns if name not in POSE_COLUMNS]
     if unknown:
         raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
     twice = frame.image[frame.image.duplicated()]
     if len(twice):
-        raise ValueError(f"{path}: {twice.iloc[0]} has two rows")
+        raise ValueError(f"{path}: {twice.iloc[0]} has two rows; leave one")
     missing = sorted(set(images) - set(frame.image))
     if missing:
-        raise ValueError(f"{path}: {len(missing)} images have no row, the first is {missing[0]}")
+        raise ValueError(
+            f"{path}: {len(missing)} images have no row, the first is {missing[0]}; add them, or set "
+            "poses.source to openpose"
+        )
 
     # Every visible keypoint must be finite and inside its image.
     keypoints = to_keypoints(frame, images)

@@ -36,7 +36,7 @@ def read_synthetic(generator: str, percent: int, identities: set[int]) -> tuple[
         raise FileNotFoundError(
             f"{manifest} is missing; `dvc repro` makes the images of generator {generator}"
         )
-    table = read_csv(manifest, MANIFEST_COLUMNS, "generate")
+    table = read_csv(manifest, MANIFEST_COLUMNS)
     if table.empty:
         raise ValueError(f"{manifest} lists no image; `dvc repro` makes the images of generator {generator}")
     for name, pid in zip(table.name, table.pid, strict=True):

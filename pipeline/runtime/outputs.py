@@ -165,8 +165,8 @@ def write_json(value: Any, path: str | Path) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.DataFrame:
-    """Read a table that a stage writes.
+def read_csv(path: str | Path, columns: Mapping[str, type], stage: str | None = None) -> pd.DataFrame:
+    """Read a table.
 
     Text and whole numbers must not be empty; an empty float is NaN. Further columns keep the types that
     pandas gives them.
@@ -174,7 +174,8 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.Da
     Args:
         path: File of the table.
         columns: Columns that must be there, with their types: str, int or float.
-        stage: Name of the stage, for the sentence that sends the user there.
+        stage: Stage that writes the table, for the sentence that sends the user there; None for a table of
+            the user's own.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -182,7 +183,8 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.Da
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run the stage '{stage}', which writes it")
+        mend = f"; run the stage '{stage}', which writes it" if stage else ""
+        raise FileNotFoundError(f"{path} is missing{mend}")
     try:
         names = pd.read_csv(path, nrows=0).columns
         for name in columns:
@@ -197,7 +199,8 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str) -> pd.Da
                 raise ValueError(_first_bad_cell(path, columns))
     except ValueError as error:
         reason = str(error).strip()
-        raise ValueError(f"{path}: {reason}; run the stage '{stage}' again, which writes it") from None
+        mend = f"; run the stage '{stage}' again, which writes it" if stage else ""
+        raise ValueError(f"{path}: {reason}{mend}") from None
     return frame
 
 

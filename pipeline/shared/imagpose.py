@@ -23,7 +23,7 @@ from generator.fit import MisfitError
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.scheduler import load_scheduler
-from pipeline.artifacts import read_poses
+from pipeline.artifacts import POSES, read_poses
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import Mark, save_image
 from pipeline.datasets.views import from_view, to_view
@@ -33,7 +33,7 @@ from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import is_sealed, scratch, seal
 
 
-def check_parts(
+def check_models(
     params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
 ) -> None:
     """Raise a ValueError, one sentence per key, unless the models fit each other and the settings."""
@@ -44,7 +44,7 @@ def check_parts(
         raise ValueError("\n".join(sentences))
 
 
-def load_parts(params: Params) -> IMAGPosePipeline:
+def load_base_model(params: Params) -> IMAGPosePipeline:
     """Load the base model and add what the settings ask for; frozen models stay as they are.
 
     Raises:
@@ -59,7 +59,7 @@ def load_parts(params: Params) -> IMAGPosePipeline:
         denoiser = load_denoiser(folder, settings.denoiser, width, settings.seed)
     except MisfitError as error:
         raise ValueError("\n".join(with_keys(error.misfits))) from None
-    check_parts(params, vae, encoder, denoiser)
+    check_models(params, vae, encoder, denoiser)
     return IMAGPosePipeline(
         vae,
         encoder,
@@ -164,7 +164,7 @@ def scratch_images(
         border=params.dataset.border,
         plan=plan.to_csv(),
         sources=checksums[_sources(plan)].to_dict(),
-        poses=md5("data/poses.csv"),
+        poses=md5(POSES),
         model=generator_hash,
     )
 

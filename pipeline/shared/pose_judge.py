@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
-from common.seeding import make_rng
+from common.seeding import make_rng, make_torch_seed
 from generator.encoders import to_float
 from generator.keypoints import KEYPOINT_NAMES, flip_keypoints
 from pipeline.runtime.checkpoints import Checkpoints
@@ -76,7 +76,7 @@ def train_pose_judge(
         ValueError: The loss or a weight is not finite; no checkpoint has it.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(make_rng(seed, "pose judge").integers(2**63)))
+        torch.manual_seed(make_torch_seed(seed, "pose judge"))
         judge = PoseJudge().to(device).train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=_RATE)
     done = checkpoints.load(judge=judge, optimizer=optimizer)

@@ -61,7 +61,7 @@ def evaluate_model(
         The summaries (percent), and a table of the queries: query (its image), ap (percent; of the whole
         gallery), first_match (rank from 1 of the first right gallery image), top (the best ten gallery images
         in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
-        alone. What a query cannot have, for want of right images, is empty.
+        only. Values that do not exist because a query has no right image are empty.
     """
     columns = ["image", "pid", "camid", "md5"]
     folder = scratch(

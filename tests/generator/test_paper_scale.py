@@ -30,7 +30,7 @@ from generator.train import train
 from pipeline import check
 from pipeline.params import Params, load_params
 from pipeline.runtime.checkpoints import Checkpoints
-from pipeline.shared.imagpose import load_parts
+from pipeline.shared.imagpose import load_base_model
 from tests.generator import tiny
 
 PAPER = load_params(Path(__file__).parents[2] / "profiles/market1501.yaml")
@@ -224,7 +224,7 @@ def test_the_twelve_rows_of_table_3_are_twelve_settings(hub, sd, encoder):
     params = parameters_for(hub, sd, encoder)
     mistakes = check.Mistakes()
     assert check.load_models(params, mistakes) is not None and mistakes == []
-    imagpose = load_parts(params)
+    imagpose = load_base_model(params)
     width, unet_width = width_of(encoder), STABLE_DIFFUSION[sd][0]["cross_attention_dim"]
     assert isinstance(imagpose.denoiser.token_projection, torch.nn.Linear) == (width != unet_width)
     tokens = encode_tokens(imagpose.image_encoder, torch.zeros(1, 3, 128, 64), imagpose.token_size)
@@ -237,7 +237,7 @@ def test_the_twelve_rows_of_table_3_are_twelve_settings(hub, sd, encoder):
 @pytest.mark.parametrize(("sd", "encoder"), [("1.5", "DINOv2-G"), ("2.1", "CLIP-B")])
 def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
     """Images of a person through the encoders, a training step and the sampler, at Market-1501's size."""
-    imagpose = load_parts(parameters_for(hub, sd, encoder))
+    imagpose = load_base_model(parameters_for(hub, sd, encoder))
     noise, latents, steps = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([0])
     target = prediction_target(imagpose.scheduler, latents, noise, steps).item()
     alpha = imagpose.scheduler.alphas_cumprod[0].item()
@@ -273,7 +273,7 @@ def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
 
 def test_what_the_hubs_files_say_is_what_is_loaded(hub):
     """Weights to the bit, and CLIP's own normalisation from its preprocessor."""
-    imagpose = load_parts(parameters_for(hub, "2.1", "CLIP-H"))
+    imagpose = load_base_model(parameters_for(hub, "2.1", "CLIP-H"))
     unet = UNet2DConditionModel.from_pretrained(hub / "2.1" / "unet")
     loaded = {
         name.replace(".transformer.", "."): t for name, t in imagpose.denoiser.unet.state_dict().items()

@@ -325,12 +325,12 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "an identity in training and test": (
         copy(FIRST, "bounding_box_test/0002_c3s1_000451_03.jpg"),
         "{root}: 1 of the identities stand in training and in test, the first is 0002 "
-        f"({FIRST} and bounding_box_test/0002_c3s1_000451_03.jpg)",
+        f"({FIRST} and bounding_box_test/0002_c3s1_000451_03.jpg); remove them from one side",
     ),
     "one file name in training and test": (
         copy(FIRST, f"query/{Path(FIRST).name}"),
         "{root}: 1 of the identities stand in training and in test, the first is 0002 "
-        f"({FIRST} and query/{Path(FIRST).name})",
+        f"({FIRST} and query/{Path(FIRST).name}); remove them from one side",
     ),
     "no match in another camera": (
         move(IMAGES[4], "bounding_box_test/0003_c1s1_000001_01.jpg"),

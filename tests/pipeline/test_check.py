@@ -25,7 +25,7 @@ from pipeline import check
 from pipeline.datasets.images import read_image
 from pipeline.params import ImportSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
-from pipeline.shared.imagpose import load_parts
+from pipeline.shared.imagpose import load_base_model
 from tests import REPOSITORY
 from tests.generator import tiny
 from tests.pipeline.market import deepfashion_folder, save_image
@@ -247,7 +247,7 @@ def test_settings_that_do_not_fit_the_models_are_named_by_check_and_by_the_stage
     bad = changed(params, **{section: changes})
     assert check.problems(bad) == [sentence]
     with pytest.raises(ValueError) as caught:
-        load_parts(bad)
+        load_base_model(bad)
     assert str(caught.value) == sentence
 
 
@@ -484,7 +484,7 @@ def test_the_disk_must_hold_the_checkpoints_of_every_training(
     def free(size: float) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=size))
 
-    imagpose = load_parts(params)
+    imagpose = load_base_model(params)
     trained, vae, encoder = (
         sum(parameter.numel() for parameter in model.parameters())
         for model in (imagpose.denoiser, imagpose.vae, imagpose.image_encoder)
@@ -532,7 +532,7 @@ def test_the_memory_must_hold_what_the_processes_of_a_training_keep(
     params: Params, monkeypatch: pytest.MonkeyPatch, launch: dict[str, str], processes: int, has_gpu: bool
 ) -> None:
     """It is counted without weights: here by hand."""
-    imagpose = load_parts(params)
+    imagpose = load_base_model(params)
     root, images = params.dataset.root, sorted((params.dataset.root / "bounding_box_train").glob("*.jpg"))
     views = encode_views(
         (np.array(read_image(image)) for image in images),

@@ -25,7 +25,7 @@ SHIPPED = load_params(REPOSITORY / "profiles/embedded.yaml")
 IMAGES = ["query/b.jpg", "query/a.jpg", "query/c.jpg"]
 SIZES = np.array([[64, 128]] * 3)
 OUTSIDE = "lies outside the image; a keypoint that is not visible has the score 0"
-AGAIN = "; run the stage 'world' again, which writes it"
+ADD = "add them, or set poses.source to openpose"
 
 
 def write(frame: pd.DataFrame, root: Path) -> Path:
@@ -62,10 +62,10 @@ def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_annotated(tmp_pat
         ("nose_x", float("inf"), "nose of query/a.jpg (inf, 5, score 0.5) is not finite"),
         ("nose_score", 1.1, "nose of query/a.jpg (5, 5, score 1.1) has a score outside 0 to 1"),
         ("nose_score", -0.1, "nose of query/a.jpg (5, 5, score -0.1) has a score outside 0 to 1"),
-        ("image", "query/b.jpg", "query/b.jpg has two rows"),
-        ("image", "query/d.jpg", "1 images have no row, the first is query/a.jpg"),
+        ("image", "query/b.jpg", "query/b.jpg has two rows; leave one"),
+        ("image", "query/d.jpg", "1 images have no row, the first is query/a.jpg; " + ADD),
         ("tail_x", 1.0, "column 'tail_x' is none of the 18 OpenPose keypoints"),
-        ("nose_x", "left", "line 3, column 'nose_x' is 'left', expected a number" + AGAIN),
+        ("nose_x", "left", "line 3, column 'nose_x' is 'left', expected a number"),
     ],
 )
 def test_annotations_that_cannot_be_are_refused(
@@ -98,7 +98,7 @@ def test_seventeen_keypoints_are_refused(tmp_path: Path) -> None:
     frame = keypoints_frame(IMAGES).drop(columns="l_ear_score")
     with pytest.raises(ValueError) as caught:
         read_annotations(write(frame, tmp_path), IMAGES, SIZES)
-    assert str(caught.value) == f"{tmp_path / 'keypoints.csv'}: it has no column 'l_ear_score'{AGAIN}"
+    assert str(caught.value) == f"{tmp_path / 'keypoints.csv'}: it has no column 'l_ear_score'"
 
 
 def test_the_table_keeps_visibility(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,7 +298,7 @@ def test_frames_tell_right_from_wrong_people(run: Params) -> None:
 def test_what_is_missing_is_named(run: Params) -> None:
     (REID_RESULTS / "imagpose.queries.csv").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"imagpose.queries.csv is missing; run the stage 'train_reid'"
+        FileNotFoundError, match=r"imagpose.queries.csv is missing; run the stage 'augmented@imagpose'"
     ):
         report.make_report(run)
 

@@ -218,8 +218,8 @@ def test_collecting_keeps_what_belongs_to_the_parameters(
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (ROWS[:0], "holds no results; run the stages that train re-ID models"),
-        (pd.concat([ROWS, ROWS[:1]]), "'percent': 20, 'seed': 0} stands in two files"),
+        (ROWS[:0], "holds no results; run the stages standard and augmented"),
+        (pd.concat([ROWS, ROWS[:1]]), "arm standard at 20 %, seed 0 is in two files; delete one"),
         (
             pd.concat([ROWS, models("imagpose", "subset", 20, [1.0]).assign(iterations=99)]),
             "trained for 99, 100 iterations",

@@ -10,7 +10,7 @@ import torch
 from generator.sample import IMAGPosePipeline
 from pipeline.params import DatasetSettings, Params, load_params
 from pipeline.shared import imagpose
-from pipeline.shared.imagpose import check_parts
+from pipeline.shared.imagpose import check_models
 from tests import REPOSITORY
 from tests.generator import tiny
 
@@ -23,7 +23,7 @@ def changed(section: str, **values: Any) -> Params:
 
 
 def test_parts_that_fit_pass() -> None:
-    check_parts(load_params(SHIPPED), tiny.vae(), tiny.image_encoder(), tiny.denoiser())
+    check_models(load_params(SHIPPED), tiny.vae(), tiny.image_encoder(), tiny.denoiser())
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_parts_that_do_not_fit_are_named(params: Params, latent_channels: int, s
     vae = tiny.vae()
     vae.register_to_config(latent_channels=latent_channels)
     with pytest.raises(ValueError) as caught:
-        check_parts(params, vae, tiny.image_encoder(), tiny.denoiser())
+        check_models(params, vae, tiny.image_encoder(), tiny.denoiser())
     assert str(caught.value) == sentence
 
 
