@@ -12,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 
 from tests import REPOSITORY
+from tests.fixtures import browser, market, workspace  # noqa: F401  pytest finds fixtures here
 from tests.stages import SCRIPTS, fork_server
 
 MOST_WORKERS = 8  # of pytest-xdist; each needs a gigabyte of memory
