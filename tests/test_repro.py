@@ -224,7 +224,7 @@ def test_what_is_missing_stops_the_run_before_any_work_starts(project: Path) -> 
     with changed(project, wrong):
         done = run(project, "dvc", "repro", code=255)
     assert stages_in(done) == ["check"]
-    assert "check: poses.openpose_model is body_pose_model.pth; there is no such file" in done.stderr
+    assert "check: poses.openpose_model is body_pose_model.pth, there is no such file" in done.stderr
 
 
 @pytest.mark.slow

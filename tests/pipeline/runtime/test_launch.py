@@ -64,7 +64,5 @@ def test_a_stage_without_a_launcher_is_alone() -> None:
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would do all of the work, into the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        ValueError, match=r"WORLD_SIZE is 2 .* knows of 1; .* set ACCELERATE_USE_CPU=1 to run"
-    ):
+    with pytest.raises(ValueError, match=r"WORLD_SIZE is 2 .* knows of 1; .* set ACCELERATE_USE_CPU=1"):
         launched_processes()
