@@ -129,7 +129,9 @@ class ReidSection(ReidSettings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
         if self.backbone == "given":
-            raise ValueError("backbone is given; expected resnet10 or resnet50, which the pipeline can make")
+            names = get_args(ReidSettings.model_fields["backbone"].annotation)
+            made = " or ".join(name for name in names if name != "given")
+            raise ValueError(f"backbone is given; expected {made}, which the pipeline can make")
         return self
 
 

@@ -31,12 +31,7 @@ class BoT(nn.Module):
     ) -> None:
         super().__init__()
         self.bf16 = settings.mixed_precision == "bf16"
-        if backbone is not None:
-            self.backbone, self.dimension = backbone
-        elif settings.backbone == "resnet50":
-            self.backbone, self.dimension = _resnet50(settings)
-        else:
-            self.backbone, self.dimension = _resnet10(settings)
+        self.backbone, self.dimension = backbone or _BACKBONES[settings.backbone](settings)
         self.classifier = nn.Linear(self.dimension, classes, bias=not settings.bnneck)
         self.neck: nn.Module = nn.Identity()
         if settings.bnneck:
@@ -110,6 +105,10 @@ def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
     net = ResNetModel(config)
     _set_last_stride(net.encoder.stages[-1], settings.last_stride)
     return nn.Sequential(net.embedder, *net.encoder.stages), sizes[-1]
+
+
+# What settings.backbone may name, but for "given"
+_BACKBONES = {"resnet10": _resnet10, "resnet50": _resnet50}
 
 
 def _set_last_stride(stage: nn.Module, stride: int) -> None:
