@@ -128,12 +128,11 @@ def test_a_kill_of_a_stage_with_workers_changes_no_byte(project: Path) -> None:
     before = results(project, "train_reid")
     shutil.rmtree(scratch)
     process = stages.start(project, *command, cores=stages.CORES)
-    while len(list(scratch.glob("*/step-*"))) < 2:
+    while len({step.parent for step in scratch.glob("*/step-*")}) < min(2, len(stages.CORES)):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     stages.kill(process)
-    done = stages.run(project, *command, cores=stages.CORES)
-    assert f", {min(2, len(stages.CORES))} at a time\n" in done.stdout
+    stages.run(project, *command)
     assert results(project, "train_reid") == before
 
 

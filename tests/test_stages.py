@@ -9,6 +9,8 @@ import pytest
 
 from tests import stages
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = {
     "ends": "import atexit, sys; atexit.register(print, 'bye'); sys.exit(3)",
     "refuses": "import sys; sys.exit('no')",
