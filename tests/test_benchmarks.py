@@ -16,6 +16,8 @@ from tests.generator import tiny
 from tests.generator.test_sample import pipeline
 from tests.pipeline.market import make_market
 
+pytestmark = pytest.mark.slow
+
 PAPER = load_params(REPOSITORY / "profiles/market1501.yaml")
 EMBEDDED = load_params(REPOSITORY / "profiles/embedded.yaml")
 CPU = torch.device("cpu")

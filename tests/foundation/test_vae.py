@@ -50,6 +50,7 @@ def encode(vae, images):
     return encode_latents(vae, to_float(torch.from_numpy(images)))[0]
 
 
+@pytest.mark.slow
 def test_training_makes_reconstructions_better_and_latents_white(images, vae, tmp_path):
     assert psnr(vae, images) > psnr(train(images, tmp_path, steps=1), images) + 5
     latents = encode(vae, images).transpose(0, 1).flatten(1)

@@ -39,6 +39,7 @@ def assert_same(a, b):
 # ---- learning ----
 
 
+@pytest.mark.slow
 def test_a_training_on_four_images_learns_them(tmp_path):
     views, before = tiny.views([1] * 4), tiny.denoiser()
     changes = {"flip": 0.0, "drop_features": 0.0, "drop_image": 0.0, "masked_views": (1, 3)}
@@ -190,6 +191,7 @@ def start(folder, out, kill_after=0, cores=stages.OWN_CORE, **environment):
     return stages.start(REPOSITORY, *command, environment=environment, cores=cores)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_to_the_bit(tmp_path, uninterrupted):
     stages.finish(start(tmp_path, tmp_path / "weights", kill_after=5), code=-signal.SIGKILL)
     steps = []
@@ -197,6 +199,7 @@ def test_a_killed_process_is_continued_to_the_bit(tmp_path, uninterrupted):
     assert steps == [5, 6]  # from the last checkpoint, and not from the start
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_even_if_one_of_them_runs_out_of_memory(tmp_path, uninterrupted):
     """Each draws its half of the same batches (test_data), gradients are averaged: only rounding differs.
 
@@ -227,6 +230,7 @@ def test_two_processes_train_the_same_compiled(tmp_path, uninterrupted):
     torch.testing.assert_close(weights, dict(uninterrupted), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_short_of_memory_ends_in_the_same_weights_up_to_rounding(
     tmp_path, uninterrupted, monkeypatch
 ):

@@ -94,6 +94,7 @@ def test_too_little_memory_names_the_keys_to_lower(
     assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
 
 
+@pytest.mark.slow
 def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     params: Params, one_core: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

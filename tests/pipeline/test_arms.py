@@ -22,6 +22,8 @@ from pipeline.world.shots import shots
 from tests import REPOSITORY
 from tests.pipeline.market import save_image
 
+pytestmark = pytest.mark.slow
+
 ARMS = {
     "imagpose": {"generator": "all"},
     "leak_free": {"generator": "subset"},

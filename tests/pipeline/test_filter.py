@@ -86,6 +86,7 @@ def test_the_stage_keeps_the_true_images(
         assert figure.width > 1000
 
 
+@pytest.mark.slow
 def test_the_judge_reads_no_image_but_those_of_the_subset(
     params: Params, market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

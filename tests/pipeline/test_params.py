@@ -303,6 +303,7 @@ NEAR = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from(list(keys(VALUES))), NEAR, min_size=1, max_size=8))
 def test_random_values_validate_or_are_refused_in_sentences(changes: dict[tuple[str, ...], Any]) -> None:
@@ -340,6 +341,7 @@ def numbers(values: Any) -> Iterator[float]:
         yield values
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(key=st.sampled_from(list(keys(VALUES))), value=ANYTHING)
 def test_any_value_of_any_key_is_accepted_or_refused_by_name(key: tuple[str, ...], value: Any) -> None:

@@ -141,6 +141,7 @@ def test_summary_counts_images_with_several_people() -> None:
     assert summary["images_with_several_people"] == 2
 
 
+@pytest.mark.slow
 def test_openpose_runs_from_one_local_file_in_several_processes(
     market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

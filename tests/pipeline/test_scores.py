@@ -170,6 +170,7 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params
 
 
+@pytest.mark.slow
 def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
     fashion: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +214,7 @@ def test_one_held_out_person_resembles_nobody_else(fashion: Params, monkeypatch:
     assert "expected another" in scores["missing"]["identity_agreement"]
 
 
+@pytest.mark.slow
 def test_with_its_weights_a_metric_is_a_number(
     fashion: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def tiny_imagpose() -> IMAGPosePipeline:
     )
 
 
+@pytest.mark.slow
 def test_encoding_finds_a_batch_that_fits_and_gives_the_same(
     market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

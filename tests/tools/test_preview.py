@@ -33,6 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     preview.main()
 
 
+@pytest.mark.slow
 def test_the_base_weights_make_a_picture_and_the_same_one_again(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def settings(*changes, every=None):
     return Replication.model_validate({"table": "study.csv", "every": every or {}, "runs": runs})
 
 
+@pytest.mark.slow
 def test_every_run_has_its_own_parameters_and_its_rows_say_which(repository, tmp_path):
     experiment = settings({"world.seed": 5}, {"world.seed": 6}, every={"reid.seeds": [3, 4]})
     rows = replicate(repository, experiment, tmp_path / "scratch")

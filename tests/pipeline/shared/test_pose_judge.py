@@ -47,6 +47,7 @@ def test_it_finds_what_it_was_shown_in_images_that_it_never_saw(tmp_path: Path) 
     np.testing.assert_allclose(np.delete(errors, 3), np.delete(near, 3), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
