@@ -1,6 +1,5 @@
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -10,10 +9,3 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps one precision per process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)

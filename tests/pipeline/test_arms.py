@@ -89,7 +89,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 call(generate, train_on, percent)
         write_params(folder / "market", [50])
         yield folder
-    AcceleratorState._reset_state(True)
 
 
 def outside(folder: Path, percent: int) -> list[Path]:
