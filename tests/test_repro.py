@@ -347,6 +347,7 @@ def empty_project(folder: Path, changes: dict[str, Any]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_imports_filters_and_leak_free_generators_are_stages_only_where_an_arm_asks_for_them(
     tmp_path: Path,
 ) -> None:
@@ -391,6 +392,7 @@ def test_imports_filters_and_leak_free_generators_are_stages_only_where_an_arm_a
         assert edge in graph, edge
 
 
+@pytest.mark.slow
 def test_the_columns_of_experiments_are_the_few_numbers_of_the_summary(tmp_path: Path) -> None:
     """`dvc exp show` has a column for each number of each metrics file; Table 4 has hundreds."""
     empty_project(tmp_path, {})

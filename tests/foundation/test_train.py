@@ -261,6 +261,7 @@ def test_the_profile_has_the_architecture_of_the_shipped_weights():
         assert shapes == shipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["cva", "flc_texture", "ilc"])
 def test_the_shipped_weights_serve_the_ablations(part):
     whole = load_pipeline(SHIPPED).denoiser

@@ -59,6 +59,7 @@ def test_training_makes_reconstructions_better_and_latents_white(images, vae, tm
     torch.testing.assert_close(latents.mean(1), torch.zeros(4), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_weights_that_it_is_given(images, vae, tmp_path):
     from_scratch = train(images, tmp_path / "a", steps=20)
     longer = train(images, tmp_path / "b", copy.deepcopy(vae), steps=20)

@@ -14,6 +14,7 @@ from tests.generator import tiny
 PAPER = load_params(REPOSITORY / "profiles/market1501.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack_views", [False, True])
 def test_the_count_is_that_of_the_real_model_at_work(stack_views):
     denoiser = tiny.denoiser(stack_views=stack_views)
@@ -29,6 +30,7 @@ def test_the_count_is_that_of_the_real_model_at_work(stack_views):
     assert cost.pipeline_flops(imagpose) == counter.get_total_flops() > 0
 
 
+@pytest.mark.slow
 def test_stable_diffusion_at_market_1501s_size_costs_what_was_counted_by_hand():
     """DESIGN.md, section 8: 133 GFLOP forward, 399 in training, 3.8 EFLOP for 300k steps of 32."""
     with torch.device("meta"):

@@ -64,6 +64,7 @@ def test_lpips_is_the_librarys_on_values_from_minus_1_to_1(tmp_path: Path) -> No
     assert metrics.lpips_distances(model, images(1, 0), images(1, 0), 1) == pytest.approx([0])
 
 
+@pytest.mark.slow
 def test_lpips_takes_every_layer_of_a_vgg_file(tmp_path: Path) -> None:
     pytest.importorskip("lpips")
     save_backbone("vgg", tmp_path / "backbone.pth")
@@ -87,6 +88,7 @@ def save_inception(classes: int, file: Path) -> Inception3:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_torchvisions_inception_is_its_own_network_on_values_from_minus_1_to_1(tmp_path: Path) -> None:
     stock = save_inception(1000, tmp_path / "inception.pth")
     model, source = metrics.load_inception(tmp_path / "inception.pth")

@@ -21,6 +21,7 @@ def batch():
     return JointSampler(tiny.views([1] * 5), settings, 1000, seed=0).draw(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_parts_of_any_size_give_the_gradients_of_the_whole(batch, size):
     loss, whole, _ = gradients(5, batch)
@@ -29,6 +30,7 @@ def test_parts_of_any_size_give_the_gradients_of_the_whole(batch, size):
     torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("largest", "sizes"), [(4, [5, 3, 2]), (2, [5, 3, 2, 2, 1]), (1, [5, 3, 2] + [1] * 5)]
 )
@@ -44,6 +46,7 @@ def test_parts_are_halved_until_they_fit_and_nothing_of_a_failed_attempt_stays(
     torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sample_that_does_not_fit_is_the_end(batch, monkeypatch):
     tiny.run_out_of_memory(monkeypatch, largest=0)
     with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):

@@ -137,6 +137,7 @@ def test_load_denoiser_makes_one_of_a_stock_unet(tmp_path):
     assert "_name_or_path" not in denoiser.config.unet_config  # a path of this machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_a_saved_denoiser_loses_the_parts_that_are_switched_off_and_keeps_the_rest(name, tmp_path):
     switches, full, given = ABLATIONS[name], tiny.denoiser(trained=True), tiny.inputs()

@@ -218,6 +218,7 @@ def parameters_for(hub: Path, sd: str, encoder: str) -> Params:
     return PAPER.model_copy(update={"generator": PAPER.generator.model_copy(update=changes)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sd", "encoder"), TABLE_3)
 def test_the_twelve_rows_of_table_3_are_twelve_settings(hub, sd, encoder):
     """Two folders make a row; the projection is there exactly where the widths differ."""
@@ -234,6 +235,7 @@ def test_the_twelve_rows_of_table_3_are_twelve_settings(hub, sd, encoder):
     assert isinstance(imagpose.scheduler, DDIMScheduler) and imagpose.scheduler.config.prediction_type == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sd", "encoder"), [("1.5", "DINOv2-G"), ("2.1", "CLIP-B")])
 def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
     """Images of a person through the encoders, a training step and the sampler, at Market-1501's size."""

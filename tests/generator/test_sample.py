@@ -138,6 +138,7 @@ def test_only_sources_are_shown_and_the_first_is_flcs(views):
 # ---- sampling ----
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_neighbours(views):
     joint = request(targets=3)
     first, _ = generate(views, joint, request((1,), seed=50))
@@ -176,6 +177,7 @@ def run_out_of_memory(monkeypatch, imagpose, largest, step="denoise"):
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["denoise", "decode"])
 @pytest.mark.parametrize(("largest", "tried"), [(2, [4, 2, 2, 2, 2]), (1, [4, 2] + [1] * 8)])
 def test_a_batch_that_does_not_fit_is_made_in_parts_and_so_are_those_after_it(
@@ -200,6 +202,7 @@ def test_a_joint_image_that_does_not_fit_is_the_end(views, monkeypatch):
         generate(views, request(), request(), imagpose=imagpose)
 
 
+@pytest.mark.slow
 def test_seed_pose_and_source_matter(views):
     reference = generate(views, request())[0]
     for other in (request(seed=6), request(first=5), request((1,)), request((0, 1))):
@@ -236,6 +239,7 @@ def test_guidance_is_eq_5(views, drop):
     torch.testing.assert_close(result, latents, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_conditions_are_encoded_once_and_the_null_branch_only_when_needed(views, monkeypatch):
     imagpose, calls = pipeline(), []
     for name in ("encode_features", "encode_pose", "forward"):

@@ -65,6 +65,7 @@ def test_a_training_on_four_images_learns_them(tmp_path):
     assert loss(after) < 0.6 * start
 
 
+@pytest.mark.slow
 def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
     denoiser = tiny.denoiser()
     before = {name: parameter.clone() for name, parameter in denoiser.named_parameters()}
@@ -76,6 +77,7 @@ def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
         assert torch.equal(tensor, copy)
 
 
+@pytest.mark.slow
 def test_the_result_is_the_average_and_the_log_tells_the_run(tmp_path):
     denoiser, lines = tiny.denoiser(), []
     first = next(denoiser.parameters())
@@ -100,6 +102,7 @@ def show_bar(monkeypatch):
     monkeypatch.setattr("generator.train.tqdm", lambda **options: tqdm(**options | at_once))
 
 
+@pytest.mark.slow
 def test_the_bar_shows_loss_and_rate_and_no_share_of_an_unknown_peak(tmp_path, monkeypatch, capsys):
     show_bar(monkeypatch)
     losses = []
@@ -109,6 +112,7 @@ def test_the_bar_shows_loss_and_rate_and_no_share_of_an_unknown_peak(tmp_path, m
     assert f"loss {sum(losses) / len(losses):.4f}" in last and "peak" not in last
 
 
+@pytest.mark.slow
 def test_the_bar_shows_the_share_of_the_devices_peak(tmp_path, monkeypatch, capsys):
     show_bar(monkeypatch)
     monkeypatch.setattr("generator.train.peak_flops", lambda device: 1e6)  # fewer FLOP/s than any machine's
@@ -130,11 +134,13 @@ def test_learning_rate_and_average_decay():
     torch.testing.assert_close(a.weight, expected)
 
 
+@pytest.mark.slow
 def test_bf16_autocast_keeps_single_precision_weights(tmp_path):
     average = run(tmp_path, mixed_precision="bf16", steps=2)
     assert {parameter.dtype for parameter in average.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_trains_the_same_weights(tmp_path, uninterrupted):
     denoiser = tiny.denoiser()
     average = run(tmp_path, denoiser, gradient_checkpointing=True)
@@ -160,6 +166,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2, 3, 6])
 def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, uninterrupted, after):
     def stop(step, values):
@@ -173,11 +180,13 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, uninterrupted, after
     assert steps[0] == (after - 1) // 2 * 2 + 1  # from the last checkpoint, which are two steps apart
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_read(tmp_path, uninterrupted):
     run(tmp_path)
     assert_same(run(tmp_path, log=lambda step, values: pytest.fail("it trained")).state_dict(), uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path, uninterrupted):
     run(tmp_path)
     (tmp_path / "step-00000006" / "tensors.safetensors").write_bytes(b"damaged")
@@ -244,6 +253,7 @@ def test_a_run_that_is_short_of_memory_ends_in_the_same_weights_up_to_rounding(
 # ---- refusals ----
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(tmp_path):
     views = tiny.views([1] * 5)
     run(tmp_path, views=views, steps=2)

@@ -166,6 +166,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meta", [False, True])
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("case", SPOILED)
@@ -192,6 +193,7 @@ def test_a_bad_folder_is_refused_by_its_file(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_folder_in_shards_is_loaded_or_its_missing_shard_named(
     kind: str, saved: Path, tmp_path: Path
@@ -282,6 +284,7 @@ def test_the_cache_of_a_hub_is_answered_with_the_model_in_it(
     LOADERS["vae"](cache / "snapshots/0a1b" / inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOADERS)
 def test_loading_is_quiet(kind: str, saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the libraries would tell of a bad folder is in the sentence."""
@@ -416,6 +419,7 @@ def edit_json(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPOILED_PIPELINES)
 def test_a_bad_pipeline_is_refused_by_its_file(case: str, tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path)

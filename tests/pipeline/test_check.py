@@ -74,6 +74,7 @@ def test_the_shipped_parameters_have_no_problem(monkeypatch: pytest.MonkeyPatch)
     assert check.problems(SHIPPED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "named"),
     [
@@ -153,6 +154,7 @@ SCHEDULER = "base/scheduler/scheduler_config.json"
 OTHER = "holds no weights of the .* describes: "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changes", "named"),
     [
@@ -207,6 +209,7 @@ def test_every_kind_of_image_encoder_passes(params: Params, tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
@@ -313,6 +316,7 @@ def stand_in(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_resnet_file(params: Params, tmp_path: Path) -> None:
     """What training takes is what passes: BoT has a classifier of its own, and no use for the file's."""
 
@@ -355,6 +359,7 @@ def test_resnet_file(params: Params, tmp_path: Path) -> None:
         assert sentence.startswith(f"reid.weights names {tmp_path / name}, {why}") and "\n" not in sentence
 
 
+@pytest.mark.slow
 def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("controlnet_aux")
 
@@ -382,6 +387,7 @@ def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.slow
 def test_deepfashion_is_asked_for_its_own_files(params: Params, tmp_path: Path) -> None:
     root = deepfashion_folder(tmp_path / "fashion")
     fashion = changed(params, dataset={"format": "deepfashion", "root": root})
@@ -400,6 +406,7 @@ def test_deepfashion_is_asked_for_its_own_files(params: Params, tmp_path: Path) 
     assert f"{root / 'test'} holds no .jpg file" in check.problems(fashion)[0]
 
 
+@pytest.mark.slow
 def test_cross_data_sets_must_be_there(params: Params, market: Path, tmp_path: Path) -> None:
     def sentences(root: Path) -> list[str]:
         return check.problems(params.model_copy(update={"cross_datasets": {"other": root}}))
@@ -410,6 +417,7 @@ def test_cross_data_sets_must_be_there(params: Params, market: Path, tmp_path: P
     assert re.search(r"cross_datasets\.other is .*, where bounding_box_train/ is missing", sentence)
 
 
+@pytest.mark.slow
 def test_what_the_scores_compare_by(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sentences(**changes: object) -> list[str]:
         return check.problems(changed(params, scores=changes))
@@ -449,6 +457,7 @@ def test_what_the_scores_compare_by(params: Params, tmp_path: Path, monkeypatch:
     assert sentences(lpips_backbone="alex", lpips_weights=files["other"]) == []
 
 
+@pytest.mark.slow
 def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
     def sentences(folder: Path) -> list[str]:
         return check.problems(params.model_copy(update={"imports": {"other": ImportSettings(folder=folder)}}))
@@ -476,6 +485,7 @@ def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
     assert sentences(folder) == []
 
 
+@pytest.mark.slow
 def test_the_disk_must_hold_the_checkpoints_of_every_training(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,6 +511,7 @@ def test_the_disk_must_hold_the_checkpoints_of_every_training(
         assert "0.0 GB of disk are free; expected about 0.0 GB for checkpoints" in sentence
 
 
+@pytest.mark.slow
 def test_compiling_needs_a_compiler(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = params.generator.train.model_copy(update={"compile": True})
     compiled = changed(params, generator={"train": train})
@@ -519,6 +530,7 @@ def test_compiling_needs_a_compiler(params: Params, tmp_path: Path, monkeypatch:
     assert "Python.h is missing, expected Python's headers" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_gpu", [False, True])
 @pytest.mark.parametrize(
     ("launch", "processes"),
@@ -581,6 +593,7 @@ def test_the_output_is_the_same_at_every_run(
     assert check.CHECKED.read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["dataset.root", "generator.base"])
 def test_a_linked_folder_is_named_and_a_link_to_the_whole_is_followed(
     key: str, params: Params, tmp_path: Path

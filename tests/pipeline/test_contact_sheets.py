@@ -83,6 +83,7 @@ def test_a_sheet_shows_as_many_identities_as_there_are() -> None:
     assert len(draws) > 1
 
 
+@pytest.mark.slow
 def test_the_stage_draws_the_same_sheet_again(
     run: tuple[Params, pd.DataFrame, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_data_set_that_params_yaml_does_not_name(monkeypatch: pytest.MonkeyPat
         stage.main()
 
 
+@pytest.mark.slow
 def test_another_world_is_rendered_to_a_new_folder_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def run(params: Params, monkeypatch: pytest.MonkeyPatch) -> dict[int, pd.DataFra
     return {percent: pd.read_csv(f"data/synthetic/strict/{percent}/scores.csv") for percent in (40, 60)}
 
 
+@pytest.mark.slow
 def test_the_stage_keeps_the_true_images(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

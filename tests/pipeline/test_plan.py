@@ -36,6 +36,7 @@ def plan_of(counts: list[int], count: int, **changes: int) -> pd.DataFrame:
     return stage.make_plan(subset, np.full(len(subset), 18), count, 20, settings)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 6), min_size=4, max_size=8),

@@ -100,6 +100,7 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page).split())
 
 
+@pytest.mark.slow
 def test_a_browser_opens_the_page_offline_without_a_complaint(run: Params, browser: Any) -> None:
     report.main()
     page = browser.new_page(offline=True, color_scheme="dark")
@@ -128,6 +129,7 @@ def test_a_browser_opens_the_page_offline_without_a_complaint(run: Params, brows
     assert [message for message in messages if not message.startswith("data:")] == []
 
 
+@pytest.mark.slow
 def test_a_screen_reader_finds_its_way(run: Params) -> None:
     tags = Tags(report.make_report(run))
     assert all(image["alt"] for image in tags.of("img"))
@@ -147,6 +149,7 @@ def test_a_screen_reader_finds_its_way(run: Params) -> None:
     assert set(links) | set(labels) <= set(ids)
 
 
+@pytest.mark.slow
 def test_the_file_holds_everything_that_it_shows(run: Params) -> None:
     tags = Tags(report.make_report(run))
     sources = [str(attributes["src"]) for _, attributes in tags.found if "src" in attributes]
@@ -155,6 +158,7 @@ def test_the_file_holds_everything_that_it_shows(run: Params) -> None:
     assert [link["href"] for link in tags.of("link")] == ["data:,"]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_run_did(run: Params) -> None:
     page = report.make_report(run)
     text = text_of(page)
@@ -183,6 +187,7 @@ def test_learning_curves_are_those_of_the_generator_and_of_every_arm(run: Params
     assert all(said in curve for title, curve in curves.items() if "Re-ID" in title)
 
 
+@pytest.mark.slow
 def test_every_generated_image_has_its_identity_score(run: Params) -> None:
     page = report.make_report(run)
     shown = re.findall(r"<figcaption>identity \d+, score (\d\.\d\d)</figcaption>", page)
@@ -213,6 +218,7 @@ def test_the_worst_images_may_be_those_of_another_generator(run: Params) -> None
     assert sum(image["pose"] is not None for image in worst) == len(worst) - 2 > 0
 
 
+@pytest.mark.slow
 def test_filters_show_their_pictures(run: Params) -> None:
     assert report.filters_section(run) == []
     recipe = FilterSettings(generator="all", min_agreement=0.9)
@@ -295,6 +301,7 @@ def test_frames_tell_right_from_wrong_people(run: Params) -> None:
         assert all(("right" in image.alt) == right for right, image in hits)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(run: Params) -> None:
     (REID_RESULTS / "imagpose.queries.csv").unlink()
     with pytest.raises(
@@ -303,6 +310,7 @@ def test_what_is_missing_is_named(run: Params) -> None:
         report.make_report(run)
 
 
+@pytest.mark.slow
 def test_rejected_files_stand_by_reason(run: Params) -> None:
     rejected = pd.DataFrame(
         {"image": ["query/a.png", "query/b.png", "x<y.jpg"], "reason": ["p", "p", "q & r"]}

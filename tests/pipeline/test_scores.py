@@ -202,6 +202,7 @@ def test_table_1_runs_on_deepfashion_and_says_what_is_missing(
     assert json.loads(stage.SCORES.read_text()) == scores
 
 
+@pytest.mark.slow
 def test_one_held_out_person_resembles_nobody_else(fashion: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     index = stage.read_index()
     alone = index[index.split != "train"].pid.min()

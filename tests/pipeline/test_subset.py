@@ -27,6 +27,7 @@ COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
 PERCENTS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(lambda percents: tuple(sorted(percents)))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(counts=COUNTS, percents=PERCENTS, seed=st.integers(0, 99))
 def test_subsets_are_nested_exact_and_cover_everybody(

@@ -306,6 +306,7 @@ def test_files_show_the_shots(root):
         assert np.allclose(keypoints.loc[name].to_numpy().reshape(18, 3), shot.keypoints, atol=0.006)
 
 
+@pytest.mark.slow
 def test_the_folder_does_not_depend_on_the_number_of_workers(root, tmp_path):
     build(SETTINGS, tmp_path / "again", workers=3)
     assert contents(tmp_path / "again") == contents(root)

@@ -71,6 +71,7 @@ def test_imagenet_weights_give_torchvisions_features(bot, imagenet, tmp_path, su
         torch.testing.assert_close(model(images)[0], headless(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_file_does_not_count(bot, imagenet, tmp_path):
     state = imagenet.state_dict()
     body = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
@@ -101,6 +102,7 @@ def write_list(path):
     torch.save([torch.zeros(1)], path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_other_network, write_whole_module, write_text, write_list])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_wrong_weights_are_named(bot, tmp_path, write, suffix):

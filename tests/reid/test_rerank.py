@@ -22,6 +22,7 @@ def euclidean(a, b):
     return np.sqrt(np.square(a[:, None].astype(np.float64) - b[None]).sum(axis=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k1", "k2", "weight"), [(20, 6, 0.3), (5, 1, 0.0), (7, 3, 0.5), (1, 1, 0.3), (200, 6, 0.3)]
 )

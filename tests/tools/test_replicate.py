@@ -197,6 +197,7 @@ def test_arms_are_compared_with_the_first_one():
     ]
 
 
+@pytest.mark.slow
 def test_scores_of_a_run_with_a_profile_of_its_own_stand_beside_the_rows(repository, tmp_path):
     (repository / "experiments/scores").mkdir(parents=True)
     (repository / "experiments/scores/dvc.yaml").write_text(SCORES_DVC)
@@ -223,6 +224,7 @@ def test_the_shipped_experiments_fit_their_profiles(file):
     assert len(set(names)) == len(names), "two runs would share a workspace"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ablations", "arms", "choices", "study"])
 def test_the_shipped_tables_are_of_the_shipped_runs_and_arms(name):
     """Nothing in reports/ is about a recipe that nobody can repeat."""

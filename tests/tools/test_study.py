@@ -35,6 +35,7 @@ def sheet(**answers: Any) -> dict[str, Any]:
     return {"study": "abc", "sheet": str(named), "answers": named}
 
 
+@pytest.mark.slow
 def test_a_volunteer_clicks_through_and_the_answers_are_counted(
     folders: list[Path], browser: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

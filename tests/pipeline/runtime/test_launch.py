@@ -32,6 +32,7 @@ def test_a_launcher_that_cannot_be_started_is_named() -> None:
     assert done.stderr.startswith("launch: LAUNCH is 'acelerate', which cannot be started (No such")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish", "tcsh"])
 def test_the_commands_of_dvc_yaml_are_the_same_in_every_shell(shell: str, tmp_path: Path) -> None:
     """DVC runs a command in the shell that SHELL names; those that a machine lacks are skipped."""

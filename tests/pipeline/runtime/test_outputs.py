@@ -85,6 +85,7 @@ def replace_forever(path: Path, directory: bool) -> None:
                 file.write_text("x" * 999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directory", [False, True])
 def test_atomic_survives_a_kill_at_any_moment(tmp_path: Path, directory: bool) -> None:
     """A process that replaces an output over and over is killed; the output is whole, and leftovers go."""

@@ -57,6 +57,7 @@ def wait_for_end(workers: list[int]) -> None:
     pytest.fail("the workers still run")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 def test_workers_die_with_a_stage_that_is_killed(tmp_path: Path) -> None:
     process, workers = start_stage(tmp_path)
@@ -66,6 +67,7 @@ def test_workers_die_with_a_stage_that_is_killed(tmp_path: Path) -> None:
     wait_for_end(workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.05, 2])  # seconds: while workers import their modules, and at work
 def test_ctrl_c_ends_a_stage_and_its_workers_with_one_sentence(tmp_path: Path, after: float) -> None:
     process, workers = start_stage(tmp_path)
@@ -81,6 +83,7 @@ def number(_: int) -> int | None:
     return bar_position()
 
 
+@pytest.mark.slow
 def test_every_worker_is_set_up_and_has_a_line_for_its_bar(tmp_path: Path) -> None:
     with worker_pool(2, setup=partial(Path.touch, tmp_path / "was here")) as pool:
         assert set(pool.map(number, range(8))) == {1, 2}

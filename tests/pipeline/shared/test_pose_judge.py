@@ -30,6 +30,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pose_judge, "_CHECKPOINT_EVERY", 20)
 
 
+@pytest.mark.slow
 def test_it_finds_what_it_was_shown_in_images_that_it_never_saw(tmp_path: Path) -> None:
     judge = train_pose_judge(*dots(200, 0), 0, Checkpoints(tmp_path))
     images, keypoints = dots(50, 1)
