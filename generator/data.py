@@ -227,12 +227,13 @@ class JointSampler:
     - the FLC source: one of the visible views; with four masked views, an image of the person that is not
       among the four, or one of the four where there is no other,
     - whether F_C and F_I are dropped, independently. A sample without F_I is a joint image with all four
-      views masked.
+      views masked,
+    - timestep and noise. A noise offset adds one number to each channel of the whole joint latent.
 
     Args:
         views: Encoded training views; samples are drawn on their device.
-        settings: Settings of the training, of which masked_views, drop_features, drop_image, flip and
-            batch_size are used.
+        settings: Settings of the training, of which masked_views, drop_features, drop_image, flip,
+            noise_offset and batch_size are used.
         num_timesteps: Number of timesteps of the noise schedule.
         seed: Seed of all draws.
 
@@ -285,6 +286,10 @@ class JointSampler:
         keep_image = rng.random() >= settings.drop_image
         timestep = rng.integers(self.num_timesteps)
         shape = (2, VIEWS, *self.views.black.shape)  # for the VAE's posterior, and for the diffusion
+        noise = rng.standard_normal(shape, np.float32)
+        if settings.noise_offset:  # one number per channel [C, 1, 1], for all four views of the diffusion
+            offset_rng = make_rng(self.seed, "noise offset", index)
+            noise[1] += settings.noise_offset * offset_rng.standard_normal((shape[2], 1, 1), np.float32)
         return {
             "four": four,
             "visible": ~is_masked & keep_image,
@@ -292,7 +297,7 @@ class JointSampler:
             "mirror": np.int64(mirror),
             "keep_features": np.bool_(keep_features),
             "timestep": timestep,
-            "noise": rng.standard_normal(shape, np.float32),
+            "noise": noise,
         }
 
     def _gather(self, draws: dict[str, NDArray]) -> JointBatch:

@@ -131,6 +131,12 @@ class TrainSettings(Settings):
         gt=0,
         description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",
     )
+    noise_offset: float = Field(
+        ge=0,
+        le=1,
+        description="deviation of a further draw of noise, one number per channel of the whole joint latent, "
+        "so that brightness is learnt too (Guttenberg 2023); 0 = none (paper)",
+    )
     checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
 
     def share(self, num_processes: int) -> int:

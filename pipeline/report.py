@@ -51,7 +51,9 @@ from pipeline.runtime.scratch import SCRATCH
 from pipeline.runtime.stage import command_line, progress, stage_main
 from pipeline.shared.statistics import INTERVALS, Summary, difference
 
-PROFILES = ("profiles/embedded.yaml", "profiles/market1501.yaml")  # the defaults that are shipped
+PROFILES = tuple(  # the defaults that are shipped
+    f"profiles/{name}.yaml" for name in ("embedded", "market1501", "market1501_authors")
+)
 
 _MODEL_QUERY = ["percent", "seed", "query"]
 _SMOOTH = 20  # a running mean takes in one of so many parts of its curve

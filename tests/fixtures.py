@@ -29,9 +29,7 @@ def market(tmp_path: Path) -> Path:
 def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The present folder after the stages index, poses, subset and generate, at 50 % alone."""
     monkeypatch.chdir(market.parent)
-    Path("profiles").mkdir()
-    for name in ("profiles/embedded.yaml", "profiles/market1501.yaml"):
-        shutil.copy(REPOSITORY / name, name)
+    shutil.copytree(REPOSITORY / "profiles", "profiles")
     text = Path("profiles/embedded.yaml").read_text()
     for old, new in (
         ("root: data/world", f"root: {market}"),

@@ -1,13 +1,19 @@
-"""What the repository's pages say can be followed: links lead somewhere, and commands exist."""
+"""What the repository's pages say can be followed: links lead somewhere, commands and parameters exist."""
 
 import re
 import shutil
 import subprocess
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from pipeline.params import parse, parse_params
 from tests import REPOSITORY, read_yaml
+from tools.replicate import Replication
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -55,6 +61,36 @@ def test_every_command_exists(page: Path) -> None:
         assert file.with_suffix(".py").is_file() or (file / "__main__.py").is_file(), module
     targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def yaml_blocks(page: Path) -> Iterator[dict[str, Any]]:
+    """Yield the blocks of YAML on a page, which may stand in lists."""
+    for _, block in re.findall(
+        r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        yield YAML(typ="safe", pure=True).load(textwrap.dedent(block))
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change the settings that `changes` names, and add the arms, filters and imports that it has."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
+
+
+@EVERY_PAGE
+def test_every_block_of_parameters_can_be_put_into_its_profile(page: Path) -> None:
+    """Those of the page on paper scale change the profile for Market-1501, all others the shipped one."""
+    profile = "market1501" if page.name == "paper_scale.md" else "embedded"
+    for block in yaml_blocks(page):
+        if "runs" in block:
+            parse(block, Replication, page)
+            continue
+        values = read_yaml(REPOSITORY / f"profiles/{profile}.yaml")
+        merge(values, block)
+        parse_params(values)
 
 
 def test_every_page_stands_in_the_table_of_contents() -> None:

@@ -64,6 +64,18 @@ def test_a_draw_depends_on_seed_and_index_alone():
     assert not torch.equal(whole.draw(6).noise, batch.noise)
 
 
+def test_a_noise_offset_shifts_each_channel_of_a_joint_image_as_a_whole_and_nothing_else():
+    views = tiny.views([1, 1, 1, 1, 1, 2, 2, 3])
+    plain, offset = (sampler(views, noise_offset=noise_offset).draw(0) for noise_offset in (0.0, 0.5))
+    shifts = offset.noise - plain.noise  # [B, C, 2h, 2w]
+    shift = shifts.mean(dim=(2, 3))  # [B, C]
+    assert torch.allclose(shifts, shift[:, :, None, None], atol=1e-5)
+    assert shift.std() == pytest.approx(0.5, rel=0.1)
+    assert shift.flatten().unique().numel() == shift.numel()
+    plain_rest, offset_rest = ([batch.latents, *tensors(batch)[2:]] for batch in (plain, offset))
+    assert all(map(torch.equal, plain_rest, offset_rest))
+
+
 def test_the_four_views_are_distinct_images_of_one_person():
     pids = [7] * 5 + [3] * 4 + [9] * 6
     four, *_ = read(sampler(labelled(pids)).draw(0))

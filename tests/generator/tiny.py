@@ -43,6 +43,7 @@ TRAIN = TrainSettings(
     drop_image=0.2,
     flip=0.5,
     min_snr_gamma=None,
+    noise_offset=0.0,
     checkpoint_every=2,
 )
 

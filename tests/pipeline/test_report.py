@@ -251,11 +251,13 @@ def test_filters_show_their_pictures(run: Params) -> None:
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
     """A run with the paper's parameters differs from the paper's defaults in what the user changed."""
-    text = Path("profiles/market1501.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("steps: 20", "steps: 33"))
-    found = report.parameters_section(load_params())
-    assert found["defaults"] == "profiles/market1501.yaml"
-    assert [key for key, _, _ in found["changed"]] == ["generate.sample.steps"]
+    for profile, steps in (("profiles/market1501.yaml", 20), ("profiles/market1501_authors.yaml", 30)):
+        text = Path(profile).read_text()
+        assert f"    steps: {steps} " in text
+        Path("params.yaml").write_text(text.replace(f"    steps: {steps} ", "    steps: 33 "))
+        found = report.parameters_section(load_params())
+        assert found["defaults"] == profile
+        assert [key for key, _, _ in found["changed"]] == ["generate.sample.steps"]
 
 
 def queries(ap: dict[tuple[str, int], float]) -> pd.DataFrame:
