@@ -8,7 +8,7 @@ curve of each model, and the weights as models/reid/<arm>/<percent>-<seed>.safet
 
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -39,8 +39,14 @@ from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.scratch import is_sealed, release, scratch, seal
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.runtime.workers import available_cores, bar_position, worker_pool
-from pipeline.shared.reid_models import ImageSet, evaluate_model, name_memory_keys, reid_device
+from pipeline.runtime.workers import bar_position, worker_pool
+from pipeline.shared.reid_models import (
+    ImageSet,
+    evaluate_model,
+    models_at_once,
+    name_memory_keys,
+    reid_device,
+)
 from reid.model import save_model
 from reid.settings import Mix, ReidSettings
 from reid.train import REPORT_EVERY, train
@@ -139,7 +145,7 @@ def train_and_test(name: str, params: Params, job: Job) -> Outcome:
     """Train and test one model of the arm `name`.
 
     A CPU gives it one core, and the other cores train other models: small convolutions use one core better
-    than two, and a result does not depend on how many there are.
+    than two, and a result does not depend on how many there are. GPUs train one model each.
     """
     if reid_device() == "cpu":
         torch.set_num_threads(1)
@@ -199,11 +205,16 @@ def read_test_sets(params: Params) -> tuple[ImageSet, ImageSet]:
     return query, gallery
 
 
-def list_jobs(name: str, params: Params) -> Iterator[Job]:
+def list_jobs(name: str, params: Params, folder: Path | None = None) -> Iterator[Job]:
     """Yield the models of an arm, by percent and seed; images are read once per percent.
 
     All added images are read once before the first job, so that a bad one is found before the first training;
     kept, they might not fit into memory.
+
+    Args:
+        name: Name of the arm.
+        params: Settings of the run.
+        folder: Where pixels are put for other processes to read; None keeps them in memory.
     """
     index, root, arm = read_index().set_index("image", drop=False), params.dataset.root, params.arms.get(name)
     train = index.loc[read_subset(100)]
@@ -217,9 +228,15 @@ def list_jobs(name: str, params: Params) -> Iterator[Job]:
     percents = list_percents(name, params)
     for percent in percents if arm else []:
         read(percent)
-    query, gallery = read_test_sets(params)
+
+    def place(images: ImageSet, name: str) -> ImageSet:
+        return images.shared(folder / f"{name}.npy") if folder else images
+
+    query, gallery = map(place, read_test_sets(params), ("query", "gallery"))
     for percent in percents:
         real, added = read(percent)
+        real = place(real, f"real-{percent}")
+        added = place(added, f"added-{percent}") if added else None
         for seed in params.reid.seeds:
             yield Job(percent, seed, real, added, query, gallery)
 
@@ -230,32 +247,41 @@ def list_percents(name: str, params: Params) -> list[int]:
 
 
 def run_arm(name: str, params: Params) -> list[Outcome]:
-    """Train and test all models of one arm: one after the other on a GPU, one per core on a CPU."""
+    """Train and test all models of one arm: as many at a time as there are GPUs, or cores without a GPU."""
     settings = params.reid
     count = len(list_percents(name, params)) * len(settings.seeds)
-    workers = 1 if reid_device() == "cuda" else min(available_cores(), count)
+    workers = min(models_at_once(), count)
     print(
         f"{count} models, {settings.iterations} iterations x "
         f"{settings.identities_per_batch * settings.images_per_identity} images each, {workers} at a time",
         flush=True,
     )
-    outcomes = _work(name, params, list_jobs(name, params), workers)
-    return list(tqdm(outcomes, desc=name, total=count, unit="model"))
+    work = _work_in_turn if workers == 1 else partial(_work_at_once, workers=workers)
+    return list(tqdm(work(name, params), desc=name, total=count, unit="model"))
 
 
-def _work(name: str, params: Params, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
-    """Yield the outcomes of the jobs in their order."""
+def _work_in_turn(name: str, params: Params) -> Iterator[Outcome]:
+    """Yield the outcomes of an arm's jobs, done in this process."""
+    yield from map(partial(train_and_test, name, params), list_jobs(name, params))
+
+
+def _work_at_once(name: str, params: Params, workers: int) -> Iterator[Outcome]:
+    """Yield the outcomes of an arm's jobs in their order, done in several processes.
+
+    All read the pixels from files in scratch: a copy for each job would be the whole test set many times.
+    """
     work = partial(train_and_test, name, params)
-    if workers == 1:
-        yield from map(work, jobs)
-        return
+    folder = scratch("pixels", arm=name)
     with worker_pool(workers, setup=keep_memory) as pool:
         waiting: deque[Future[Outcome]] = deque()
-        for job in jobs:  # and not pool.map, which would ask for the images of all jobs at once
+        for job in list_jobs(name, params, folder):  # and not pool.map, which would ask for all jobs at once
             waiting.append(pool.submit(work, job))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         yield from (job.result() for job in waiting)
+    for file in folder.glob("*.npy"):
+        file.unlink()
+    release(folder)
 
 
 def main() -> None:

@@ -27,6 +27,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def worker_number() -> int:
+    """Return the number of this process among the workers of a stage, from 1; 0 is the stage itself."""
+    return _number
+
+
 def bar_position() -> int | None:
     """Return the line for a progress bar of this process, below the stage's own; None lets tqdm choose."""
     return _number or None

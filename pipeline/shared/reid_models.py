@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from pipeline.params import ReidSection
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv, write_json
 from pipeline.runtime.scratch import is_sealed, release, scratch, seal
+from pipeline.runtime.workers import available_cores, worker_number
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import BoT, load_model
 from reid.rerank import rerank
@@ -31,19 +33,35 @@ class ImageSet:
     Attributes:
         table: Columns pid and md5; to be tested on, also image and camid.
         pixels: uint8 [N, H, W, 3], at the input size of the re-ID model.
+        file: Where the pixels lie, if other processes are to read them.
     """
 
     table: pd.DataFrame
     pixels: np.ndarray
+    file: Path | None = None
 
     @classmethod
     def read(cls, table: pd.DataFrame, files: list[Path], settings: ReidSection) -> "ImageSet":
         """Decode `files`, one per row of `table`."""
         return cls(table.reset_index(drop=True), load_images(files, settings.height, settings.width))
 
+    def shared(self, file: Path) -> "ImageSet":
+        """Return these images with their pixels in `file`, which other processes read instead of a copy."""
+        np.save(file, self.pixels)
+        return _open_shared(self.table, file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send another process the name of the pixels' file, if they have one, and not the pixels."""
+        return (_open_shared, (self.table, self.file)) if self.file else (ImageSet, (self.table, self.pixels))
+
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return identities and cameras, int [N] each."""
         return self.table.pid.to_numpy(), self.table.camid.to_numpy()
+
+
+def _open_shared(table: pd.DataFrame, file: Path) -> ImageSet:
+    # Mapped into memory, which processes share. "c" lets a process change its own copy: torch warns at "r".
+    return ImageSet(table, np.load(file, mmap_mode="c"), file)
 
 
 def evaluate_model(
@@ -144,6 +162,13 @@ def name_memory_keys(work: str, settings: ReidSection, *keys: str) -> Iterator[N
         raise ValueError(f"{work} does not fit into the memory ({reason}); lower {named}") from None
 
 
+def models_at_once() -> int:
+    """Return how many re-ID models train at a time: one per GPU, or one per core where there is none."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else available_cores()
+
+
 def reid_device() -> str:
-    """Return torch's name of the device on which re-ID models train."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return torch's name of the device of this process's models: worker n has the n-th GPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{max(worker_number() - 1, 0) % torch.cuda.device_count()}"

@@ -1,10 +1,13 @@
 """The models of an arm: what ends their stage comes before the first training; cores change no result."""
 
+import pickle
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +18,9 @@ from pipeline.params import Params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.scratch import SCRATCH
+from pipeline.runtime.workers import available_cores, worker_pool
 from pipeline.shared import reid_models
+from pipeline.shared.reid_models import ImageSet
 
 GENERATED = SYNTHETIC / "all"
 
@@ -37,7 +42,7 @@ def params(workspace: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
 def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work stays in this process."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(train_reid, "available_cores", lambda: 1)
+    monkeypatch.setattr(train_reid, "models_at_once", lambda: 1)
     yield
     torch.set_num_threads(threads)
 
@@ -103,7 +108,7 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     alone = train_reid.run_arm("imagpose", params)
     weights = [md5(outcome.weights) for outcome in alone]
     shutil.rmtree(SCRATCH)
-    monkeypatch.setattr(train_reid, "available_cores", lambda: 3)
+    monkeypatch.setattr(train_reid, "models_at_once", lambda: 3)
     together = train_reid.run_arm("imagpose", params)
     assert [outcome.row for outcome in together] == [outcome.row for outcome in alone]
     assert [(o.row["percent"], o.row["seed"]) for o in alone] == [(p, s) for p in (50, 75) for s in (0, 1)]
@@ -113,3 +118,33 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     assert [md5(outcome.weights) for outcome in together] == weights
     curves = [child.name for child in Path("dvclive/plots/metrics/reid").iterdir()]
     assert curves == ["imagpose"]
+
+
+def pretend_two_gpus() -> None:
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: 2
+
+
+def device_of_this_worker(_: int) -> str:
+    time.sleep(0.2)  # until the other has work, too
+    return reid_models.reid_device()
+
+
+def test_every_worker_trains_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with worker_pool(2, setup=pretend_two_gpus) as pool:
+        assert set(pool.map(device_of_this_worker, range(8))) == {"cuda:0", "cuda:1"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for has_gpus, expected in ((False, ("cpu", available_cores())), (True, ("cuda:0", 2))):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpus=has_gpus: has_gpus)
+        assert (reid_models.reid_device(), reid_models.models_at_once()) == expected
+
+
+def test_another_process_reads_shared_pixels_from_their_file(tmp_path: Path) -> None:
+    table = pd.DataFrame({"pid": range(64), "md5": ""})
+    images = ImageSet(table, np.arange(64 * 6144, dtype=np.uint8).reshape(64, 64, 32, 3))
+    shared = images.shared(tmp_path / "pixels.npy")
+    for copy, most in ((pickle.dumps(shared), 10_000), (pickle.dumps(images), 1_000_000)):
+        assert len(copy) < most
+        again = pickle.loads(copy)
+        assert np.array_equal(again.pixels, images.pixels)
+        pd.testing.assert_frame_equal(again.table, table)
