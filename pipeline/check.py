@@ -30,6 +30,7 @@ from pipeline.import_images import list_folder
 from pipeline.params import Params, load_params, with_keys
 from pipeline.poses import check_openpose
 from pipeline.runtime.checkpoints import KEEP
+from pipeline.runtime.launch import count_processes
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import SCRATCH
 from pipeline.runtime.stage import command_line, stage_main
@@ -268,7 +269,7 @@ def check_memory(params: Params, models: Models) -> None:
     views = count * view * (2 if settings.train.flip else 1)
 
     state = _BYTES * _STATES * parameters(models.denoiser)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    processes = count_processes()
     per_process = views + (0 if torch.cuda.is_available() else state)
     needed = processes * per_process + state
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,13 +10,17 @@ import argparse
 import os
 import runpy
 import shlex
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from pipeline.runtime.process import STARTED
 from pipeline.runtime.stage import command_line
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+_LONGEST = 300  # seconds that a launcher may take to start processes
 
 
 def launched_processes() -> "PartialState":
@@ -39,6 +43,41 @@ def launched_processes() -> "PartialState":
     return state
 
 
+def count_processes() -> int:
+    """Return how many processes a stage has on this machine; the launcher in LAUNCH is asked by starting it.
+
+    Raises:
+        ValueError: The launcher does not start.
+    """
+    launcher = _launcher()
+    if not launcher:
+        return 1
+    try:
+        done = subprocess.run(
+            [*launcher, "-m", "pipeline.runtime.process"], capture_output=True, text=True, timeout=_LONGEST
+        )
+    except OSError as error:
+        raise ValueError(_not_started(launcher, error)) from None
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"LAUNCH is {shlex.join(launcher)!r}, which starts nothing within {_LONGEST} seconds; a launcher "
+            "that waits for other machines starts single stages by hand (docs/paper_scale.md)"
+        ) from None
+    count = done.stdout.count(STARTED)
+    if done.returncode or not count:
+        reason = (done.stderr.strip() or "no output").splitlines()[-1]
+        raise ValueError(f"LAUNCH is {shlex.join(launcher)!r}, which does not start a stage ({reason})")
+    return count
+
+
+def _launcher() -> list[str]:
+    return shlex.split(os.environ.get("LAUNCH", ""))
+
+
+def _not_started(launcher: list[str], error: OSError) -> str:
+    return f"LAUNCH is {launcher[0]!r}, which cannot be started ({error.strerror})"
+
+
 def main() -> None:
     """Run the module that the arguments name."""
     parser = command_line("runtime.launch", __doc__)
@@ -46,12 +85,12 @@ def main() -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     parsed = parser.parse_args()
     module, arguments = parsed.module, parsed.arguments
-    launcher = shlex.split(os.environ.get("LAUNCH", ""))
+    launcher = _launcher()
     if launcher:
         try:
             os.execvp(launcher[0], [*launcher, "-m", module, *arguments])
         except OSError as error:
-            sys.exit(f"launch: LAUNCH is {launcher[0]!r}, which cannot be started ({error.strerror})")
+            sys.exit(f"launch: {_not_started(launcher, error)}")
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

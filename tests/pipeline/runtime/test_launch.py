@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 import pytest
 from accelerate import PartialState
 
-from pipeline.runtime.launch import launched_processes
+from pipeline.runtime.launch import count_processes, launched_processes
 from tests import REPOSITORY
 from tests.stages import run
 
@@ -46,6 +46,36 @@ def test_the_commands_of_dvc_yaml_are_the_same_in_every_shell(shell: str, tmp_pa
     run(tmp_path, "dvc", "init", "-q", "--no-scm")
     run(tmp_path, "dvc", "repro", environment={"SHELL": path, "LAUNCH": "echo"})
     assert (tmp_path / "words").read_text() == "-m pipeline.generate all 20\n"
+
+
+def test_without_a_launcher_a_stage_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAUNCH", raising=False)
+    assert count_processes() == 1
+
+
+@pytest.mark.slow
+def test_a_launcher_is_asked_how_many_processes_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("LAUNCH", "torchrun --standalone --nproc_per_node 2")
+    assert count_processes() == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sentence"),
+    [
+        ("acelerate launch", r"LAUNCH is 'acelerate', which cannot be started \(No such"),
+        ("sh -c 'echo no GPU >&2; exit 3'", r"LAUNCH is .*, which does not start a stage \(no GPU\)"),
+        ("true", r"LAUNCH is 'true', which does not start a stage \(no output\)"),
+        ("sh -c 'sleep 60'", r"LAUNCH is .*, which starts nothing within 0.1 seconds; a launcher that waits"),
+    ],
+)
+def test_a_launcher_that_starts_no_process_is_named(
+    launcher: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAUNCH", launcher)
+    monkeypatch.setattr("pipeline.runtime.launch._LONGEST", 0.1 if "sleep" in launcher else 60)
+    with pytest.raises(ValueError, match=sentence):
+        count_processes()
 
 
 @pytest.fixture
