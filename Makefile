@@ -15,6 +15,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro check test lint format clean
 
 repro: $(INSTALLED)
+	@git rev-parse --git-dir > /dev/null 2>&1 || \
+	  { echo "$(CURDIR) is no git repository, which DVC needs: clone the project, or run 'git init' here"; exit 1; }
 	python -m dvc repro
 	@cat reports/table4.md
 	@echo "The table is in reports/table4.csv, its figure in reports/table4.png, the pictures in reports/contact_sheets."
@@ -34,12 +36,18 @@ format: $(INSTALLED)
 	python -m ruff format .
 	python -m ruff check --fix .
 
+# Scripts of an environment name its place, so that in a folder that was moved or copied it is made anew.
+PLACE := $(shell cat $(INSTALLED) 2> /dev/null)
+ifneq ($(PLACE),$(CURDIR))
+.PHONY: $(INSTALLED)
+endif
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "Python 3.11 or 3.12 is needed: name it with 'make PYTHON=/path/to/python3.11 ...'"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(filter-out $(CURDIR),$(PLACE)),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,paper]'
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 clean:
 	rm -rf $(VENV) .scratch dvclive dvc_plots $(MADE)

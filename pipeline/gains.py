@@ -33,6 +33,7 @@ from pipeline.artifacts import (
     results_file,
 )
 from pipeline.params import Params, load_params
+from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.statistics import CONFIDENCE
@@ -320,6 +321,7 @@ def main() -> None:
         flush=True,
     )
     answers = collect(params)
+    show_names(params.tested_on)
     with atomic(GAINS) as folder:
         folder.mkdir()
         for question, table in answers.items():

@@ -45,6 +45,7 @@ from pipeline.artifacts import (
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, load_params
 from pipeline.runtime import times
+from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, read_csv
 from pipeline.runtime.page import COLOURS, INK, Picture, figure, graphic, photograph, render
 from pipeline.runtime.scratch import SCRATCH
@@ -502,6 +503,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     print(f"{1 + len(params.arms)} arms at {len(params.subset.percents)} percents to report on", flush=True)
+    show_names(params.tested_on)
     page = make_report(params)
     with atomic(REPORT) as file:
         file.write_text(page, encoding="utf-8")

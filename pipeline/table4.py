@@ -21,6 +21,7 @@ from pipeline.artifacts import (
     read_results,
 )
 from pipeline.params import Params, load_params
+from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
 from pipeline.runtime.page import COLOURS
 from pipeline.runtime.stage import command_line, stage_main
@@ -296,6 +297,7 @@ def main() -> None:
     print(f"{len(rows)} models to compare", flush=True)
     summary = summarise(rows)
     text = render(summary, params.tested_on)
+    show_names(params.tested_on)
     write_csv(rows, TABLE4)
     write_json(summary, TABLE4_SUMMARY)
     write_json(headline(summary), HEADLINE)

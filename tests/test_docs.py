@@ -1,8 +1,6 @@
 """What the repository's pages say can be followed: links lead somewhere, commands and parameters exist."""
 
 import re
-import shutil
-import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,37 +95,3 @@ def test_every_page_stands_in_the_table_of_contents() -> None:
     contents = (REPOSITORY / "docs/README.md").read_text(encoding="utf-8")
     missing = [page.name for page in (REPOSITORY / "docs").glob("*.md") if f"({page.name})" not in contents]
     assert missing == ["README.md"]
-
-
-def stage_outputs() -> set[str]:
-    """Return what the stages of dvc.yaml make in data/ and models/, as far as the path is fixed."""
-    paths = set()
-    for stage in read_yaml(REPOSITORY / "dvc.yaml")["stages"].values():
-        stage = stage.get("do", stage)
-        for out in [*stage.get("outs", []), *stage.get("plots", [])]:
-            (path,) = out if isinstance(out, dict) else [out]
-            paths.add(path.split("${")[0].rstrip("/"))
-    return {path for path in paths if path.startswith(("data/", "models/"))}
-
-
-def test_make_clean_removes_what_stages_make_and_spares_a_users_data_and_models(tmp_path: Path) -> None:
-    for name in ("Makefile", ".gitignore"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    # A user's files, where the profile for Market-1501 expects them and beside the outputs of stages.
-    profile = (REPOSITORY / "profiles/market1501.yaml").read_text(encoding="utf-8")
-    named = [path for path in re.findall(r"^ +\w+: (\S+) # PATH", profile, re.MULTILINE) if path != "null"]
-    assert len(named) >= 4
-    own = [tmp_path / path / "file" for path in (*named, "data/market1501", "data/imported", "models/mine")]
-    outputs = [tmp_path / path / "file" for path in stage_outputs()]
-    for file in (*own, *outputs):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-
-    def run(*command: str) -> str:
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-
-    run("git", "init", "-q")
-    assert run("git", "status", "-s").splitlines() == ["?? .gitignore", "?? Makefile"]
-    run("make", "clean")
-    assert [file for file in own if not file.exists()] == []
-    assert [file for file in outputs if file.exists()] == []

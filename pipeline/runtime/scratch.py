@@ -125,7 +125,7 @@ def is_sealed(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        for name, checksum in json.loads(path.read_text()).items():
+        for name, checksum in json.loads(path.read_text(encoding="utf-8")).items():
             file = path.with_name(name)
             if not file.is_file() or md5(file) != checksum:
                 raise ValueError(f"{name} is not as it was written")

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,6 +66,8 @@ def stage_main(main: Callable[[], None]) -> None:
     sentence and exit code 130. Defects show their traceback; PIPELINE_DEBUG=1 in the environment shows it for
     errors, too.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal in another encoding shows ? for what it lacks
+        sys.stdout.reconfigure(errors="replace")
     module = Path(sys.argv[0])
     name = module.parent.name if module.stem == "__main__" else module.stem
     try:

@@ -1,6 +1,7 @@
 """Worker processes that do not outlive the stage that started them."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -74,17 +75,21 @@ def worker_pool(workers: int | None = None, setup: Callable[[], None] | None = N
         setup: What each process does first.
     """
     context, workers = get_context("spawn"), workers or available_cores()
-    lock = context.RLock()
+    try:
+        lock = context.RLock()
+        numbers: SimpleQueue[int] = context.SimpleQueue()  # a pipe; a shared value would need a file
+        pool = _Pool(
+            workers, mp_context=context, initializer=_start, initargs=(os.getpid(), numbers, lock, setup)
+        )
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        reason = "no space is left for the locks of worker processes; free some (docker run --shm-size)"
+        raise OSError(error.errno, reason, "/dev/shm") from None
     tqdm.set_lock(lock)
-    numbers: SimpleQueue[int] = context.SimpleQueue()  # a pipe; a shared value would need a file
     for number in range(1, workers + 1):
         numbers.put(number)
-    return _Pool(
-        workers,
-        mp_context=context,
-        initializer=_start,
-        initargs=(os.getpid(), numbers, lock, setup),
-    )
+    return pool
 
 
 def _start(parent: int, numbers: "SimpleQueue[int]", lock: RLock, setup: Callable[[], None] | None) -> None:

@@ -4,6 +4,8 @@ import errno
 import re
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +81,14 @@ def test_too_little_memory_costs_one_sentence(error: Exception, sentence: str) -
 
     with pytest.raises(SystemExit, match=re.escape(sentence)):
         stage_main(main)
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "? 1"), ("gbk", "数 1"), ("utf-8", "数 1")])
+def test_a_name_that_the_terminal_cannot_write_ends_no_stage(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    terminal = TextIOWrapper(BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    stage_main(lambda: print("数 1"))
+    assert terminal.buffer.getvalue().decode(encoding).strip() == shown  # type: ignore[attr-defined]

@@ -1,11 +1,13 @@
 """Workers do the work of a stage, and end when it ends: at its end, by a kill, by Ctrl-C."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,15 @@ def test_ctrl_c_ends_a_stage_and_its_workers_with_one_sentence(tmp_path: Path, a
     assert process.communicate(timeout=60)[1] == "stage: interrupted; run `dvc repro` to continue\n"
     assert process.returncode == 130
     wait_for_end(workers)
+
+
+def test_a_full_dev_shm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as SemLock does, without a file's name
+
+    monkeypatch.setattr(SpawnContext, "RLock", fail)
+    with pytest.raises(OSError, match=r"no space is left for the locks .*--shm-size.*: '/dev/shm'"):
+        worker_pool(2)
 
 
 def number(_: int) -> int | None:
