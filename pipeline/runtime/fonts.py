@@ -1,12 +1,14 @@
 """Names in any script on matplotlib's figures, and a $ that is a dollar."""
 
+import logging
 import sys
 import warnings
+from pathlib import Path
 
 import matplotlib
 from matplotlib import font_manager
 
-_BOXES = "Last Resort"  # matplotlib's font that has a box for every character
+_BOXES = "LastResort"  # matplotlib's font that has a box for every character
 
 
 def show_names(*names: str) -> None:
@@ -19,13 +21,20 @@ def show_names(*names: str) -> None:
         False  # a name may hold dollars, and no label of ours is a formula
     )
     characters = {char for name in names for char in name if not char.isspace()}
-    missing = _without(font_manager.FontProperties().get_name(), characters)
-    fonts = [name for name in sorted(font_manager.get_font_names()) if not name.startswith(_BOXES)]
-    for font in fonts if missing else []:
-        rest = _without(font, missing)
-        if rest < missing:  # this font comes after those that are there already
-            matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], font]
-            missing = rest
+    missing = characters - _characters(font_manager.findfont(font_manager.FontProperties()))
+    for file in sorted(font_manager.findSystemFonts()) if missing else []:
+        if Path(file).name.startswith(_BOXES):
+            continue
+        try:
+            found = missing & _characters(file)
+        except (OSError, RuntimeError):  # a damaged font, or one without a table of characters
+            continue
+        if found:  # it comes after the fonts that are there already
+            font_manager.fontManager.addfont(file)
+            name = font_manager.get_font(file).family_name
+            matplotlib.rcParams["font.family"] = [*matplotlib.rcParams["font.family"], name]
+            missing -= found
+            logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it has one weight: no news
     if missing:
         print(
             f"no font on this machine has {''.join(sorted(missing))}: figures have boxes there; install one, "
@@ -35,7 +44,6 @@ def show_names(*names: str) -> None:
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # it has been said
 
 
-def _without(font: str, characters: set[str]) -> set[str]:
-    """Return the characters that a font does not have."""
-    file = font_manager.findfont(font_manager.FontProperties(family=[font]))
-    return characters - set(map(chr, font_manager.get_font(file).get_charmap()))
+def _characters(file: str) -> set[str]:
+    """Return the characters that a font has."""
+    return set(map(chr, font_manager.get_font(file).get_charmap()))

@@ -41,7 +41,7 @@ def test_dollars_are_no_formula() -> None:
 def test_characters_that_no_font_has_are_named_and_drawn_without_a_warning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
     show_names("数据集 1")
     assert capsys.readouterr().err.startswith("no font on this machine has 据数集: figures have boxes there")
     with warnings.catch_warnings():
@@ -54,12 +54,11 @@ def test_a_font_of_the_machine_that_has_a_character_is_used(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def characters(font: str) -> set[str]:
-        file = font_manager.findfont(font_manager.FontProperties(family=[font]))
-        return set(map(chr, font_manager.get_font(file).get_charmap()))
+        return set(map(chr, font_manager.get_font(font).get_charmap()))
 
-    other = "STIXGeneral"  # it comes with matplotlib
-    character = max(characters(other) - characters("DejaVu Sans"))
-    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans", other])
+    dejavu, other = (font_manager.findfont(name) for name in ("DejaVu Sans", "STIXGeneral"))
+    character = max(characters(other) - characters(dejavu))
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [dejavu, other])
     show_names(f"a {character}")
     assert capsys.readouterr().err == ""
-    assert matplotlib.rcParams["font.family"] == ["sans-serif", other]
+    assert matplotlib.rcParams["font.family"] == ["sans-serif", "STIXGeneral"]
