@@ -189,7 +189,8 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str | None = 
         names = pd.read_csv(path, nrows=0).columns
         for name in columns:
             if name not in names:
-                raise ValueError(f"it has no column '{name}'")
+                form = " (expected commas between cells)" if re.search(r"[;\t]|^sep=", names[0]) else ""
+                raise ValueError(f"it has no column '{name}'{form}")
         try:
             frame = pd.read_csv(path, dtype=dict(columns))
         except ValueError as error:
@@ -198,7 +199,8 @@ def read_csv(path: str | Path, columns: Mapping[str, type], stage: str | None = 
             if kind is str and frame[name].isna().any():
                 raise ValueError(_first_bad_cell(path, columns))
     except ValueError as error:
-        reason = str(error).strip()
+        is_text = not isinstance(error, UnicodeDecodeError)
+        reason = str(error).strip() if is_text else "it is no text in UTF-8; save it in that encoding"
         mend = f"; run the stage '{stage}' again, which writes it" if stage else ""
         raise ValueError(f"{path}: {reason}{mend}") from None
     return frame

@@ -169,12 +169,15 @@ def test_csv_round_trip_keeps_types(tmp_path: Path) -> None:
         ("image,pid\na,\n", "line 2, column 'pid' is '', expected a whole number"),
         ("image,pid\n,1\n", "line 2, column 'image' is '', expected text"),
         ("image,pid\na,1\nb,2,3,4\n", "Expected 2 fields in line 3, saw 4"),
+        ("image;pid\na;1\n", "it has no column 'image' (expected commas between cells)"),
+        ("sep=,\nimage,pid\na,1\n", "it has no column 'image' (expected commas between cells)"),
+        ("\x80", "it is no text in UTF-8; save it in that encoding"),
     ],
 )
 def test_read_csv_names_what_is_wrong(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "t.csv"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read_csv(path, {"image": str, "pid": int}, "index")
     assert str(path) in str(caught.value) and message in str(caught.value)
