@@ -15,8 +15,11 @@ class SmallerParts(UserWarning):
     """Memory ran out; from here on each batch is taken in parts of `size` joint images."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"out of memory: each batch is taken in parts of {size} joint images from here on")
+        super().__init__(size)
         self.size = size
+
+    def __str__(self) -> str:
+        return f"out of memory: each batch is taken in parts of {self.size} joint images from here on"
 
 
 def halve(size: int) -> int:

@@ -46,16 +46,16 @@ def filter_subset(name: str, percent: int, params: Params, output: Path) -> pd.D
     judge, real_features = encoder_judge(real, params, params.generator.image_encoder)
     features = judge([folder / image for image in table.name])
     scores = agreement(features, table.pid.to_numpy(), real_features, real.pid.to_numpy())
-    kept = scores >= settings.min_agreement
-    if not kept.any():
+    passes = scores >= settings.min_agreement
+    if not passes.any():
         raise ValueError(
             f"filters.{name}: no image of {folder} passes (the highest agreement is {scores.max():.2f}); "
             "lower min_agreement"
         )
-    for image in table.name[kept]:
+    for image in table.name[passes]:
         link_or_copy(folder / image, output / image)
-    write_csv(table[kept], output / MANIFEST)
-    table = table.assign(agreement=scores, kept=kept)
+    write_csv(table[passes], output / MANIFEST)
+    table = table.assign(agreement=scores, kept=passes)
     write_csv(table[["name", "agreement", "kept"]], output / "scores.csv", "%.4f")
     first = real.drop_duplicates("pid").set_index("pid").image
     sources = table.sources.str.split("|").str[0] if "sources" in table else first[table.pid].to_numpy()
@@ -98,8 +98,8 @@ def draw(scores: dict[int, pd.DataFrame], name: str, params: Params) -> Figure:
         for axis in row:
             axis.axis("off")
         row[0].set_title(f"{'kept' if kept else 'rejected'} at {percent} %", fontsize=9, loc="left", y=1.12)
-        shown = examples.iloc[places].to_dict("records") if len(examples) else []
-        for axis, example in zip(row, shown, strict=False):
+        picks = examples.iloc[places].to_dict("records") if len(examples) else []
+        for axis, example in zip(row, picks, strict=False):
             files = [params.dataset.root / example["source"], example["file"]]
             pair = load_images(files, params.dataset.height, params.dataset.width)
             axis.imshow(np.concatenate(pair, axis=1))

@@ -252,11 +252,11 @@ def main() -> None:
                 raise ValueError(f"{images} holds copies of real images alone; expected generated ones")
             table = import_folder(rows, images, known, output / str(percent))
             print(f"{percent} %: {len(table)} images of {table.pid.nunique()} identities", flush=True)
-    listed = pd.concat(copies)
-    write_csv(listed[["percent", "file", "real", "split", "bits"]], COPIES / f"{name}.csv")
-    if len(listed):
+    all_copies = pd.concat(copies)
+    write_csv(all_copies[["percent", "file", "real", "split", "bits"]], COPIES / f"{name}.csv")
+    if len(all_copies):
         print(
-            f"import_images: {len(listed)} images are copies of real ones and left out, see "
+            f"import_images: {len(all_copies)} images are copies of real ones and left out, see "
             f"{COPIES / name}.csv",
             file=sys.stderr,
         )

@@ -162,10 +162,10 @@ def _origin(name: str, percent: int, synthetic: pd.DataFrame, params: Params) ->
     train_on = params.train_on(name)
     if train_on == "none":
         return "Nothing."
-    listed = f"`{LIST}` lists the synthetic images, all in `{TRAIN}`, with their identities."
+    where = f"`{LIST}` lists the synthetic images, all in `{TRAIN}`, with their identities."
     arm = params.arms[name]
     if train_on == "other":
-        return f"{listed} Another generator made them; they were imported as `{SYNTHETIC / arm.generator}`."
+        return f"{where} Another generator made them; they were imported as `{SYNTHETIC / arm.generator}`."
     model = generator_folder(train_on, percent)
     generator = model_hash(model)
     if "generator" not in synthetic or set(synthetic.generator) != {generator}:
@@ -178,7 +178,7 @@ def _origin(name: str, percent: int, synthetic: pd.DataFrame, params: Params) ->
         "all": f"all real training images, more than the {percent} % that are here (the paper's protocol)",
         "subset": f"the {percent} % that are here and no others",
     }[train_on]
-    return f"""{listed}
+    return f"""{where}
 Each is named after the real image that it was made from, with a counter (`_g0001`). They lay in
 `{SYNTHETIC / arm.generator}`.
 
