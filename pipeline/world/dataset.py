@@ -87,6 +87,12 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
     return Shot(*photo, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
 
 
+_README = """The people on these images are rendered; nobody like them exists.
+`python -m pipeline.world` made this folder. `dvc repro` replaces data/world as a whole: keep images of your
+own in another folder, and name it as dataset.root in params.yaml.
+"""
+
+
 def build(settings: WorldSettings, root: Path, workers: int) -> None:
     """Render the world to ``root``; an old folder there is replaced when the new one is complete.
 
@@ -123,6 +129,7 @@ def build(settings: WorldSettings, root: Path, workers: int) -> None:
         )
         frame.insert(0, "image", [name for name, _ in rows])
         write_csv(frame, folder / "keypoints.csv", float_format="%.2f")
+        (folder / "README.txt").write_text(_README, encoding="utf-8")
 
 
 def _write(settings: WorldSettings, folder: Path, job: Job) -> list[tuple[str, np.ndarray]]:

@@ -260,7 +260,7 @@ def contents(root):
 
 
 def test_the_folder_is_market_1501(root):
-    assert sorted(path.name for path in root.iterdir()) == [GALLERY, TRAIN, "keypoints.csv", QUERY]
+    assert {path.name for path in root.iterdir()} == {"README.txt", TRAIN, QUERY, GALLERY, "keypoints.csv"}
     names = {
         folder: sorted(path.name for path in (root / folder).iterdir()) for folder in (TRAIN, QUERY, GALLERY)
     }
