@@ -127,7 +127,12 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
 def test_speed_measures_both_methods_and_draws_them(tmp_path, monkeypatch, capsys):
     market = make_market(tmp_path / "market")
     monkeypatch.chdir(tmp_path)
-    changes = {"dataset.root": str(market), "index.validation_identities": 1, "generate.sample.steps": 1}
+    changes = {
+        "dataset.root": str(market),
+        "poses.path": str(market / "keypoints.csv"),
+        "index.validation_identities": 1,
+        "generate.sample.steps": 1,
+    }
     write_params(tmp_path, embedded(changes))
     index.main()
     poses.main()

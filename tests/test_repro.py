@@ -218,11 +218,11 @@ def test_a_second_run_does_nothing(project: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_missing_stops_the_run_before_any_work_starts(project: Path) -> None:
-    wrong = {"poses.source": "openpose", "poses.openpose_model": "body_pose_model.pth", "world.seed": 1}
+    wrong = {"poses.source": "openpose", "poses.path": "body_pose_model.pth", "world.seed": 1}
     with changed(project, wrong):
         done = run(project, "dvc", "repro", code=255)
     assert stages_in(done) == ["check"]
-    assert "check: poses.openpose_model is body_pose_model.pth, there is no such file" in done.stderr
+    assert "check: poses.path is body_pose_model.pth, there is no such file" in done.stderr
 
 
 @pytest.mark.slow
