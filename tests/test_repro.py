@@ -235,6 +235,19 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project:
 
 
 @pytest.mark.slow
+def test_a_change_in_what_poses_path_names_reruns_poses(project: Path) -> None:
+    own = project / "own.csv"
+    shutil.copy(project / "data/world/keypoints.csv", own)
+    with changed(project, {"poses.path": "own.csv"}):
+        assert repro(project, "poses") == ["check", "poses"]
+        own.write_text(own.read_text() + "another.jpg" + ",0.0" * 54 + "\n")  # passed over
+        assert repro(project, "poses") == ["poses"]
+        assert repro(project, "report") == []
+    repro(project)
+    own.unlink()
+
+
+@pytest.mark.slow
 def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_else(project: Path) -> None:
     """Images of another generator make an arm; all models are tested on the people of another world."""
     (project / "elsewhere").mkdir()

@@ -31,11 +31,11 @@ class KeypointFiles(NamedTuple):
 
     Attributes:
         check: See that a path holds such files; raises a FileNotFoundError or ValueError.
-        read: Read the people of images, by path, names of the images and their sizes.
+        read: Read the people of images, by path and names of images; `check_places` follows.
     """
 
     check: Callable[[Path], None]
-    read: Callable[[Path, Sequence[str], Sizes], list[People | None]]
+    read: Callable[[Path, Sequence[str]], list[People | None]]
 
 
 # --- our own table ------------------------------------------------------------------------------------------
@@ -50,13 +50,13 @@ def check_table(path: Path) -> None:
         raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
 
 
-def read_table(path: Path, images: Sequence[str], sizes: Sizes) -> list[People | None]:
+def read_table(path: Path, images: Sequence[str]) -> list[People | None]:
     """Read keypoints.csv; rows of further images are passed over.
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: It is no such table, an image has two rows, or a visible keypoint is not finite or lies
-            outside its image.
+        ValueError: It is no such table, an image has two rows, or a visible keypoint is not finite or has no
+            score from 0 to 1.
     """
     check_table(path)
     frame = read_csv(path, POSE_COLUMNS)
@@ -67,22 +67,17 @@ def read_table(path: Path, images: Sequence[str], sizes: Sizes) -> list[People |
     rows = [row for row, image in enumerate(images) if image in known]
     keypoints = to_keypoints(frame, [images[row] for row in rows])
 
-    # Every visible keypoint must be finite and inside its image.
     scores = keypoints[..., 2]
     visible = scores != 0
-    _refuse_shares(path, keypoints[visible][:, :2])
-    # Pixel centres lie at integers, so an image ends half a pixel beyond them.
-    inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[rows][:, None] - 0.5)
     for valid, complaint in (
         (~visible | np.isfinite(keypoints).all(-1), "is not finite"),
         ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
-        (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
     ):
         if not valid.all():
             row, point = np.argwhere(~valid)[0]
-            x, y, score = keypoints[row, point]
-            what = f"{KEYPOINT_NAMES[point]} of {images[rows[row]]} ({x:g}, {y:g}, score {score:g})"
-            raise ValueError(f"{path}: {what} {complaint}")
+            raise ValueError(
+                f"{path}: {_describe(images[rows[row]], point, keypoints[row, point])} {complaint}"
+            )
     keypoints = np.where(visible[..., None], keypoints, np.float32(0))
     result: list[People | None] = [None] * len(images)
     for row, person in zip(rows, keypoints, strict=True):
@@ -99,7 +94,7 @@ def check_openpose_json(path: Path) -> None:
     _read_openpose_json(next(iter(files.values())))
 
 
-def read_openpose_json(path: Path, images: Sequence[str], sizes: Sizes) -> list[People | None]:
+def read_openpose_json(path: Path, images: Sequence[str]) -> list[People | None]:
     """Read a folder of OpenPose's files, `<name of the image without suffix>_keypoints.json`.
 
     They may lie in folders as the images do. OpenPose writes a file for every image; where it finds nobody,
@@ -107,15 +102,12 @@ def read_openpose_json(path: Path, images: Sequence[str], sizes: Sizes) -> list[
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds no such file, one is of another form, two images share one, or coordinates are no
-            pixels of the images.
+        ValueError: It holds no such file, one is of another form, or two images share one.
     """
     files = _openpose_files(path)
     stems = [image.removesuffix(PurePosixPath(image).suffix) for image in images]
     entries = match_names(stems, files, path)
-    people = [None if entry is None else _read_openpose_json(files[entry]) for entry in entries]
-    _refuse_other_sizes(path, people, sizes)
-    return people
+    return [None if entry is None else _read_openpose_json(files[entry]) for entry in entries]
 
 
 def _openpose_files(path: Path) -> dict[str, Path]:
@@ -161,7 +153,7 @@ def check_coco_json(path: Path) -> None:
     _coco_people(path)
 
 
-def read_coco_json(path: Path, images: Sequence[str], sizes: Sizes) -> list[People | None]:
+def read_coco_json(path: Path, images: Sequence[str]) -> list[People | None]:
     """Read COCO's 17 keypoints from a file of annotations or of results.
 
     Annotations list images and the people in them; an image without any shows nobody. Results are a list of
@@ -171,13 +163,10 @@ def read_coco_json(path: Path, images: Sequence[str], sizes: Sizes) -> list[Peop
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another form, two images share an entry, or coordinates are no pixels of the
-            images.
+        ValueError: It is of another form, or two images share an entry.
     """
     found = _coco_people(path)
-    people = [None if name is None else found[name] for name in match_names(images, found, path)]
-    _refuse_other_sizes(path, people, sizes)
-    return people
+    return [None if name is None else found[name] for name in match_names(images, found, path)]
 
 
 def _coco_people(path: Path) -> dict[str, People]:
@@ -223,7 +212,9 @@ def _coco_people(path: Path) -> dict[str, People]:
 def _coco_names(path: Path, images: Any) -> dict[Any, str]:
     """Return the names of images by their ids."""
     if not isinstance(images, list) or not all(
-        isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
+        isinstance(image, dict)
+        and isinstance(image.get("file_name"), str)
+        and isinstance(image.get("id"), int | str)
         for image in images
     ):
         raise ValueError(f'{path}: expected "images", each with id and file_name')
@@ -241,7 +232,7 @@ def check_pose_transfer(path: Path) -> None:
     _pose_transfer_people(path)
 
 
-def read_pose_transfer(path: Path, images: Sequence[str], sizes: Sizes) -> list[People | None]:
+def read_pose_transfer(path: Path, images: Sequence[str]) -> list[People | None]:
     """Read the CSV of PATN (Zhu et al., CVPR 2019) and the papers after it, for Market-1501 or DeepFashion.
 
     A row is `name: [y of 18 keypoints]: [x of 18 keypoints]`, -1 where nothing was found. `path` is such a
@@ -377,28 +368,48 @@ def _stack(people: Sequence[NDArray[np.float32]]) -> People:
     return np.stack(people) if people else NOBODY
 
 
-def _refuse_shares(path: Path, places: NDArray[np.floating]) -> None:
-    """Raise a ValueError if seen keypoints [M, 2] are shares of an image's size and no pixels."""
-    if len(places) and places.max() <= 1:
+def check_places(
+    source: str, path: Path, images: Sequence[str], people: Sequence[People], sizes: Sizes
+) -> None:
+    """See that keypoints are pixels of their images.
+
+    Other tools place some keypoints beyond the edges, which do not count later. Our own table has none.
+
+    Args:
+        source: Key of `FILES`.
+        path: What it read, for errors.
+        images: Names of the images.
+        people: People of each image, [P, 18, 3].
+        sizes: Width and height of the images in pixels, [N, 2].
+
+    Raises:
+        ValueError: All seen keypoints are shares of an image's size, most lie outside, or one in a table.
+    """
+    counts = [len(found) for found in people]
+    points = np.concatenate([NOBODY, *people])  # [all people, 18, 3]
+    limits = np.repeat(sizes, counts, axis=0)[:, None] - 0.5  # pixel centres lie at integers
+    seen = points[..., 2] > 0
+    if seen.any() and points[seen][:, :2].max() <= 1:
         raise ValueError(
             f"{path}: all coordinates lie between 0 and 1, as shares of the image's width and height do; "
             "expected pixels: multiply x by the width and y by the height of each image"
         )
-
-
-def _refuse_other_sizes(path: Path, people: Sequence[People | None], sizes: Sizes) -> None:
-    """Raise a ValueError if most seen keypoints lie outside the images, or all are shares of their sizes."""
-    places, limits = [np.zeros((0, 2), np.float32)], [np.zeros((0, 2), np.float64)]
-    for found, size in zip(people, sizes, strict=True):
-        if found is not None:
-            seen = found[found[..., 2] > 0, :2]
-            places.append(seen)
-            limits.append(np.broadcast_to(size - 0.5, seen.shape))
-    points = np.concatenate(places)
-    _refuse_shares(path, points)
-    outside = ((points < -0.5) | (points > np.concatenate(limits))).any(-1)
-    if outside.sum() > len(points) / 2:
+    outside = seen & ((points[..., :2] < -0.5) | (points[..., :2] > limits)).any(-1)
+    if source == "annotations" and outside.any():
+        person, point = np.argwhere(outside)[0]
+        image = images[np.repeat(np.arange(len(images)), counts)[person]]
         raise ValueError(
-            f"{path}: {outside.sum()} of {len(points)} keypoints lie outside their images; expected pixels "
-            "of the images in the data set, not of enlarged ones or of the whole photograph"
+            f"{path}: {_describe(image, point, points[person, point])} lies outside the image; a keypoint "
+            "that is not visible has the score 0"
         )
+    if outside.sum() > seen.sum() / 2:
+        raise ValueError(
+            f"{path}: {outside.sum()} of {seen.sum()} keypoints lie outside their images; expected pixels of "
+            "the images in the data set, not of enlarged ones or of the whole photograph"
+        )
+
+
+def _describe(image: str, point: int, keypoint: NDArray[np.floating]) -> str:
+    """Name a keypoint for an error."""
+    x, y, score = keypoint
+    return f"{KEYPOINT_NAMES[point]} of {image} ({x:g}, {y:g}, score {score:g})"

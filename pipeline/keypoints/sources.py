@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from generator.keypoints import resize_keypoints
 from pipeline.datasets import deepfashion
 from pipeline.keypoints.detect import DETECTORS, detect
-from pipeline.keypoints.files import FILES
+from pipeline.keypoints.files import FILES, check_places
 from pipeline.keypoints.people import NOBODY, People, keep_seen, largest_person
 from pipeline.params import DatasetSettings, PosesSettings
 
@@ -69,7 +69,7 @@ def _read(
     settings: PosesSettings, dataset: DatasetSettings, images: list[str], sizes: NDArray[np.integer]
 ) -> list[People]:
     """Read people [P, 18, 3] of images from files, in pixels of the images."""
-    found = FILES[settings.source].read(settings.path, images, sizes)
+    found = FILES[settings.source].read(settings.path, images)
     missing = [image for image, people in zip(images, found, strict=True) if people is None]
     if missing:
         count = f"{len(missing)} of {len(images)} images have no entry, the first is {missing[0]}"
@@ -83,4 +83,5 @@ def _read(
     if settings.source == "pose_transfer" and dataset.format == "deepfashion":
         scales = sizes / np.array(deepfashion.KEYPOINTS_SIZE)
         people = [resize_keypoints(one, scale) for one, scale in zip(people, scales, strict=True)]
+    check_places(settings.source, settings.path, images, people, sizes)
     return people

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.keypoints.files import FILES, match_names
+from pipeline.keypoints.files import FILES, check_places, match_names
 from pipeline.keypoints.layouts import BODY_25, COCO, OPENPOSE
 from pipeline.keypoints.people import NOBODY
 from tests.pipeline.keypoints.figure import FIGURE, SIZE, in_layout
@@ -17,7 +17,14 @@ from tests.pipeline.market import keypoints_frame
 
 IMAGES = ["bounding_box_train/0002_c1s1_000451_03.jpg", "query/0003_c2s1_000001_00.jpg"]
 NAMES = [Path(image).name for image in IMAGES]
-SIZES = np.array([SIZE, SIZE])
+
+
+def read(source: str, path: Path, images: list[str]) -> list[Any]:
+    """Read the people of images of 64 x 128 pixels, as the stage does."""
+    found = FILES[source].read(path, images)
+    people = [NOBODY if one is None else one for one in found]
+    check_places(source, path, images, people, np.array([SIZE] * len(images)))
+    return found
 
 
 def flat(points: np.ndarray) -> list[float]:
@@ -110,7 +117,7 @@ def our_table(path: Path, *names: str) -> Path:
 
 def test_our_table(tmp_path: Path) -> None:
     path = our_table(tmp_path / "keypoints.csv", IMAGES[0], "another.jpg")
-    first, second = FILES["annotations"].read(path, IMAGES, SIZES)
+    first, second = read("annotations", path, IMAGES)
     assert first is not None
     np.testing.assert_allclose(first, FIGURE[None])
     assert second is None
@@ -121,18 +128,18 @@ def test_our_table(tmp_path: Path) -> None:
 def test_openpose_json(folder: str, count: int, tmp_path: Path) -> None:
     openpose_file(tmp_path, folder + NAMES[0], openpose_person(count), openpose_person(count))
     openpose_file(tmp_path, IMAGES[1])
-    first, second = FILES["openpose_json"].read(tmp_path, IMAGES, SIZES)
+    first, second = read("openpose_json", tmp_path, IMAGES)
     assert first is not None and second is not None
     np.testing.assert_allclose(first, [FIGURE, FIGURE], rtol=1e-4)
     assert second.shape == (0, 18, 3), "an empty list of people is nobody"
-    (none,) = FILES["openpose_json"].read(tmp_path, ["query/0009.jpg"], SIZES[:1])
+    (none,) = read("openpose_json", tmp_path, ["query/0009.jpg"])
     assert none is None, "an image without a file is no image without a person"
 
 
 def test_openpose_json_of_the_first_versions(tmp_path: Path) -> None:
     file = openpose_file(tmp_path, NAMES[0])
     write(file, {"version": 1.1, "people": [{"pose_keypoints": flat(FIGURE), "face_keypoints": []}]})
-    (people,) = FILES["openpose_json"].read(tmp_path, IMAGES[:1], SIZES[:1])
+    (people,) = read("openpose_json", tmp_path, IMAGES[:1])
     assert people is not None
     np.testing.assert_allclose(people[0], FIGURE, rtol=1e-4)
 
@@ -141,7 +148,7 @@ def test_coco_annotations(tmp_path: Path) -> None:
     content = coco_annotations()
     content["annotations"][1]["keypoints"][2] = 1  # the nose is hidden, and its place is known
     content["annotations"][1]["keypoints"][-3:] = [0, 0, 0]
-    first, second = FILES["coco_json"].read(write(tmp_path / "a.json", content), IMAGES, SIZES)
+    first, second = read("coco_json", write(tmp_path / "a.json", content), IMAGES)
     assert first is not None and second is not None
     assert first.shape == (2, 18, 3)
     np.testing.assert_allclose(np.delete(first[1], 10, 0), np.delete(FIGURE, 10, 0) * [1, 1, 0] + [0, 0, 1])
@@ -150,7 +157,7 @@ def test_coco_annotations(tmp_path: Path) -> None:
 
 
 def test_coco_results(tmp_path: Path) -> None:
-    first, second = FILES["coco_json"].read(write(tmp_path / "a.json", coco_results()), IMAGES, SIZES)
+    first, second = read("coco_json", write(tmp_path / "a.json", coco_results()), IMAGES)
     assert first is not None and second is None, "results tell nothing of an image without a person"
     np.testing.assert_allclose(first[0, 1:], FIGURE[1:], rtol=1e-4)
 
@@ -158,7 +165,7 @@ def test_coco_results(tmp_path: Path) -> None:
 def test_coco_results_beside_the_images_of_the_data_set(tmp_path: Path) -> None:
     content = coco_annotations()
     content["annotations"] = [coco_results()[0] | {"image_id": 397134}]
-    first, second = FILES["coco_json"].read(write(tmp_path / "a.json", content), IMAGES, SIZES)
+    first, second = read("coco_json", write(tmp_path / "a.json", content), IMAGES)
     assert first is not None and len(first) == 0 and second is not None
     assert second[0, 1, 2] == pytest.approx(0.9), "with scores, since the person has one"
 
@@ -170,7 +177,7 @@ def test_pose_transfer(is_folder: bool, tmp_path: Path) -> None:
     train = pose_transfer_file(tmp_path / "market-annotation-train.csv", pose_transfer_row(NAMES[0], person))
     pose_transfer_file(tmp_path / "market-annotation-test.csv", pose_transfer_row(NAMES[1], nobody))
     (tmp_path / "market-pairs-test.csv").write_text("from,to\n")
-    first, second = FILES["pose_transfer"].read(tmp_path if is_folder else train, IMAGES, SIZES)
+    first, second = read("pose_transfer", tmp_path if is_folder else train, IMAGES)
     assert first is not None
     np.testing.assert_array_equal(first[0], person * [1, 1, 0] + (person[:, 2:] > 0) * [0, 0, 1])
     assert (second is None) != is_folder and (second is None or len(second) == 0)
@@ -178,7 +185,7 @@ def test_pose_transfer(is_folder: bool, tmp_path: Path) -> None:
 
 def test_a_keypoint_that_lacks_one_coordinate_is_missing(tmp_path: Path) -> None:
     row = f"a.jpg: {[5, -1, *[7] * 16]}: {[-1, 5, *[9] * 16]}"
-    (people,) = FILES["pose_transfer"].read(pose_transfer_file(tmp_path / "a.csv", row), ["a.jpg"], SIZES[:1])
+    (people,) = read("pose_transfer", pose_transfer_file(tmp_path / "a.csv", row), ["a.jpg"])
     assert people is not None and not people[0, :2].any() and people[0, 2:].all()
 
 
@@ -245,7 +252,7 @@ def test_rows_that_cannot_be_are_refused(column: str, value: object, sentence: s
     frame.loc[1, column] = value
     frame.to_csv(tmp_path / "keypoints.csv", index=False)
     with pytest.raises(ValueError) as caught:
-        FILES["annotations"].read(tmp_path / "keypoints.csv", images, np.array([SIZE] * 3))
+        read("annotations", tmp_path / "keypoints.csv", images)
     assert str(caught.value) == f"{tmp_path / 'keypoints.csv'}: {sentence}"
 
 
@@ -254,7 +261,7 @@ def test_a_keypoint_that_is_not_visible_is_zero_wherever_it_is_in_a_table(tmp_pa
     frame.loc[0, ["nose_x", "nose_y", "nose_score"]] = [900.0, -7.0, 0.0]
     frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [None, float("inf"), 0.0]
     frame.to_csv(tmp_path / "keypoints.csv", index=False)
-    for people in FILES["annotations"].read(tmp_path / "keypoints.csv", IMAGES, SIZES):
+    for people in read("annotations", tmp_path / "keypoints.csv", IMAGES):
         assert people is not None and not people[0, 0].any()
 
 
@@ -262,7 +269,7 @@ def test_the_edge_of_the_image_belongs_to_it(tmp_path: Path) -> None:
     frame = keypoints_frame(IMAGES)
     frame.loc[1, ["nose_x", "nose_y", "nose_score"]] = [63.5, -0.5, 0.5]
     frame.to_csv(tmp_path / "keypoints.csv", index=False)
-    FILES["annotations"].read(tmp_path / "keypoints.csv", IMAGES, SIZES)
+    read("annotations", tmp_path / "keypoints.csv", IMAGES)
 
 
 def test_a_table_of_seventeen_keypoints_is_refused(tmp_path: Path) -> None:
@@ -394,6 +401,11 @@ SHARES = FIGURE / np.float32([64, 128, 1])
         ("coco_json", coco(images=[{"id": 1}]), 'a.json: expected "images", each with id and file_name'),
         (
             "coco_json",
+            coco(images=[{"id": [1], "file_name": "a"}]),
+            'a.json: expected "images", each with id and file_name',
+        ),
+        (
+            "coco_json",
             coco(annotations=None),
             'a.json: expected a list of results, or "images" and "annotations"',
         ),
@@ -450,7 +462,7 @@ def test_what_is_wrong_is_named(
     source: str, make: Callable[[Path], Path], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        FILES[source].read(make(tmp_path), IMAGES, SIZES)
+        read(source, make(tmp_path), IMAGES)
     assert sentence in str(caught.value) and str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -459,7 +471,7 @@ def test_a_few_keypoints_outside_are_no_other_size(tmp_path: Path) -> None:
     points = in_layout(OPENPOSE)
     points[:8, 0] += 100
     openpose_file(tmp_path, NAMES[0], openpose_person(OPENPOSE, pose_keypoints_2d=flat(points)))
-    (people,) = FILES["openpose_json"].read(tmp_path, IMAGES[:1], SIZES[:1])
+    (people,) = read("openpose_json", tmp_path, IMAGES[:1])
     assert people is not None and people is not NOBODY
 
 
