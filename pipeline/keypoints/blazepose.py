@@ -27,10 +27,8 @@ _MOST_PEOPLE = 5  # in an image
 # Black border around an image, as a share of its longer side. BlazePose misses people who fill a crop: of 300
 # rendered ones of 64 x 128 pixels it finds 71 % without a border and 93 % with this one, equally well.
 _BORDER = 0.25
-_FIRST, _TOO_NEW = (
-    Version("0.10.30"),
-    Version("0.10.32"),
-)  # of mediapipe: Tasks without metrics, and no OpenCV
+# Versions of mediapipe: the first without weights, and the first that needs an OpenCV of its own
+_FIRST, _TOO_NEW = Version("0.10.30"), Version("0.10.32")
 
 # The networks in a bundle, and in a wheel: name in the bundle -> name in the wheel, mean and standard
 # deviation by which its input is normalised; None where the network itself says so
@@ -85,11 +83,8 @@ class BlazePose(Detector):
         read_bundle(path)  # for its own sentence
         try:
             cls(path, False).landmarker.close()
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # mediapipe has one of these for each of its codes
+        except (OSError, ValueError, RuntimeError) as error:
+            # One of these for each of mediapipe's codes, or what the system's loader says
             if "cannot open shared object" in str(error):
                 raise ValueError(
                     f"{needed}, and it a library of the system: {error}; apt-get install libegl1 libgles2"
@@ -177,16 +172,12 @@ def normalised(network: bytes, mean: float, deviation: float) -> bytes:
     options.mean, options.std = [mean], [deviation]
     unit = metadata.ProcessUnitT()
     unit.optionsType, unit.options = metadata.ProcessUnitOptions.NormalizationOptions, options
-    image, graph, described = (
-        metadata.TensorMetadataT(),
-        metadata.SubGraphMetadataT(),
-        metadata.ModelMetadataT(),
-    )
+    image, graph, whole = metadata.TensorMetadataT(), metadata.SubGraphMetadataT(), metadata.ModelMetadataT()
     image.processUnits, graph.inputTensorMetadata = [unit], [image]
     graph.outputTensorMetadata = [metadata.TensorMetadataT() for _ in model.subgraphs[0].outputs]
-    described.subgraphMetadata = [graph]
+    whole.subgraphMetadata = [graph]
     builder = flatbuffers.Builder()
-    builder.Finish(described.Pack(builder), b"M001")
+    builder.Finish(whole.Pack(builder), b"M001")
 
     # 2. A buffer of the network that holds it, and the entry that names this buffer
     content, entry = schema.BufferT(), schema.MetadataT()
