@@ -22,7 +22,8 @@ from PIL import Image
 from torch import nn
 
 from generator.keypoints import KEYPOINT_NAMES, LIMBS
-from pipeline import poses
+from pipeline.keypoints.detect import detect_one, load_detector
+from pipeline.keypoints.openpose import import_openpose
 from pipeline.runtime.stage import command_line, stage_main
 
 IMAGES, HEIGHT, WIDTH = 5, 128, 64
@@ -70,8 +71,7 @@ def standing(x: float, y: float, size: float) -> NDArray[np.float64]:
 
 def save_random_model(file: Path) -> None:
     """Save a body model with random weights in the format of controlnet_aux."""
-    from controlnet_aux.open_pose.model import bodypose_model
-
+    _, bodypose_model = import_openpose()
     torch.manual_seed(0)
     torch.save({name.split(".", 1)[1]: value for name, value in bodypose_model().state_dict().items()}, file)
 
@@ -100,7 +100,7 @@ def main() -> None:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(
             Path(folder) / "a.jpg"
         )
-        body = poses._openpose(model, False)
+        body = load_detector("openpose", model, False).body
         network = body.model
         for count in range(3):
             people = [standing(22 + 20 * i, 25 + 5 * i, 90 - 20 * i) for i in range(count)]
@@ -108,15 +108,15 @@ def main() -> None:
             times, forward = [], []
             for _ in range(IMAGES):
                 start = process_time()
-                _, n_people = poses.detect_one(Path(folder) / "a.jpg", model, False)
+                found = detect_one(Path(folder) / "a.jpg", "openpose", model, False)
                 times.append(process_time() - start)
                 start = process_time()
                 with torch.no_grad():
                     network(torch.zeros(1, 3, _INPUT, 96))
                 forward.append(process_time() - start)
             print(
-                f"{n_people} people: {median(times):.2f} s per image and core, {median(forward):.2f} s of it "
-                f"in the network; {1 / median(times):.1f} images/s per core (median of {IMAGES})"
+                f"{len(found)} people: {median(times):.2f} s per image and core, {median(forward):.2f} s of "
+                f"it in the network; {1 / median(times):.1f} images/s per core (median of {IMAGES})"
             )
 
 

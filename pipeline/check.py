@@ -27,8 +27,8 @@ from generator.scheduler import load_scheduler
 from pipeline.artifacts import CHECKED, WORLD
 from pipeline.datasets.formats import FORMATS, Format
 from pipeline.import_images import list_folder
+from pipeline.keypoints.sources import check_source
 from pipeline.params import Params, load_params, with_keys
-from pipeline.poses import check_openpose
 from pipeline.runtime.checkpoints import KEEP
 from pipeline.runtime.launch import count_processes
 from pipeline.runtime.outputs import atomic
@@ -77,8 +77,7 @@ def problems(params: Params) -> list[str]:
     for name, root in params.cross_datasets.items():
         if root != WORLD:
             mistakes.look(check_images, f"cross_datasets.{name}", root, FORMATS["market1501"])
-    if params.poses.source == "openpose" and params.poses.openpose_model is not None:
-        mistakes.look(check_openpose, params.poses.openpose_model)
+    mistakes.look(check_poses, params)
     models = load_models(params, mistakes)
     check_scores(params, mistakes)
     if params.reid.weights is not None:
@@ -101,6 +100,7 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
     """
     folders = {
         "dataset.root": params.dataset.root,
+        "poses.path": params.poses.path,
         "generator.base": params.generator.base,
         "generator.image_encoder": params.generator.image_encoder,
         **{f"imports.{name}.folder": settings.folder for name, settings in params.imports.items()},
@@ -116,18 +116,21 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
 
 
 def check_dataset(params: Params) -> None:
-    """Raise a ValueError unless the data set has the folders of its format, and keypoints if it must."""
-    root = params.dataset.root
-    if root == WORLD:
-        return
-    form = FORMATS[params.dataset.format]
-    check_images("dataset.root", root, form)
-    for file in form.KEYPOINT_FILES if params.poses.source == "annotations" else ():
-        if not (root / file).is_file():
-            raise ValueError(
-                f"{root / file} is missing; expected the keypoints of every image, since poses.source "
-                "is annotations (openpose detects them)"
-            )
+    """Raise a ValueError unless the data set has the folders of its format."""
+    if params.dataset.root != WORLD:
+        check_images("dataset.root", params.dataset.root, FORMATS[params.dataset.format])
+
+
+def check_poses(params: Params) -> None:
+    """Raise an error unless what poses.path names is there; the stage `world` may have to make it yet."""
+    root, path = params.dataset.root, params.poses.path
+    if not path.is_relative_to(WORLD):
+        check_source(params.poses)
+    elif root != WORLD:
+        raise ValueError(
+            f"poses.path is {path}, where the keypoints of the rendered world lie; expected those of "
+            f"{root}, such as {root / 'keypoints.csv'}, or a detector (poses.source)"
+        )
 
 
 def check_images(key: str, root: Path, form: Format) -> None:

@@ -62,11 +62,25 @@ class IndexSettings(Settings):
 class PosesSettings(Settings):
     """Where keypoints come from."""
 
-    source: Literal["annotations", "openpose"] = Field(
-        description="keypoints.csv of the data set, or OpenPose"
+    source: Literal[
+        "annotations", "openpose", "mediapipe", "vitpose", "openpose_json", "coco_json", "pose_transfer"
+    ] = Field(
+        description="a table of keypoints (annotations), a detector (openpose, mediapipe, vitpose), or "
+        "files of other tools"
     )
-    openpose_model: Path | None = Field(
-        strict=False, description="body_pose_model.pth, for the source openpose"
+    path: Path = Field(
+        strict=False,
+        description="what the source reads: the file or folder of keypoints, or of the detector's model",
+    )
+    min_score: float | None = Field(
+        ge=0,
+        le=1,
+        description="keypoints with a lower score do not count; null: 0.5 of mediapipe, 0.3 of vitpose and "
+        "coco_json, else 0",
+    )
+    allow_missing: bool = Field(
+        description="true counts an image that a file of keypoints does not list as one without a person; "
+        "false refuses the file"
     )
 
 
@@ -333,8 +347,6 @@ class Params(Settings):
                     "that does not begin with rerank or trapezoid"
                 )
         self._check_generators()
-        if self.poses.source == "openpose" and self.poses.openpose_model is None:
-            raise ValueError("poses.openpose_model is null; expected a file, since poses.source is openpose")
         return self
 
     def _check_generators(self) -> None:

@@ -33,6 +33,7 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     text = Path("profiles/embedded.yaml").read_text()
     for old, new in (
         ("root: data/world", f"root: {market}"),
+        ("path: data/world/keypoints.csv", f"path: {market}/keypoints.csv"),
         ("percents: [20, 40, 60, 80]", "percents: [50]"),
         ("identities_per_batch: 12", "identities_per_batch: 2"),
         ("real: 20", "real: 3"),

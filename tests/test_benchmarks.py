@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import generator, reid, speed
+from benchmarks import generator, keypoints, reid, speed
 from generator.cost import pipeline_flops, training_flops
 from pipeline import index, poses
 from pipeline.params import load_params
 from tests import REPOSITORY, embedded, write_params
 from tests.generator import tiny
 from tests.generator.test_sample import pipeline
+from tests.pipeline.keypoints.test_vitpose import save_vitpose
 from tests.pipeline.market import make_market
 
 pytestmark = pytest.mark.slow
@@ -121,13 +122,28 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
     assert "one model of 300 iterations: " in output and "an arm of 12 models: " in output
 
 
+# ---- keypoints ----
+
+
+def test_a_detector_is_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keypoints, "IMAGES", 2)
+    monkeypatch.setattr(sys, "argv", ["keypoints", "vitpose", str(save_vitpose(tmp_path / "vitpose"))])
+    keypoints.main()
+    assert "images/s per core (median of 2); somebody is found in 100%" in capsys.readouterr().out
+
+
 # ---- speed ----
 
 
 def test_speed_measures_both_methods_and_draws_them(tmp_path, monkeypatch, capsys):
     market = make_market(tmp_path / "market")
     monkeypatch.chdir(tmp_path)
-    changes = {"dataset.root": str(market), "index.validation_identities": 1, "generate.sample.steps": 1}
+    changes = {
+        "dataset.root": str(market),
+        "poses.path": str(market / "keypoints.csv"),
+        "index.validation_identities": 1,
+        "generate.sample.steps": 1,
+    }
     write_params(tmp_path, embedded(changes))
     index.main()
     poses.main()

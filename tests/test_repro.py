@@ -218,11 +218,11 @@ def test_a_second_run_does_nothing(project: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_missing_stops_the_run_before_any_work_starts(project: Path) -> None:
-    wrong = {"poses.source": "openpose", "poses.openpose_model": "body_pose_model.pth", "world.seed": 1}
+    wrong = {"poses.source": "openpose", "poses.path": "body_pose_model.pth", "world.seed": 1}
     with changed(project, wrong):
         done = run(project, "dvc", "repro", code=255)
     assert stages_in(done) == ["check"]
-    assert "check: poses.openpose_model is body_pose_model.pth, there is no such file" in done.stderr
+    assert "check: poses.path is body_pose_model.pth, there is no such file" in done.stderr
 
 
 @pytest.mark.slow
@@ -232,6 +232,19 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project:
         assert repro(project) == ["augmented@imagpose", "gains", "report", "table4"]
     repro(project)
     assert (project / "reports/table4.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_change_in_what_poses_path_names_reruns_poses(project: Path) -> None:
+    own = project / "own.csv"
+    shutil.copy(project / "data/world/keypoints.csv", own)
+    with changed(project, {"poses.path": "own.csv"}):
+        assert repro(project, "poses") == ["check", "poses"]
+        own.write_text(own.read_text() + "another.jpg" + ",0.0" * 54 + "\n")  # passed over
+        assert repro(project, "poses") == ["poses"]
+        assert repro(project, "plan") == [], "the keypoints are the same"
+    repro(project)
+    own.unlink()
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 DPTN, PIDM and CFLD read this folder; the names and their spelling come from PATN (Zhu et al., CVPR 2019):
 
     train_highres/, test_highres/         the images, or train/ and test/
-    fasion-resize-annotation-train.csv    name:keypoints_y:keypoints_x, 18 OpenPose keypoints in pixels of a
-    fasion-resize-annotation-test.csv     256 x 176 image, -1 where there is none
+    fasion-resize-annotation-train.csv    keypoints in pixels of a 256 x 176 image, for poses.source
+    fasion-resize-annotation-test.csv     pose_transfer
     fasion-resize-pairs-test.csv          from,to: the test pairs, for the setting scores.pairs
 
 Images may have any size but must show what a 256 x 176 image shows (the public 1101 x 750 ones do). A name
@@ -12,17 +12,13 @@ such as fashionWOMENDressesid0000262902_3back.jpg says: clothing item 00002629, 
 person wears a variant in all its images, so that item and variant are the identity.
 """
 
-import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from generator.keypoints import KEYPOINT_NAMES
 from pipeline.artifacts import INDEX_COLUMNS
 from pipeline.datasets.images import inspect_all, not_a_file, printable
 from pipeline.datasets.splits import find_leaks, hold_out_validation
@@ -30,10 +26,8 @@ from pipeline.params import IndexSettings
 
 NAME = "DeepFashion"
 FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}  # either name will do
-KEYPOINT_FILES = tuple(f"fasion-resize-annotation-{split}.csv" for split in FOLDERS)
+KEYPOINTS_SIZE = (176, 256)  # width and height of the images to which PATN's keypoints refer, in pixels
 _NAME = re.compile(r"fashion((?:WO)?MEN[A-Za-z_]+?)id(\d{8})(\d{2})_(\d)[a-z]+\.jpg", re.ASCII)
-_HEIGHT, _WIDTH = 256, 176  # pixels of the images to which the annotations refer
-_MISSING = -1  # coordinate of a keypoint that was not annotated
 
 
 def index_dataset(root: Path, settings: IndexSettings) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -108,50 +102,3 @@ def _read_folders(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _rejection(root: Path, path: Path, reason: str) -> dict[str, Any]:
     return {"image": printable(path.relative_to(root).as_posix()), "reason": reason}
-
-
-def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Read the keypoints of indexed images from the public annotation files.
-
-    Args:
-        root: Folder of the data set.
-        images: Names in the column `image` of data/index.csv.
-        sizes: Width and height of the images in pixels, [N, 2].
-
-    Returns:
-        [N, 18, 3] x, y in pixels of the images as they are, and score: 1, or 0 for a missing keypoint.
-        Keypoints outside the image do not count, and an image without a row has none.
-
-    Raises:
-        FileNotFoundError: An annotation file is missing.
-        ValueError: A row is not of the format.
-    """
-    # Keypoints [18, 2] by the names that an image may have: its folder has one of two names.
-    annotated: dict[str, NDArray[np.float32]] = {}
-    for name, folders in zip(KEYPOINT_FILES, FOLDERS.values(), strict=True):
-        file = root / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; it comes with PATN's pairs and keypoints")
-        lines = file.read_text(encoding="utf-8").splitlines()
-        if not lines or lines[0].strip() != "name:keypoints_y:keypoints_x":
-            raise ValueError(f"{file}: its first line is not name:keypoints_y:keypoints_x")
-        for number, line in enumerate(lines[1:], start=2):
-            try:
-                name, ys, xs = line.split(":")
-                points = np.array([json.loads(xs), json.loads(ys)], np.float32).T
-                if points.shape != (len(KEYPOINT_NAMES), 2):
-                    raise ValueError
-            except ValueError:
-                raise ValueError(f"{file}: line {number} is no name with 18 y and 18 x") from None
-            for folder in folders:
-                annotated[f"{folder}/{name}"] = points
-
-    # Scale them to the images. Pixel centres lie at integers, so that edges lie half a pixel beyond.
-    nobody = np.full((len(KEYPOINT_NAMES), 2), _MISSING, np.float32)
-    points = np.stack([annotated.get(image, nobody) for image in images])
-    visible = ((points >= 0) & (points < [_WIDTH, _HEIGHT])).all(-1)  # a missing one may lack x or y alone
-    keypoints = np.zeros((*points.shape[:2], 3), np.float32)
-    keypoints[..., :2] = (points + 0.5) * (sizes / [_WIDTH, _HEIGHT])[:, None] - 0.5
-    keypoints[..., 2] = 1
-    keypoints[~visible] = 0
-    return keypoints

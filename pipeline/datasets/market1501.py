@@ -1,29 +1,22 @@
 """Market-1501's layout: three folders of images whose names say identity and camera.
 
     bounding_box_train/, query/, bounding_box_test/
-    keypoints.csv                                     for poses.source annotations
 
 The rule for names of images is `_NAME`.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from generator.keypoints import KEYPOINT_NAMES
-from pipeline.artifacts import INDEX_COLUMNS, POSE_COLUMNS, to_keypoints
+from pipeline.artifacts import INDEX_COLUMNS
 from pipeline.datasets.images import inspect_all, not_a_file, printable
 from pipeline.datasets.splits import find_leaks, hold_out_validation
 from pipeline.params import IndexSettings
-from pipeline.runtime.outputs import read_csv
 
 NAME = "Market-1501"
 FOLDERS = {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("bounding_box_test",)}
-KEYPOINT_FILES = ("keypoints.csv",)
 _SPLIT_OF = {folder: split for split, (folder,) in FOLDERS.items()}
 
 # Identity, camera, sequence, frame, box; synthetic images add a counter. Public loaders are less strict. They
@@ -134,59 +127,3 @@ def _check_splits(root: Path, index: pd.DataFrame, rejected: pd.DataFrame) -> No
         raise ValueError(
             f"{root}: no query has an image of its identity from another camera in bounding_box_test"
         )
-
-
-def read_annotations(root: Path, images: Sequence[str], sizes: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Read the keypoints of `images` from the root's keypoints.csv, and check that they are of these images.
-
-    Args:
-        root: Folder of the data set. Rows of keypoints.csv about other images are passed over.
-        images: Names in the column `image`.
-        sizes: Width and height of the images in pixels, [N, 2].
-
-    Returns:
-        [N, 18, 3] x, y, score; all three are 0 for a keypoint that is not visible.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: An image has no row or two, or a visible keypoint is not finite or lies outside the image.
-    """
-    path = root / KEYPOINT_FILES[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; without annotations, set poses.source to openpose")
-    frame = read_csv(path, POSE_COLUMNS)
-    unknown = [name for name in frame.columns if name not in POSE_COLUMNS]
-    if unknown:
-        raise ValueError(f"{path}: column '{unknown[0]}' is none of the 18 OpenPose keypoints")
-    twice = frame.image[frame.image.duplicated()]
-    if len(twice):
-        raise ValueError(f"{path}: {twice.iloc[0]} has two rows; leave one")
-    missing = sorted(set(images) - set(frame.image))
-    if missing:
-        raise ValueError(
-            f"{path}: {len(missing)} images have no row, the first is {missing[0]}; add them, or set "
-            "poses.source to openpose"
-        )
-
-    # Every visible keypoint must be finite and inside its image.
-    keypoints = to_keypoints(frame, images)
-    scores = keypoints[..., 2]
-    visible = scores != 0
-    if visible.any() and keypoints[visible][:, :2].max() <= 1:
-        raise ValueError(
-            f"{path}: all coordinates lie between 0 and 1, as shares of the image's width and height do; "
-            "expected pixels: multiply x by the width and y by the height of each image"
-        )
-    # Pixel centres lie at integers, so an image ends half a pixel beyond them.
-    inside = (keypoints[..., :2] >= -0.5) & (keypoints[..., :2] <= sizes[:, None] - 0.5)
-    for valid, complaint in (
-        (~visible | np.isfinite(keypoints).all(-1), "is not finite"),
-        ((scores >= 0) & (scores <= 1), "has a score outside 0 to 1"),
-        (~visible | inside.all(-1), "lies outside the image; a keypoint that is not visible has the score 0"),
-    ):
-        if not valid.all():
-            image, point = np.argwhere(~valid)[0]
-            x, y, score = keypoints[image, point]
-            what = f"{KEYPOINT_NAMES[point]} of {images[image]} ({x:g}, {y:g}, score {score:g})"
-            raise ValueError(f"{path}: {what} {complaint}")
-    return np.where(visible[..., None], keypoints, np.float32(0))

@@ -41,6 +41,7 @@ PIDS = range(1, 7)
 def write_params(root: Path, percents: list[int]) -> None:
     values = YAML(typ="safe", pure=True).load(REPOSITORY / "profiles/embedded.yaml")
     values["dataset"]["root"] = str(root)
+    values["poses"]["path"] = str(root / "keypoints.csv")
     values["index"]["validation_identities"] = 0
     values["subset"]["percents"] = percents
     for key in ("base", "image_encoder"):

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tarfile
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,12 @@ def params(models: Path, market: Path, tmp_path: Path) -> Params:
         "token_width": 8,
         "denoiser": tiny.DENOISER,
     }
-    return changed(SHIPPED, generator=generator, dataset={"root": market, "height": 32, "width": 16})
+    return changed(
+        SHIPPED,
+        generator=generator,
+        dataset={"root": market, "height": 32, "width": 16},
+        poses={"path": market / "keypoints.csv"},
+    )
 
 
 def test_a_whole_set_of_files_has_no_problem(params: Params) -> None:
@@ -82,7 +88,10 @@ def test_the_shipped_parameters_have_no_problem(monkeypatch: pytest.MonkeyPatch)
             "market/query",
             "dataset.root is .*market, where query/ is missing; expected a folder in Market-1501",
         ),
-        ("market/keypoints.csv", "keypoints.csv is missing; expected the keypoints of every image"),
+        (
+            "market/keypoints.csv",
+            "poses.path is .*keypoints.csv, there is no such file; expected a table with",
+        ),
         ("models/base", "generator.base is .*base; there is no such folder, expected Stable Diffusion"),
         ("models/base/unet/config.json", "unet/config.json does not exist"),
         ("models/base/vae", "vae/config.json does not exist"),
@@ -116,7 +125,7 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
     changes = {
         "scores": {"lpips_weights": gone, "fid_weights": gone, "pairs": gone},
         "reid": {"backbone": "resnet50", "weights": str(gone)},
-        "poses": {"source": "openpose", "openpose_model": gone},
+        "poses": {"source": "openpose", "path": gone},
         "dataset": {"height": 36},
     }
     imports = {name: ImportSettings(folder=gone) for name in ("pidm", "pcdm")}
@@ -126,7 +135,7 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
     expected = [
         "dataset.root is",
         "cross_datasets.other is",
-        "poses.openpose_model is",
+        "poses.path is",
         "generator.image_encoder is",
         f"{base}/vae/diffusion_pytorch_model.safetensors does not exist",
         f"{base}/scheduler/scheduler_config.json is no JSON file",
@@ -360,11 +369,10 @@ def test_resnet_file(params: Params, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("controlnet_aux") is None, reason="controlnet-aux is not installed")
 def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("controlnet_aux")
-
     def sentences(file: Path) -> list[str]:
-        return check.problems(changed(params, poses={"source": "openpose", "openpose_model": file}))
+        return check.problems(changed(params, poses={"source": "openpose", "path": file}))
 
     (tmp_path / "market/keypoints.csv").unlink()  # of no use now
     save_random_model(tmp_path / "body.pth")
@@ -377,8 +385,8 @@ def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.Monke
     (sentence,) = sentences(tmp_path / "body_25.pth")
     assert f"({layer} is [26, 128, 1, 1], where [19, 128, 1, 1] is needed)" in sentence
     assert sentences(tmp_path / "none.pth") == [
-        f"poses.openpose_model is {tmp_path / 'none.pth'}, there is no such file; expected OpenPose's "
-        "body_pose_model.pth"
+        f"poses.path is {tmp_path / 'none.pth'}, there is no such file; expected OpenPose's "
+        "body_pose_model.pth, since poses.source is openpose"
     ]
     monkeypatch.setitem(sys.modules, "controlnet_aux.open_pose.model", None)
     (sentence,) = sentences(tmp_path / "body.pth")
@@ -388,15 +396,40 @@ def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+def test_the_source_of_keypoints_is_looked_at_by_its_own_reader(params: Params, tmp_path: Path) -> None:
+    """Not before the stage `world` has made it; and the world's keypoints are those of no other data set."""
+    world = Path("data/world/keypoints.csv")
+    (sentence,) = check.problems(changed(params, poses={"path": world}))
+    assert sentence == (
+        f"poses.path is {world}, where the keypoints of the rendered world lie; expected those of "
+        f"{params.dataset.root}, such as {params.dataset.root}/keypoints.csv, or a detector (poses.source)"
+    )
+    assert check.problems(changed(params, poses={"path": world}, dataset={"root": Path("data/world")})) == []
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for source, file, why in (
+        ("vitpose", "folder", "folder/config.json does not exist"),
+        ("openpose_json", "folder", "which holds no *_keypoints.json"),
+        ("coco_json", "market/keypoints.csv", "keypoints.csv: it is no JSON"),
+        ("pose_transfer", "market/keypoints.csv", "its first line is not name:keypoints_y:keypoints_x"),
+    ):
+        (sentence,) = check.problems(changed(params, poses={"source": source, "path": tmp_path / file}))
+        assert why in sentence and "\n" not in sentence
+
+
+@pytest.mark.slow
 def test_deepfashion_is_asked_for_its_own_files(params: Params, tmp_path: Path) -> None:
     root = deepfashion_folder(tmp_path / "fashion")
-    fashion = changed(params, dataset={"format": "deepfashion", "root": root})
+    poses = {"source": "pose_transfer", "path": root}
+    fashion = changed(params, dataset={"format": "deepfashion", "root": root}, poses=poses)
     assert check.problems(fashion) == []
     (root / "train_highres").rename(root / "train")
-    (root / "fasion-resize-annotation-test.csv").unlink()
+    for file in root.glob("fasion-resize-annotation-*.csv"):
+        file.unlink()
     (sentence,) = check.problems(fashion)
-    assert "fasion-resize-annotation-test.csv is missing; expected the keypoints of every image" in sentence
-    assert check.problems(changed(fashion, poses={"source": "openpose"})) == []
+    assert f"poses.path is {root}, which holds no *annotation*.csv; expected PATN's files" in sentence
+    fashion = changed(fashion, poses={"source": "annotations", "path": tmp_path / "market/keypoints.csv"})
+    assert check.problems(fashion) == []
     shutil.rmtree(root / "test_highres")
     (sentence,) = check.problems(fashion)
     assert re.search(

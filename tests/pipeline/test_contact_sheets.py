@@ -24,8 +24,7 @@ from tests.pipeline.market import save_image
 def run(market: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, pd.DataFrame, pd.DataFrame]:
     """A finished run in the present folder: parameters, index and the manifest of 12 images at 20 %."""
     monkeypatch.chdir(market.parent)
-    text = (REPOSITORY / "profiles/embedded.yaml").read_text()
-    text = text.replace("root: data/world", f"root: {market}")
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("data/world", str(market))
     Path("params.yaml").write_text(text)
     params = load_params()
     index, _, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))

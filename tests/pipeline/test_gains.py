@@ -81,7 +81,7 @@ def test_bins_hold_equally_many_and_say_their_ends() -> None:
 def index(market: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """A data set with index, poses and params.yaml in the present folder."""
     monkeypatch.chdir(market.parent)
-    Path("params.yaml").write_text(SHIPPED.read_text().replace("root: data/world", f"root: {market}"))
+    Path("params.yaml").write_text(SHIPPED.read_text().replace("data/world", str(market)))
     index, *_ = index_dataset(market, IndexSettings(validation_identities=2, seed=0))
     write_csv(index, "data/index.csv")
     poses.main()

@@ -16,7 +16,7 @@ from tests import REPOSITORY
 def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder with an index, and for two subsets: a person's own photograph, then another's."""
     monkeypatch.chdir(market.parent)
-    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("root: data/world", f"root: {market}")
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("data/world", str(market))
     text = text.replace("weights/embedded", f"{REPOSITORY}/weights/embedded")
     text = text.replace("validation_identities: 20", "validation_identities: 0")
     Path("params.yaml").write_text(text.replace("[20, 40, 60, 80]", "[40, 60]"))

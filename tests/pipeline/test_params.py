@@ -147,8 +147,9 @@ def test_another_data_set_needs_no_world() -> None:
         ("dataset", [1], "dataset is [1]; input should be a valid dictionary"),
         ("worlds", 1, "worlds is no setting; the settings here are dataset, world, "),
         ("world", None, "world is null; expected its settings, since dataset.root is data/world"),
-        ("poses.source", "kinect", "poses.source is 'kinect'; input should be 'annotations' or 'openpose'"),
-        ("poses.source", "openpose", "poses.openpose_model is null; expected a file, since poses.source is"),
+        ("poses.source", "kinect", "poses.source is 'kinect'; input should be 'annotations', 'openpose', "),
+        ("poses.path", None, "poses.path is None; input is not a valid path"),
+        ("poses.min_score", 1.5, "poses.min_score is 1.5; input should be less than or equal to 1"),
         (
             "subset.percents",
             [0, 20],

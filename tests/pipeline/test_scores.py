@@ -153,6 +153,7 @@ def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     params = SHIPPED.model_copy(
         update={
             "dataset": SHIPPED.dataset.model_copy(update=size),
+            "poses": SHIPPED.poses.model_copy(update={"source": "pose_transfer", "path": root}),
             "index": SHIPPED.index.model_copy(update={"validation_identities": 0}),
             "generator": SHIPPED.generator.model_copy(update=token_size),
             "generate": SHIPPED.generate.model_copy(update={"sample": sample}),

@@ -29,7 +29,7 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with subsets of 50 % and three synthetic images, and the present folder."""
     monkeypatch.chdir(market.parent)
     text = (REPOSITORY / "profiles/embedded.yaml").read_text()
-    text = text.replace("root: data/world", f"root: {market}").replace("[20, 40, 60, 80]", "[50]")
+    text = text.replace("data/world", str(market)).replace("[20, 40, 60, 80]", "[50]")
     text = text.replace("identities_per_batch: 12", "identities_per_batch: 3")
     text = text.replace("images_per_identity: 4 # K", "images_per_identity: 2 # K")
     Path("params.yaml").write_text(text.replace("validation_identities: 20", "validation_identities: 1"))

@@ -18,7 +18,7 @@ from tools import preview
 def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stages `index` and `poses` done, nothing trained, and the present folder."""
     monkeypatch.chdir(market.parent)
-    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("root: data/world", f"root: {market}")
+    text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("data/world", str(market))
     text = text.replace("weights/embedded", str(REPOSITORY / "weights/embedded"))
     text = text.replace("validation_identities: 20", "validation_identities: 1")
     assert text.count("steps: 6 # of DDIM") == 1

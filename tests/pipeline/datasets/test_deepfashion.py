@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,15 +18,14 @@ from tests.pipeline.market import deepfashion_folder, save_image
 
 PARAMS = load_params(REPOSITORY / "profiles/market1501.yaml")
 NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
-SIZES = np.array([[750, 1101]])
 
 
 def deepfashion_params(root: Path, border: int = 0) -> Params:
-    """Paper scale with the values for DeepFashion at 256 x 176, annotated."""
+    """Paper scale with the values for DeepFashion at 256 x 176, with PATN's keypoints."""
     values = PARAMS.model_dump(mode="json")
     values["dataset"] |= {"format": "deepfashion", "root": str(root), "height": 256, "width": 192}
     values["dataset"] |= {"border": border}
-    values["poses"] |= {"source": "annotations"}
+    values["poses"] |= {"source": "pose_transfer", "path": str(root)}
     values["index"] |= {"validation_identities": 1}
     values["scores"] |= {"pairs": str(root / "fasion-resize-pairs-test.csv"), "height": 256, "width": 176}
     return Params.model_validate(values)
@@ -93,49 +91,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         stage.index_dataset(tmp_path, NONE_HELD_OUT)
 
 
-def annotate(root: Path, *lines: str) -> None:
-    for split in ("train", "test"):
-        text = "\n".join(["name:keypoints_y:keypoints_x", *lines]) + "\n"
-        (root / f"fasion-resize-annotation-{split}.csv").write_text(text)
-
-
-def row(name: str, ys: list[int], xs: list[int]) -> str:
-    rest = [-1] * (18 - len(xs))
-    return f"{name}: {[*ys, *rest]}: {[*xs, *rest]}"
-
-
-def test_keypoints_follow_the_image_from_176_x_256_to_its_own_size(tmp_path: Path) -> None:
-    annotate(tmp_path, row("a.jpg", [0, 255, 100, -1, 300], [0, 175, -1, 20, 20]))
-    keypoints = stage.read_annotations(tmp_path, ["train_highres/a.jpg"], SIZES)[0]
-    # The corner pixels of one image cover the corners of the other.
-    assert keypoints[0].tolist() == pytest.approx([750 / 176 / 2 - 0.5, 1101 / 256 / 2 - 0.5, 1])
-    assert keypoints[1].tolist() == pytest.approx([749.5 - 750 / 176 / 2, 1100.5 - 1101 / 256 / 2, 1])
-    assert not keypoints[2:].any(), "-1 in x or y, and a point below the image, are no keypoints"
-
-
-def test_an_image_without_a_row_has_no_keypoints(tmp_path: Path) -> None:
-    annotate(tmp_path)
-    assert not stage.read_annotations(tmp_path, ["test/b.jpg"], SIZES).any()
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["a.jpg: [1, 2]: [1, 2]", row("a.jpg", [1] * 18, [1] * 17 + [2])[:-9], "a.jpg", "a.jpg: left: right"],
-)
-def test_a_row_of_another_form_is_named(tmp_path: Path, line: str) -> None:
-    annotate(tmp_path, row("b.jpg", [1], [1]), line)
-    with pytest.raises(ValueError, match=r"annotation-train.csv: line 3 is no name with 18 y and 18 x"):
-        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
-
-
-def test_annotations_that_are_missing_or_something_else_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"annotation-train\.csv is missing"):
-        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
-    (tmp_path / "fasion-resize-annotation-train.csv").write_text("from,to\n")
-    with pytest.raises(ValueError, match="its first line is not name:keypoints_y:keypoints_x"):
-        stage.read_annotations(tmp_path, ["train/a.jpg"], SIZES)
-
-
 @pytest.mark.parametrize("border", [0, 8])
 def test_the_stages_write_the_tables_that_market_1501_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, border: int
@@ -145,6 +100,7 @@ def test_the_stages_write_the_tables_that_market_1501_has(
     for module in (index_stage, poses_stage):
         monkeypatch.setattr(module, "load_params", lambda: deepfashion_params(root, border))
     check.check_dataset(deepfashion_params(root, border))
+    check.check_poses(deepfashion_params(root, border))
     index_stage.main()
     poses_stage.main()
     index = read_index()

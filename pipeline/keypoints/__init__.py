@@ -1,0 +1,1 @@
+"""Where keypoints come from: detectors, and files of other tools."""
