@@ -139,7 +139,10 @@ class ReidSection(ReidSettings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
         if self.backbone == "given":
-            raise ValueError("backbone is given; expected one by its name, which the pipeline can make")
+            raise ValueError(
+                "backbone is given; expected resnet10 or resnet50, or a model of torchvision, torchreid or "
+                "timm, which the pipeline can make"
+            )
         return self
 
 
@@ -261,12 +264,12 @@ class ArmSettings(Mix):
     ratio: float | None = Field(
         default=None, gt=0, le=100, description="synthetic images per real one, at most; null takes all"
     )
-    judge: str | None = Field(
-        default=None, description="key of judges: the model to train; null is that of the section reid"
-    )
     repeat_real: bool = Field(
         default=False,
         description="control: the real image that each synthetic one was made from, repeated in its place",
+    )
+    judge: str | None = Field(
+        default=None, description="key of judges: the model to train; null is that of the section reid"
     )
 
 

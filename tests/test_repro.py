@@ -270,6 +270,49 @@ def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_el
     assert repro(project) == ["gains", "report", "table4"]
 
 
+@pytest.mark.slow
+def test_another_judge_is_an_edit_of_params_and_reruns_its_own_arms_alone(project: Path) -> None:
+    before = pd.read_csv(project / "reports/table4.csv")
+    vit = {"backbone": "timm:vit_tiny_patch16_224", "height": 64, "width": 32, "optimizer": "adamw"}
+    vit["backbone_options"] = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    arms = {"imagpose": {"generator": "all"}, "imagpose_vit": {"generator": "all", "judge": "vit"}}
+    other = {"osnet": {"backbone": "torchreid:osnet_x0_25", "iterations": 2}}
+    with changed(project, {"judges": {"vit": vit}, "arms": arms}):
+        ran = set(repro(project))
+        assert ran >= {
+            "standard_of@vit",
+            "augmented@imagpose_vit",
+            "identity@imagpose_vit",
+            "table4",
+            "gains",
+        }
+        assert not ran & {"standard", "augmented@imagpose", "plan", "generate@all-50"}
+        after = pd.read_csv(project / "reports/table4.csv")
+        assert {name: set(rows.arm) for name, rows in after.groupby("judge")} == {
+            "reid": {"standard", "imagpose"},
+            "vit": {"standard@vit", "imagpose_vit"},
+        }
+        old = after[after.judge == "reid"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(old[before.columns], before)
+        assert "| imagpose_vit | all           | vit   |" in (project / "reports/table4.md").read_text()
+        assert "judge: vit" in (project / "reports/report.html").read_text()
+
+        # A further judge, and then a change of it, leave the models of the others as they are.
+        for iterations in (2, 3):
+            other["osnet"]["iterations"] = iterations
+            with changed(project, {"judges": {"vit": vit} | other}):
+                ran = set(repro(project))
+            assert {stage for stage in ran if "standard" in stage or "augmented" in stage} == {
+                "standard_of@osnet"
+            }
+
+        run(project, "python", "-m", "tools.export_reid", "imagpose_vit", "50", "0")
+        exported = sorted(file.name for file in (project / "exports/reid-imagpose_vit-50-0").iterdir())
+        assert exported == ["README.md", "model.json", "model.safetensors"]
+    repro(project)
+    assert pd.read_csv(project / "reports/table4.csv").equals(before)
+
+
 # --- several processes --------------------------------------------------------------------------------------
 
 
