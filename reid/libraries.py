@@ -210,11 +210,8 @@ def _check_patches(net: nn.Module, settings: ReidSettings) -> None:
     """Raise a ValueError if patches do not cover the images: timm would leave out the rest without a word."""
     embed = getattr(net, "patch_embed", None)
     cut = getattr(embed, "proj", None)
-    if (
-        not isinstance(cut, nn.Conv2d)
-        or cut.kernel_size != cut.stride
-        or getattr(embed, "dynamic_img_pad", 0)
-    ):
+    pads = getattr(embed, "dynamic_img_pad", False)
+    if not isinstance(cut, nn.Conv2d) or cut.kernel_size != cut.stride or pads:
         return
     if settings.height % cut.stride[0] or settings.width % cut.stride[1]:
         raise ValueError(

@@ -82,7 +82,7 @@ def test_onnx_gives_the_same_features_for_any_number_of_images(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["osnet", "20", "0"], r"the arm is osnet; expected one of standard, imagpose, standard@small"),
+        (["osnet", "20", "0"], r"the arm is osnet; expected one of standard, imagpose, standard@"),
         (["standard", "20", "7"], r"models/reid/standard/20-7.safetensors is missing; .* has no model"),
         (["standard", "20", "0", "--to", "."], r"\. exists; name a new folder"),
     ],
