@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -69,10 +68,9 @@ def make_torchreid(settings: ReidSettings) -> Backbone:
         net = _make(models.build_model, name, 1, loss="softmax", pretrained=False, use_gpu=False)
     # In training its models return what the classifier makes of the features, and without one the features.
     net.classifier = nn.Identity()
-    has_layer = isinstance(
-        getattr(net, "fc", None), nn.Module
-    )  # else an ImageNet file calls its classifier so
-    _load(net, settings, heads=("classifier",) if has_layer else ("classifier", "fc"))
+    # fc is a layer of features in OSNet, and elsewhere the name of the classifier in ImageNet's files.
+    is_layer = isinstance(getattr(net, "fc", None), nn.Module)
+    _load(net, settings, heads=("classifier",) if is_layer else ("classifier", "fc"))
     _pool_in_float32(net, "global_avgpool")
     return Backbone(net, _adapt(net, settings))
 
@@ -98,6 +96,8 @@ def make_timm(settings: ReidSettings) -> Backbone:
     Position embeddings, and whatever else depends on the input's size, are made for the size of the settings.
     Those of a file are interpolated to it as timm does for its own files (bicubic for a ViT).
     """
+    import timm  # takes seconds, which the other backbones do not need
+
     name = _name(settings)
     _check_name(settings, name, [*timm.list_models(), *timm.list_models(pretrained=True)])
     options: dict[str, Any] = {"num_classes": 0, **settings.backbone_options}

@@ -128,6 +128,12 @@ class ReidSettings(Settings):
             raise ValueError(
                 f"weights is {self.weights}, but resnet10 is trained from scratch; set weights to null"
             )
+        loads = [name for name in self.backbone_options if re.match("pretrained|weights|checkpoint", name)]
+        if loads:
+            raise ValueError(
+                f"backbone_options has {loads[0]}; take it out, since weights come from the file that the "
+                "key weights names"
+            )
         if self.backbone_options and ":" not in self.backbone:
             raise ValueError(f"backbone_options are given, but {self.backbone} takes none; set them to {{}}")
         return self

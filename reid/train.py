@@ -59,11 +59,6 @@ def make_optimizer(parameters: list[nn.Parameter], settings: ReidSettings) -> to
             return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
 
 
-def set_frozen(backbone: nn.Module, frozen: bool) -> None:
-    """Freeze a backbone: its weights and the means of its batch normalisation stay; or let it learn again."""
-    backbone.requires_grad_(not frozen).train(not frozen)
-
-
 def train(
     images: np.ndarray,
     pids: np.ndarray,
@@ -134,8 +129,14 @@ def train(
     center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
     state = {"model": model, "center": center, "optimizer": optimizer}  # the center's SGD has no state
     start = checkpoints.load(**state) if checkpoints else 0
+
+    # --- the first iterations may leave the backbone as it is, with what its normalisation has seen ---------
+    body = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     frozen = math.ceil(settings.frozen_epochs * settings.iterations / settings.epochs)  # iterations
-    set_frozen(model.backbone, start < frozen)
+    if start < frozen:
+        model.backbone.eval()
+        for parameter in body:
+            parameter.requires_grad_(False)
 
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
@@ -157,8 +158,10 @@ def train(
             rng = make_rng(seed, "augment", iteration)
             batch = augment(pixels[index], settings, rng, model.mean, model.std)
             target = targets[index]
-            if iteration == frozen:
-                set_frozen(model.backbone, False)
+            if 0 < frozen == iteration:
+                model.backbone.train()
+                for parameter in body:
+                    parameter.requires_grad_(True)
 
             # --- losses -------------------------------------------------------------------------------------
             # Dropout and stochastic depth draw from torch's own generators.

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models import load_state_dict
 from torch import nn
 
 # torchreid's checkpoints of a training hold its rank-1 as a number of numpy. Rebuilding one runs no code.
@@ -44,6 +43,8 @@ def read_weights(path: Path, network: str) -> dict[str, torch.Tensor]:
             raise ValueError(
                 f"weights names {path}, a pointer of Git LFS; run `git lfs pull` where it was cloned."
             )
+    from timm.models import load_state_dict  # takes seconds, which a training from scratch does not need
+
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):
             state = load_state_dict(str(path), weights_only=True)

@@ -229,7 +229,7 @@ def test_what_is_missing_stops_the_run_before_any_work_starts(project: Path) -> 
 def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project: Path) -> None:
     before = (project / "reports/table4.csv").read_bytes()
     with changed(project, {"arms.imagpose": {"generator": "all", "ratio": 0.5}}):
-        assert repro(project) == ["augmented@imagpose", "gains", "report", "table4"]
+        assert repro(project) == ["arm_judges", "augmented@imagpose", "gains", "report", "table4"]
     repro(project)
     assert (project / "reports/table4.csv").read_bytes() == before
 
@@ -249,6 +249,7 @@ def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_el
     }
     with changed(project, changes):
         assert repro(project) == [
+            "arm_judges",
             "augmented@pidm",
             "check",
             "cross@other",

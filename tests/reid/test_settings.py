@@ -24,6 +24,8 @@ def test_published_settings_are_valid(bot):
         {"backbone": "timm:hf-hub:timm/resnet50"},  # would be downloaded
         {"backbone": "timm:../resnet50"},
         {"backbone_options": {"img_size": 224}},  # resnet50 takes none
+        {"backbone_options": {"pretrained": True}, "backbone": "timm:resnet18"},  # would be downloaded
+        {"backbone_options": {"weights": "DEFAULT"}, "backbone": "torchvision:resnet18"},
         {"schedule": "linear"},
         {"optimizer": "rmsprop"},
         {"cosine_floor": 1.0},

@@ -303,6 +303,17 @@ def test_a_frozen_backbone_learns_nothing_until_its_epoch(small):
     assert all(parameter.requires_grad for parameter in trained.backbone.parameters())
 
 
+@pytest.mark.parametrize("frozen_epochs", [0, 6])
+def test_what_a_backbone_keeps_fixed_stays_fixed(small, frozen_epochs):
+    """Such as the position embeddings of some vision transformers."""
+    made = BoT(small(), 1)
+    fixed = made.backbone[0].embedder.convolution.weight
+    before = fixed.requires_grad_(False).clone()
+    settings = small(backbone="given", iterations=4, epochs=12, warmup_epochs=0, frozen_epochs=frozen_epochs)
+    train(IMAGES, PIDS, REAL, settings, 0, backbone=(made.backbone, made.dimension))
+    assert torch.equal(fixed, before) and not fixed.requires_grad
+
+
 @pytest.mark.parametrize("killed_after", [2, 4])
 def test_a_run_that_was_killed_continues_frozen_or_not(small, tmp_path, killed_after):
     settings = small(iterations=6, epochs=12, warmup_epochs=0, frozen_epochs=6)
