@@ -273,6 +273,7 @@ def _draw_bars(axis: Axes, summary: Summary, judge: str, percents: list[int], me
             hatch=_HATCHES[i // len(COLOURS) % len(_HATCHES)],
             error_kw={"elinewidth": 1, "capsize": 2.5},
         )
+    for _, (arm, _, cells) in numbered:
         if is_standard(arm) and "100" in cells:
             full = cells["100"][metric]
             axis.axhline(full["mean"], color="black", ls="--", lw=1, label=_FULL)

@@ -23,7 +23,6 @@ JUDGES = {
         "backbone_options": {"depth": 1, "embed_dim": 32, "num_heads": 2},
         "test_feature": "before",
     },
-    "mobilenet": {"backbone": "torchvision:mobilenet_v3_small"},
 }
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), np.uint8)
 
