@@ -34,9 +34,10 @@ def read_weights(path: Path, network: str) -> dict[str, torch.Tensor]:
         )
     # Two files that people have instead: torchvision's first, and what Git LFS leaves in a clone
     if tarfile.is_tarfile(path):
+        has_newer = network == "torchvision's resnet50"
+        mend = "resnet50-0676ba61.pth has the same weights" if has_newer else "give a newer one"
         raise ValueError(
-            f"weights names {path}, a file in torch's first format, .tar, which is not read; "
-            "resnet50-0676ba61.pth has the same weights."
+            f"weights names {path}, a file in torch's first format, .tar, which is not read; {mend}."
         )
     with path.open("rb") as content:
         if content.read(30).startswith(b"version https://git-lfs"):

@@ -295,6 +295,10 @@ def test_another_judge_is_an_edit_of_params_and_reruns_its_own_arms_alone(projec
         }
         old = after[after.judge == "reid"].reset_index(drop=True)
         pd.testing.assert_frame_equal(old[before.columns], before)
+        means = after[after.percent == 50].groupby("arm").mAP.mean()
+        size = pd.read_csv(project / "reports/gains/subset_size.csv").set_index("arm")
+        expected = means["imagpose_vit"] - means["standard@vit"]
+        assert size.gain["imagpose_vit"] == pytest.approx(expected, abs=2e-3)
         assert "| imagpose_vit | all           | vit   |" in (project / "reports/table4.md").read_text()
         assert "judge: vit" in (project / "reports/report.html").read_text()
 
