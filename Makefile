@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # As many processes as cores. The tests of a file share what they made, so that a file is the work of one.
 PYTEST := python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 10
 # What stages make in data/ and models/; whatever else lies there is the user's.
-MADE := $(addprefix data/,checked.txt copies identity index.csv leaked.csv leaked_validation.csv plans poses.csv reid \
+MADE := $(addprefix data/,arm_judges checked.txt copies identity index.csv leaked.csv leaked_validation.csv plans poses.csv reid \
   rejected.csv subsets synthetic world) models/generator models/reid
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -46,13 +46,20 @@ def main() -> None:
     """Print the times."""
     parser = command_line("reid", __doc__, "benchmarks")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the sizes")
+    parser.add_argument("--judge", help="key of its section judges; that of the section reid without it")
     parser.add_argument("--rounds", type=int, default=3, help=f"timed rounds of {REPORT_EVERY} iterations")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         raise ValueError(f"--rounds is {arguments.rounds}; expected at least 1")
     keep_memory()
     params, device = load_params(arguments.params), "cuda" if torch.cuda.is_available() else "cpu"
-    settings, batch = params.reid, params.reid.identities_per_batch * params.reid.images_per_identity
+    section = f"judges.{arguments.judge}" if arguments.judge else "reid"
+    if section not in params.judge_settings:
+        raise ValueError(
+            f"--judge is {arguments.judge}; expected one of {', '.join(params.judges) or 'none'}"
+        )
+    settings = params.judge_settings[section]
+    batch = settings.identities_per_batch * settings.images_per_identity
     seconds = seconds_per_iteration(settings, arguments.rounds, device)
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     models = len(params.subset.percents) * len(settings.seeds)

@@ -28,6 +28,6 @@ def make_seed(*parts: object) -> int:
     return crc32(" ".join(map(str, parts)).encode())
 
 
-def make_torch_seed(seed: int, purpose: str) -> int:
-    """Return the seed for torch's own generator that belongs to (seed, purpose), for initial weights."""
-    return int(make_rng(seed, purpose).integers(2**63))
+def make_torch_seed(seed: int, purpose: str, *index: int) -> int:
+    """Return the seed for torch's own generator that belongs to (seed, purpose, index...)."""
+    return int(make_rng(seed, purpose, *index).integers(2**63))

@@ -113,10 +113,13 @@ def generator_folder(train_on: str, percent: int) -> Path:
     return GENERATORS / train_on / str(100 if train_on == "all" else percent)
 
 
+# --- arm_judges ---------------------------------------------------------------------------------------------
+ARM_JUDGES = Path("data/arm_judges")  # <arm>.json: its key judge, and that judge's settings
+
 # --- standard, augmented, cross -----------------------------------------------------------------------------
 REID_RESULTS = Path("data/reid")  # <arm>.csv, <arm>.queries.csv, <arm>.curves.csv
 RESULT_COLUMNS = {
-    "arm": str,  # "standard" has real images only
+    "arm": str,  # "standard" has real images only, "standard@<judge>" those of another judge
     "train_on": str,  # what the generator was trained on: all or subset of the real images, none, or other
     "percent": int,  # of the real training images
     "seed": int,
@@ -141,9 +144,21 @@ QUERY_COLUMNS = {  # one row per model and query
 REID_MODELS = Path("models/reid")
 
 
+def standard_of(judge: str | None) -> str:
+    """Return the name of the arm with real images only: of the section reid (None), or of another judge."""
+    return "standard" if judge is None else f"standard@{judge}"
+
+
+def is_standard(arm: str) -> bool:
+    """Tell whether an arm has real images only; no recipe of params.yaml can have such a name."""
+    return arm.partition("@")[0] == "standard"
+
+
 def reid_stage(arm: str) -> str:
     """Return the name of the stage that trains the re-ID models of an arm."""
-    return arm if arm == "standard" else f"augmented@{arm}"
+    if arm == "standard":
+        return arm
+    return f"standard_of@{arm.partition('@')[2]}" if is_standard(arm) else f"augmented@{arm}"
 
 
 def results_file(arm: str, kind: str = "") -> Path:
@@ -171,12 +186,14 @@ CROSS_COLUMNS = {"arm": str, "percent": int, "seed": int}
 
 
 def reid_weights(percent: int, seed: int) -> str:
-    """Return the name of a re-ID model's file in the folder of its arm in `REID_MODELS`."""
+    """Return the name of a re-ID model's weights in the folder of its arm; its settings lie beside them."""
     return f"{percent}-{seed}.safetensors"
 
 
 # --- table4, gains, contact_sheets, report, scores ----------------------------------------------------------
 TABLE4 = Path("reports/table4.csv")  # all rows of `REID_RESULTS`
+JUDGE_COLUMN = "judge"  # of table4.csv where there are several: reid for that section, else a key of judges
+SECTION_JUDGE = "reid"
 TABLE4_SUMMARY = TABLE4.with_suffix(".json")
 HEADLINE = Path("reports/summary.json")
 GAINS = Path("reports/gains")  # <question>.csv

@@ -28,7 +28,7 @@ from pipeline.artifacts import CHECKED, WORLD
 from pipeline.datasets.formats import FORMATS, Format
 from pipeline.import_images import list_folder
 from pipeline.keypoints.sources import check_source
-from pipeline.params import Params, load_params, with_keys
+from pipeline.params import Params, ReidSection, load_params, with_keys
 from pipeline.runtime.checkpoints import KEEP
 from pipeline.runtime.launch import count_processes
 from pipeline.runtime.outputs import atomic
@@ -80,8 +80,8 @@ def problems(params: Params) -> list[str]:
     mistakes.look(check_poses, params)
     models = load_models(params, mistakes)
     check_scores(params, mistakes)
-    if params.reid.weights is not None:
-        mistakes.look(BoT, params.reid, classes=1)
+    for section, reid in params.judge_settings.items():
+        mistakes.look(check_judge, section, reid)
     for name, settings in params.imports.items():
         for percent in params.subset.percents:
             mistakes.look(check_import, f"imports.{name}.folder", settings.folder, percent)
@@ -214,6 +214,15 @@ def check_import(key: str, folder: Path, percent: int) -> None:
         list_folder(folder, percent)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{key} is {folder}: {error}") from None
+
+
+def check_judge(section: str, settings: ReidSection) -> None:
+    """Raise a ValueError unless the re-ID model of a section can be made, with its weights."""
+    try:
+        with torch.device("meta"):  # shapes without values
+            BoT(settings, classes=1)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{section}.{error}") from None
 
 
 def check_compiler() -> None:

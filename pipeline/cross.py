@@ -48,23 +48,26 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
 
     models = [
         (arm, percent, seed)
-        for arm in ("standard", *params.arms)
-        for percent in (*params.subset.percents, *([100] if arm == "standard" else []))
+        for arm in params.all_arms
+        for percent in params.percents_of(arm)
         for seed in params.reid.seeds
     ]
     print(
         f"{name}: {len(models)} models to test, {len(sets[0])} queries against {len(sets[1])} images each",
         flush=True,
     )
-    query, gallery = (
-        ImageSet.read(table, [root / image for image in table.image], params.reid) for table in sets
-    )
-    rows = []
+    rows, size = [], None
     for arm, percent, seed in progress(models, total=len(models), desc=f"testing on {name}"):
+        settings = params.reid_of(arm)
+        if size != (settings.height, settings.width):  # arms of one judge, and so of one size, are neighbours
+            size = settings.height, settings.width
+            query, gallery = (
+                ImageSet.read(table, [root / image for image in table.image], settings) for table in sets
+            )
         weights = REID_MODELS / arm / reid_weights(percent, seed)
         if not weights.is_file():
             raise FileNotFoundError(f"{weights} is missing; run the stage that trains the arm {arm}")
-        values, _ = evaluate_model(weights, query, gallery, params.reid)
+        values, _ = evaluate_model(weights, query, gallery, settings)
         measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
         rows.append({"arm": arm, "percent": percent, "seed": seed, **measures})
     return pd.DataFrame(rows), rejected, leaked

@@ -31,6 +31,7 @@ from pipeline.artifacts import (
     read_results,
     reid_stage,
     results_file,
+    standard_of,
 )
 from pipeline.params import Params, load_params
 from pipeline.runtime.fonts import show_names
@@ -203,26 +204,32 @@ def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -
 def collect(params: Params) -> dict[str, pd.DataFrame]:
     """Answer all questions for all arms and percents; arm, train_on and percent are the first columns.
 
+    Each arm is compared with real images alone under its own judge.
+
     Raises:
-        ValueError: An arm has no query in common with the standard arm, or a table is not as expected.
+        ValueError: An arm has no query in common with that one, or a table is not as expected.
     """
-    # The standard arm and the queries are the same for all arms.
+    # The queries are the same for all arms, and real images alone for all of one judge.
     index = read_index()
     identities = index.pid[index.split == "train"].nunique()
     prefix = "val_" if params.reid.evaluate_on == "validation" else ""
     queries = describe_queries(index, prefix, params.dataset.height)
-    standard = _in_use(read_queries("standard"), params)
     sizes = read_results("standard").groupby("percent").n_real.first()
+    references = {
+        judge: _in_use(read_queries(standard_of(judge)), params)
+        for judge in map(params.judge_of, params.arms)
+    }
     answers: dict[str, list[pd.DataFrame]] = {question: [] for question in QUESTIONS}
     for arm in params.arms:
         train_on = read_results(arm).train_on.iloc[0]
-        both = pair(_in_use(read_queries(arm), params), standard)
+        judge = params.judge_of(arm)
+        both = pair(_in_use(read_queries(arm), params), references[judge])
         for percent in params.subset.percents:
             if percent not in both.index.get_level_values("percent"):
                 raise ValueError(
                     f"{results_file(arm, 'queries')} has no query at {percent} % with a seed and an image "
-                    f"of {results_file('standard', 'queries')}; run the stages standard and "
-                    f"{reid_stage(arm)} again"
+                    f"of {results_file(standard_of(judge), 'queries')}; run the stages "
+                    f"{reid_stage(standard_of(judge))} and {reid_stage(arm)} again"
                 )
             rankings = both[both.index.get_level_values("percent") == percent].droplevel("percent")
             tables = ask(rankings, queries, sizes[percent] / identities)

@@ -2,16 +2,26 @@
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from common.settings import Settings
 from generator.fit import Config, Design, Misfit, misfits
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
-from pipeline.artifacts import WORLD
+from pipeline.artifacts import SECTION_JUDGE, WORLD, is_standard, standard_of
 from pipeline.world.settings import WorldSection
 from reid.settings import Mix, ReidSettings
 
@@ -143,10 +153,39 @@ class ReidSection(ReidSettings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; expected each once")
         if self.backbone == "given":
-            names = get_args(ReidSettings.model_fields["backbone"].annotation)
-            made = " or ".join(name for name in names if name != "given")
-            raise ValueError(f"backbone is given; expected {made}, which the pipeline can make")
+            raise ValueError(
+                "backbone is given; expected resnet10 or resnet50, or a model of torchvision, torchreid or "
+                "timm, which the pipeline can make"
+            )
         return self
+
+
+class _Overrides(Settings):
+    """Settings of which only those count that are given."""
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", "description": "settings of the section reid, in place of its own"}
+
+
+# Another judge: any settings of how a model is made and trained, but none of how all are tested. Types and
+# ranges are those of the section reid.
+if TYPE_CHECKING:
+    JudgeSettings = _Overrides
+else:
+    JudgeSettings = create_model(
+        "JudgeSettings",
+        __base__=_Overrides,
+        **{
+            name: (Annotated[field.annotation, Field(), *field.metadata], None)
+            for name, field in ReidSection.model_fields.items()
+            if name in ReidSettings.model_fields or name == "checkpoint_every"
+        },
+    )
 
 
 class GeneratorSection(Settings):
@@ -243,6 +282,9 @@ class ArmSettings(Mix):
         default=False,
         description="control: the real image that each synthetic one was made from, repeated in its place",
     )
+    judge: str | None = Field(
+        default=None, description="key of judges: the model to train; null is that of the section reid"
+    )
 
 
 class ContactSheetsSettings(Settings):
@@ -285,6 +327,9 @@ class Params(Settings):
     generate: GenerateSection
     scores: ScoresSettings
     reid: ReidSection
+    judges: dict[Name, JudgeSettings] = Field(
+        description="Other re-ID models beside that of the section reid, for arms."
+    )
     imports: dict[Name, ImportSettings] = Field(description="Images that other generators made, for arms.")
     filters: dict[Name, FilterSettings] = Field(description="Choices among generated images, for arms.")
     arms: dict[Name, ArmSettings] = Field(min_length=1)
@@ -347,7 +392,31 @@ class Params(Settings):
                     "that does not begin with rerank or trapezoid"
                 )
         self._check_generators()
+        self._check_judges()
         return self
+
+    def _check_judges(self) -> None:
+        """See that the arms' judges are there, and that each makes whole settings with the section reid."""
+        for name, arm in self.arms.items():
+            if arm.judge is not None and arm.judge not in self.judges:
+                names = ", ".join(self.judges) or "none yet"
+                raise ValueError(f"arms.{name}.judge is {arm.judge}; expected a key of judges ({names})")
+        if SECTION_JUDGE in self.judges:
+            raise ValueError(
+                f"judges.{SECTION_JUDGE}: the judge of that name is the section {SECTION_JUDGE}; choose "
+                "another name"
+            )
+        for name in self.judges:
+            try:
+                self._settings_of(name)
+            except ValidationError as error:
+                raise ValueError(f"judges.{name}.{error.errors()[0]['ctx']['error']}") from None
+
+    def _settings_of(self, judge: str | None) -> ReidSection:
+        """Return the section reid, with the settings of another judge in place of its own."""
+        if judge is None:
+            return self.reid
+        return ReidSection.model_validate(self.reid.model_dump() | self.judges[judge].model_dump())
 
     def _check_generators(self) -> None:
         """See that each arm's images are made, and nothing that no arm asks for."""
@@ -386,9 +455,35 @@ class Params(Settings):
         test = self.reid.evaluate_on == "test"
         return self.dataset.name if test else f"{self.dataset.name}, validation identities"
 
+    @property
+    def all_arms(self) -> list[str]:
+        """Names of all rows of Table 4 in its order: of each judge, first that without generated images."""
+        return [
+            name
+            for judge in (None, *self.judges)
+            for name in (standard_of(judge), *(arm for arm in self.arms if self.arms[arm].judge == judge))
+        ]
+
+    def judge_of(self, arm: str) -> str | None:
+        """Return the key of an arm's judge; None is the section reid."""
+        return arm.partition("@")[2] or None if is_standard(arm) else self.arms[arm].judge
+
+    def reid_of(self, arm: str) -> ReidSection:
+        """Return the settings by which the re-ID models of an arm are trained and tested."""
+        return self._settings_of(self.judge_of(arm))
+
+    @property
+    def judge_settings(self) -> dict[str, ReidSection]:
+        """Settings of all judges, by their section: reid, judges.<name>."""
+        return {"reid": self.reid} | {f"judges.{name}": self._settings_of(name) for name in self.judges}
+
+    def percents_of(self, arm: str) -> list[int]:
+        """Return the shares at which an arm is trained; real images alone are the reference at 100 % too."""
+        return [*self.subset.percents, *([100] if is_standard(arm) else [])]
+
     def train_on(self, arm: str) -> str:
         """Return what an arm's generator was trained on: all, subset, none (without a generator) or other."""
-        if arm == "standard" or self.arms[arm].repeat_real:
+        if is_standard(arm) or self.arms[arm].repeat_real:
             return "none"
         generator = self._made_by(self.arms[arm].generator)
         return generator if generator in _TRAIN_ON else "other"

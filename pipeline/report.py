@@ -36,11 +36,13 @@ from pipeline.artifacts import (
     SYNTHETIC,
     TABLE4_SUMMARY,
     WORLD,
+    is_standard,
     read_curves,
     read_index,
     read_poses,
     read_queries,
     read_subset,
+    standard_of,
 )
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, load_params
@@ -64,15 +66,15 @@ def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
     """Return Table 4 as text: the means of rank-1 and mAP with their intervals, and the gains."""
     arms = [(arm, saw, cells) for arm, by_source in summary.items() for saw, cells in by_source.items()]
     percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
-    augmented = {percent for arm, _, cells in arms if arm != "standard" for percent in cells}
+    augmented = {percent for arm, _, cells in arms if not is_standard(arm) for percent in cells}
     gain_percents = [percent for percent in percents if percent in augmented]
     rows, gains = [], []
     for arm, saw, cells in arms:
-        name = arm if saw == "none" else f"{arm} (generator saw: {saw})"
+        name = table4.label(arm, saw, cells)
         for metric, title in (("rank1", "rank-1"), ("mAP", "mAP")):
             values = {percent: cell[metric] for percent, cell in cells.items()}
             rows.append((name, title, [_mean(values.get(percent)) for percent in percents]))
-            if arm != "standard":
+            if not is_standard(arm):
                 gains.append((name, title, [_gain(values.get(percent)) for percent in gain_percents]))
     return {
         "percents": percents,
@@ -199,7 +201,7 @@ def curves_section(params: Params) -> list[tuple[str, Any]]:
         )
         for name in params.generator.train_on
     }
-    for arm in ("standard", *params.arms):
+    for arm in params.all_arms:
         models = read_curves(arm)
         means = models.groupby(["percent", "step"])[["loss"]].mean().reset_index()
         tables[f"Re-ID models of the arm {arm}, mean over seeds"] = means
@@ -373,13 +375,13 @@ def pick_queries(both: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 def rankings_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return for each arm the rankings of queries that it won, lost or failed, with those of `standard`."""
     # Queries without a right image in the gallery have no average precision.
-    standard = read_queries("standard").dropna(subset="ap")
     images = index.set_index("image")
     by_arm = []
     for name in params.arms:
-        picked = pick_queries(
-            compare_queries(standard, read_queries(name).dropna(subset="ap")), params.report.queries
+        standard, queries = (
+            read_queries(arm).dropna(subset="ap") for arm in (standard_of(params.judge_of(name)), name)
         )
+        picked = pick_queries(compare_queries(standard, queries), params.report.queries)
         lists = {
             title: [_ranking(row, name, images, params.dataset.root) for row in rows.to_dict("records")]
             for title, rows in picked.items()

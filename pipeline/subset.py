@@ -50,7 +50,9 @@ def draw_subsets(train: pd.DataFrame, settings: SubsetSettings) -> dict[int, lis
     return subsets
 
 
-def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: ReidSettings) -> None:
+def check_batch(
+    train: pd.DataFrame, subsets: dict[int, list[str]], settings: ReidSettings, section: str = "reid"
+) -> None:
     """Check that the smallest subset fills a batch of P identities with K images each.
 
     A person with fewer than K images is shown several times, which is valid.
@@ -59,6 +61,7 @@ def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: Re
         train: Training images, column pid.
         subsets: Images of each subset, by its percent; each has all identities.
         settings: `identities_per_batch` (P) and `images_per_identity` (K).
+        section: Section of params.yaml that they are from, for the sentences.
 
     Raises:
         ValueError: There are fewer than P identities, or fewer than P x K images in a subset.
@@ -66,12 +69,12 @@ def check_batch(train: pd.DataFrame, subsets: dict[int, list[str]], settings: Re
     p, k, identities = settings.identities_per_batch, settings.images_per_identity, train.pid.nunique()
     if p > identities:
         raise ValueError(
-            f"reid.identities_per_batch is {p}; expected at most {identities}, the training identities"
+            f"{section}.identities_per_batch is {p}; expected at most {identities}, the training identities"
         )
     percent, images = min(subsets.items())
     if p * k > len(images):
         raise ValueError(
-            f"reid.images_per_identity is {k}; expected at most {len(images) // p}, for a batch of "
+            f"{section}.images_per_identity is {k}; expected at most {len(images) // p}, for a batch of "
             f"{p} x {k} images is larger than the {percent} % subset, which has {len(images)}"
         )
 
@@ -99,7 +102,8 @@ def main() -> None:
     subsets = draw_subsets(train, params.subset)
 
     # What re-ID training and testing will need is checked before anything is trained.
-    check_batch(train, subsets, params.reid)
+    for section, settings in params.judge_settings.items():
+        check_batch(train, subsets, settings, section)
     if params.reid.evaluate_on == "validation":
         check_validation(index)
     with atomic(SUBSETS) as folder:

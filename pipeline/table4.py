@@ -15,9 +15,12 @@ from pipeline.artifacts import (
     CROSS,
     CROSS_COLUMNS,
     HEADLINE,
+    JUDGE_COLUMN,
     REID_RESULTS,
+    SECTION_JUDGE,
     TABLE4,
     TABLE4_SUMMARY,
+    is_standard,
     read_results,
 )
 from pipeline.params import Params, load_params
@@ -70,7 +73,7 @@ def collect(params: Params) -> pd.DataFrame:
     if not tables:
         raise ValueError(f"{folder} holds no results; run the stages standard and augmented")
     rows = pd.concat(tables, ignore_index=True)
-    arms = ["standard", *params.arms]
+    arms = params.all_arms
     percents = [*params.subset.percents, 100]
     rows = rows[rows.arm.isin(arms) & rows.percent.isin(percents) & rows.seed.isin(params.reid.seeds)]
     twice = rows[rows.duplicated(_KEY)]
@@ -79,11 +82,15 @@ def collect(params: Params) -> pd.DataFrame:
         raise ValueError(
             f"{folder}: arm {first.arm} at {first.percent} %, seed {first.seed} is in two files; delete one"
         )
-    if rows.iterations.nunique() > 1:
-        lengths = ", ".join(map(str, sorted(rows.iterations.unique())))
-        raise ValueError(
-            f"{folder}: models were trained for {lengths} iterations; `dvc repro` trains all equally long"
-        )
+    judge = rows.arm.map(lambda arm: params.judge_of(arm) or SECTION_JUDGE)
+    for _, models in rows.groupby(judge):
+        if models.iterations.nunique() > 1:
+            lengths = ", ".join(map(str, sorted(models.iterations.unique())))
+            raise ValueError(
+                f"{folder}: models were trained for {lengths} iterations; `dvc repro` trains all equally long"
+            )
+    if params.judges:
+        rows = rows.assign(**{JUDGE_COLUMN: judge})
     for name in params.cross_datasets:
         results = read_csv(CROSS / f"{name}.csv", CROSS_COLUMNS, f"cross@{name}")
         rows = rows.merge(results, on=list(CROSS_COLUMNS), how="left", validate="many_to_one")
@@ -97,46 +104,50 @@ def render(summary: Summary, dataset: str) -> str:
     percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
     titles = [f"{percent} %" for percent in percents]
     seeds = "-".join(map(str, sorted({cell["seeds"] for _, _, cells in arms for cell in cells.values()})))
+    judges = has_judges(summary)
+    who = ["arm", "generator saw", *(["judge"] if judges else [])]
+    names = [
+        [arm, _saw(source), *([judge_of(cells)] if judges else [])] for arm, source, cells in arms
+    ]  # the cells of `who`
     means = [
-        [arm, _saw(source), *(_means(cells[percent]) if percent in cells else "" for percent in percents)]
-        for arm, source, cells in arms
+        [*name, *(_means(cells[percent]) if percent in cells else "" for percent in percents)]
+        for name, (_, _, cells) in zip(names, arms, strict=True)
     ]
     blocks = [
         f"Table 4 on the data set: {dataset}",
         f"Rank-1 / mAP (%) by percent of the real training images, means (seeds: {seeds}):",
-        aligned_table(["arm", "generator saw", *titles], means),
+        aligned_table([*who, *titles], means, left=len(who)),
         "With 95 % intervals over the seeds; gain over standard paired by seed; recovered share of the gap "
         "between standard and 100 % real images:",
         aligned_table(
-            ["real", "arm", "generator saw", "images", *2 * ["", "gain", "recovered"]],
+            ["real", *who, "images", *2 * ["", "gain", "recovered"]],
             [
                 [
                     f"{percent} %",
-                    arm,
-                    _saw(source),
+                    *name,
                     f"{cells[percent]['n_real']} + {cells[percent]['n_synthetic']}",
                     *(text for metric in ("rank1", "mAP") for text in result_cells(cells[percent][metric])),
                 ]
                 for percent in percents
-                for arm, source, cells in arms
+                for name, (_, _, cells) in zip(names, arms, strict=True)
                 if percent in cells
             ],
-            left=3,
-            titles={4: "rank-1 (%)", 7: "mAP (%)"},
+            left=1 + len(who),
+            titles={2 + len(who): "rank-1 (%)", 5 + len(who): "mAP (%)"},
         ),
     ]
     others = [name for name in _metrics(summary) if name not in ("rank1", "mAP")]
     blocks += [
         "Other measures (%), means, in brackets the gain over standard with its 95 % interval:",
         aligned_table(
-            ["real", "arm", "generator saw", *(title(name) for name in others)],
+            ["real", *who, *(title(metric) for metric in others)],
             [
-                [f"{percent} %", arm, _saw(source), *(_brief(cells[percent][name]) for name in others)]
+                [f"{percent} %", *name, *(_brief(cells[percent][metric]) for metric in others)]
                 for percent in percents
-                for arm, source, cells in arms
+                for name, (_, _, cells) in zip(names, arms, strict=True)
                 if percent in cells
             ],
-            left=3,
+            left=1 + len(who),
         ),
         f"Published, Market-1501: rank-1 (%) as printed by Shen and Tang (NeurIPS 2024), {PUBLISHED_FULL} at "
         "100 %, in brackets the recovered share of the gap. Other images and larger models: compare shares.",
@@ -152,6 +163,24 @@ def render(summary: Summary, dataset: str) -> str:
 
 def _arms(summary: Summary) -> list[tuple[str, str, dict[str, dict[str, Any]]]]:
     return [(arm, source, cells) for arm, by_source in summary.items() for source, cells in by_source.items()]
+
+
+def judge_of(cells: dict[str, dict[str, Any]]) -> str:
+    """Return the judge of an arm from its cells: that of the section reid where there is no other."""
+    return str(next(iter(cells.values())).get(JUDGE_COLUMN, SECTION_JUDGE))
+
+
+def has_judges(summary: Summary) -> bool:
+    """Tell whether another judge than that of the section reid stands in the table."""
+    return any(JUDGE_COLUMN in cell for _, _, cells in _arms(summary) for cell in cells.values())
+
+
+def label(arm: str, train_on: str, cells: dict[str, dict[str, Any]]) -> str:
+    """Name an arm for readers, with what its generator saw and, where there are several, its judge."""
+    details = [f"generator saw: {train_on}"] if train_on != "none" else []
+    judge = next(iter(cells.values())).get(JUDGE_COLUMN)
+    details += [f"judge: {judge}"] if judge else []
+    return f"{arm} ({', '.join(details)})" if details else arm
 
 
 def _metrics(summary: Summary) -> list[str]:
@@ -194,34 +223,39 @@ def _published(values: tuple[float, ...]) -> list[str]:
 
 
 def draw(summary: Summary, dataset: str) -> Figure:
-    """Draw rank-1 and mAP as bars with their 95 % intervals, and beside them the published rows."""
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
-    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1])
-    percents = sorted(
-        {int(percent) for _, _, cells in _arms(summary) for percent in cells if percent != "100"}
-    )
-    for axis, metric in zip(axes, ("rank1", "mAP"), strict=False):
-        _draw_bars(axis, summary, percents, metric)
-        axis.set_title(f"{dataset}: {_TITLES[metric]}", fontsize=10)
-    _draw_published(axes[2])
-    for axis, ticks in zip(axes, (percents, percents, PUBLISHED_PERCENTS), strict=True):
+    """Draw rank-1 and mAP as bars with their 95 % intervals, a row per judge, and the published rows."""
+    arms = _arms(summary)
+    judges = list(dict.fromkeys(judge_of(cells) for _, _, cells in arms))
+    figure = Figure(figsize=(12, 4.4 * len(judges)), layout="constrained")
+    grid = figure.subplots(len(judges), 3, squeeze=False, width_ratios=[1, 1, 1])
+    percents = sorted({int(percent) for _, _, cells in arms for percent in cells if percent != "100"})
+    for judge, axes in zip(judges, grid, strict=True):
+        under = f" under {judge}" if has_judges(summary) else ""
+        for axis, metric in zip(axes, ("rank1", "mAP"), strict=False):
+            _draw_bars(axis, summary, judge, percents, metric)
+            axis.set_title(f"{dataset}: {_TITLES[metric]}{under}", fontsize=10)
+        axes[0].set_ylabel("mean and 95 % interval over seeds (%)")
+    _draw_published(grid[0][2])
+    for axis in grid[1:, 2]:
+        axis.set_axis_off()
+    for axis in grid.flat:
+        ticks = PUBLISHED_PERCENTS if axis is grid[0][2] else percents
         axis.set_xticks(range(len(ticks)), [f"{percent}" for percent in ticks])
         axis.set(xlabel="real training images (%)", ylim=(0, 100))
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("mean and 95 % interval over seeds (%)")
-    _legend(figure, axes[0], "outside lower left", columns=3)
-    _legend(figure, axes[2], "outside lower right", columns=4)
+    _legend(figure, list(grid[:, 0]), "outside lower left", columns=3)
+    _legend(figure, [grid[0][2]], "outside lower right", columns=4)
     return figure
 
 
-def _draw_bars(axis: Axes, summary: Summary, percents: list[int], metric: str) -> None:
-    """Draw a group of bars for each percent, one bar per arm, and 100 % real images as a line."""
-    arms = _arms(summary)
-    width = 0.84 / len(arms)
-    for i, (arm, train_on, cells) in enumerate(arms):
-        offset = width * (i - (len(arms) - 1) / 2)
+def _draw_bars(axis: Axes, summary: Summary, judge: str, percents: list[int], metric: str) -> None:
+    """Draw a group of bars for each percent, one bar per arm of a judge; 100 % real images as a line."""
+    numbered = [(i, arm) for i, arm in enumerate(_arms(summary)) if judge_of(arm[2]) == judge]
+    width = 0.84 / len(numbered)
+    for place_in_group, (i, (arm, train_on, cells)) in enumerate(numbered):
+        offset = width * (place_in_group - (len(numbered) - 1) / 2)
         bars = [
             (place + offset, cells[str(percent)][metric])
             for place, percent in enumerate(percents)
@@ -233,44 +267,53 @@ def _draw_bars(axis: Axes, summary: Summary, percents: list[int], metric: str) -
             [cell["mean"] for _, cell in bars],
             0.92 * width,
             yerr=halves if any(halves) else None,
-            label=arm if train_on == "none" else f"{arm} (generator saw: {train_on})",
+            label=label(arm, train_on, cells),
             facecolor=COLOURS[i % len(COLOURS)],
             edgecolor="white",
             linewidth=0,
             hatch=_HATCHES[i // len(COLOURS) % len(_HATCHES)],
             error_kw={"elinewidth": 1, "capsize": 2.5},
         )
-    full = summary.get("standard", {}).get("none", {}).get("100")
-    if full is not None:
-        axis.axhline(full[metric]["mean"], color="black", ls="--", lw=1, label=_FULL)
-        if full[metric]["high"] is not None:
-            axis.axhspan(full[metric]["low"], full[metric]["high"], color="#ebebeb", lw=0, zorder=0)
+    for _, (arm, _, cells) in numbered:
+        if is_standard(arm) and "100" in cells:
+            full = cells["100"][metric]
+            axis.axhline(full["mean"], color="black", ls="--", lw=1, label=_FULL)
+            if full["high"] is not None:
+                axis.axhspan(full["low"], full["high"], color="#ebebeb", lw=0, zorder=0)
 
 
 def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
     """Return the columns of `dvc exp show`: 100 % real images, and the gain of each arm at every percent.
 
     Returns:
-        "standard": rank1_100 and mAP_100 (percent). Every other arm, with what its generator saw where there
-        are several: gain_20 and so on (points of rank-1). None where a run does not say it.
+        "standard", of each judge: rank1_100 and mAP_100 (percent). Every other arm, with what its generator
+        saw where there are several: gain_20 and so on (points of rank-1). None where a run does not say it.
     """
     metrics = ("rank1", "mAP")
-    full = summary.get("standard", {}).get("none", {}).get("100")
-    numbers = {"standard": {f"{name}_100": full[name]["mean"] if full else None for name in metrics}}
+    numbers: dict[str, dict[str, float | None]] = {"standard": {f"{name}_100": None for name in metrics}}
     for arm, source, cells in _arms(summary):
-        if arm != "standard":
-            label = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
-            numbers[label] = {f"gain_{percent}": cell["rank1"]["gain"] for percent, cell in cells.items()}
+        if is_standard(arm):
+            full = cells.get("100")
+            numbers[arm] = {f"{name}_100": full[name]["mean"] if full else None for name in metrics}
+        else:
+            name = arm if len(summary[arm]) == 1 else f"{arm}_{source}"
+            numbers[name] = {f"gain_{percent}": cell["rank1"]["gain"] for percent, cell in cells.items()}
     return numbers
 
 
 def _legend(
-    figure: Figure, axis: Axes, place: Literal["outside lower left", "outside lower right"], columns: int
+    figure: Figure,
+    axes: list[Axes],
+    place: Literal["outside lower left", "outside lower right"],
+    columns: int,
 ) -> None:
-    """Put an axis' legend below the axes, the reference at its end."""
-    handles, labels = axis.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: labels[i] == _FULL)
-    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
+    """Put the legend of some axes below all, each name once and the reference at its end."""
+    named: dict[str, Any] = {}
+    for axis in axes:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(text, handle)
+    labels = sorted(named, key=lambda text: text == _FULL)
+    handles = [named[text] for text in labels]
     figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
 
 

@@ -1,9 +1,11 @@
-"""Stages `standard` and `augmented`: train and test the re-ID models of one arm, for every percent and seed.
+"""Stages `standard`, `standard_of` and `augmented`: train and test the re-ID models of one arm.
 
-`standard` has real images only, at every percent and at 100 %; every other arm is a recipe of params.yaml
-that adds synthetic images. All train for the same number of iterations. Writes data/reid/<arm>.csv, one row
-per model, data/reid/<arm>.queries.csv, one row per model and query, data/reid/<arm>.curves.csv, the learning
-curve of each model, and the weights as models/reid/<arm>/<percent>-<seed>.safetensors.
+There is a model for every percent and seed. `standard` has real images only, at every percent and at 100 %,
+and so has `standard@<judge>`, by the settings of another judge. Every other arm is a recipe of params.yaml
+that adds synthetic images. All models of a judge train for the same number of iterations. Writes
+data/reid/<arm>.csv, one row per model, data/reid/<arm>.queries.csv, one row per model and query,
+data/reid/<arm>.curves.csv, the learning curve of each model, and the models as
+models/reid/<arm>/<percent>-<seed>.safetensors, each with its settings beside it as .json.
 """
 
 import shutil
@@ -47,7 +49,7 @@ from pipeline.shared.reid_models import (
     name_memory_keys,
     reid_device,
 )
-from reid.model import save_model
+from reid.model import save_model, settings_file
 from reid.settings import Mix, ReidSettings
 from reid.train import REPORT_EVERY, train
 
@@ -115,7 +117,7 @@ def train_model(
         pids=[images.table.pid.tolist() for images in sets],
         weights=md5(settings.weights) if settings.weights else None,
     )
-    weights, done = folder / "model.safetensors", folder / "model.json"
+    weights, done = folder / "model.safetensors", folder / "done.json"
     if not is_sealed(done):
         curve = Curve(folder / _CURVE, f"reid/{title.split()[0]}")  # of the model that is in training
         with name_memory_keys("training", settings, "identities_per_batch", "images_per_identity"):
@@ -134,9 +136,9 @@ def train_model(
                 log=curve.log,
             )
         curve.close()
-        with atomic(weights) as file:
-            save_model(model, file)
-        seal(done, weights, curve.file)
+        with atomic(weights) as file, atomic(settings_file(weights)) as description:
+            save_model(model, file, description)
+        seal(done, weights, settings_file(weights), curve.file)
     release(folder)
     return weights
 
@@ -149,7 +151,7 @@ def train_and_test(name: str, params: Params, job: Job) -> Outcome:
     """
     if reid_device() == "cpu":
         torch.set_num_threads(1)
-    settings, arm = params.reid, params.arms.get(name)
+    settings, arm = params.reid_of(name), params.arms.get(name)
     title = f"{name} {job.percent} % seed {job.seed}"
     weights = train_model(job.real, job.added, arm, job.seed, settings, title)
     values, queries = evaluate_model(weights, job.query, job.gallery, settings)
@@ -194,13 +196,13 @@ def read_added(arm: ArmSettings, percent: int, real: ImageSet, settings: ReidSec
     return ImageSet(real.table.iloc[sources].reset_index(drop=True), real.pixels[sources])
 
 
-def read_test_sets(params: Params) -> tuple[ImageSet, ImageSet]:
+def read_test_sets(params: Params, settings: ReidSection) -> tuple[ImageSet, ImageSet]:
     """Read query and gallery of the test, or those of the validation identities."""
     index, root = read_index(), params.dataset.root
-    prefix = "val_" if params.reid.evaluate_on == "validation" else ""
+    prefix = "val_" if settings.evaluate_on == "validation" else ""
     tables = [index[index.split == prefix + split] for split in ("query", "gallery")]
     query, gallery = (
-        ImageSet.read(table, [root / image for image in table.image], params.reid) for table in tables
+        ImageSet.read(table, [root / image for image in table.image], settings) for table in tables
     )
     return query, gallery
 
@@ -217,39 +219,35 @@ def list_jobs(name: str, params: Params, folder: Path | None = None) -> Iterator
         folder: Where pixels are put for other processes to read; None keeps them in memory.
     """
     index, root, arm = read_index().set_index("image", drop=False), params.dataset.root, params.arms.get(name)
+    settings = params.reid_of(name)
     train = index.loc[read_subset(100)]
-    everyone = ImageSet.read(train, [root / image for image in train.image], params.reid)
+    everyone = ImageSet.read(train, [root / image for image in train.image], settings)
 
     def read(percent: int) -> tuple[ImageSet, ImageSet | None]:
         in_subset = everyone.table.image.isin(read_subset(percent)).to_numpy()
         real = ImageSet(everyone.table[in_subset].reset_index(drop=True), everyone.pixels[in_subset])
-        return real, read_added(arm, percent, real, params.reid) if arm else None
+        return real, read_added(arm, percent, real, settings) if arm else None
 
-    percents = list_percents(name, params)
+    percents = params.percents_of(name)
     for percent in percents if arm else []:
         read(percent)
 
     def place(images: ImageSet, name: str) -> ImageSet:
         return images.shared(folder / f"{name}.npy") if folder else images
 
-    query, gallery = map(place, read_test_sets(params), ("query", "gallery"))
+    query, gallery = map(place, read_test_sets(params, settings), ("query", "gallery"))
     for percent in percents:
         real, added = read(percent)
         real = place(real, f"real-{percent}")
         added = place(added, f"added-{percent}") if added else None
-        for seed in params.reid.seeds:
+        for seed in settings.seeds:
             yield Job(percent, seed, real, added, query, gallery)
-
-
-def list_percents(name: str, params: Params) -> list[int]:
-    """Return the shares at which an arm is trained; `standard` is the reference at 100 % too."""
-    return [*params.subset.percents, *([100] if name == "standard" else [])]
 
 
 def run_arm(name: str, params: Params) -> list[Outcome]:
     """Train and test all models of one arm: as many at a time as there are GPUs, or cores without a GPU."""
-    settings = params.reid
-    count = len(list_percents(name, params)) * len(settings.seeds)
+    settings = params.reid_of(name)
+    count = len(params.percents_of(name)) * len(settings.seeds)
     workers = min(models_at_once(), count)
     print(
         f"{count} models, {settings.iterations} iterations x "
@@ -287,17 +285,19 @@ def _work_at_once(name: str, params: Params, workers: int) -> Iterator[Outcome]:
 def main() -> None:
     """Run the stage."""
     parser = command_line("train_reid", __doc__)
-    parser.add_argument("arm", help="standard, or a key of the section arms of params.yaml")
+    parser.add_argument("arm", help="standard, standard@<judge>, or a key of the section arms of params.yaml")
     keep_memory()
     name, params = parser.parse_args().arm, load_params()
-    if name != "standard" and name not in params.arms:
-        raise ValueError(f"the arm is {name}; expected standard or one of {', '.join(params.arms)}")
+    if name not in params.all_arms:
+        raise ValueError(f"the arm is {name}; expected one of {', '.join(params.all_arms)}")
     outcomes = run_arm(name, params)
     with atomic(REID_MODELS / name) as folder:
         folder.mkdir()
         for outcome in outcomes:
             percent, seed = int(outcome.row["percent"]), int(outcome.row["seed"])
-            shutil.copy(outcome.weights, folder / reid_weights(percent, seed))
+            weights = folder / reid_weights(percent, seed)
+            shutil.copy(outcome.weights, weights)
+            shutil.copy(settings_file(outcome.weights), settings_file(weights))
     write_csv(pd.concat(outcome.queries for outcome in outcomes), results_file(name, "queries"))
     write_csv(pd.concat(outcome.curve for outcome in outcomes), results_file(name, "curves"))
     write_csv(pd.DataFrame([outcome.row for outcome in outcomes]), results_file(name))

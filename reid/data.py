@@ -1,5 +1,7 @@
 """Images in memory: PK batches and BoT's augmentation, all without hidden state."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -116,13 +118,21 @@ def erasing_boxes(
     return top, left, box_height, box_width
 
 
-def augment(images: torch.Tensor, settings: ReidSettings, rng: np.random.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor,
+    settings: ReidSettings,
+    rng: np.random.Generator,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> torch.Tensor:
     """Apply BoT's training transform to a batch: flip, black border and crop, normalisation, random erasing.
 
     Args:
         images: Batch of images, uint8 [B, H, W, 3], on any device.
         settings: Probabilities and sizes.
         rng: Random number generator of the draws.
+        mean: Mean of each channel, as in `normalise`.
+        std: Deviation of each channel.
 
     Returns:
         The batch, normalised, float32 [B, 3, H, W] in channels-last memory order.
@@ -141,7 +151,7 @@ def augment(images: torch.Tensor, settings: ReidSettings, rng: np.random.Generat
     batch = torch.arange(n, device=device)[:, None, None]
     row_index = torch.from_numpy(rows).to(device)[:, :, None]
     column_index = torch.from_numpy(columns).to(device)[:, None, :]
-    pixels = normalise(bordered[batch, row_index, column_index])  # [B, 3, H, W]
+    pixels = normalise(bordered[batch, row_index, column_index], mean, std)  # [B, 3, H, W]
 
     # 2. Erase the pixels in a rectangle, bool [B, H, W]. BoT erases after normalisation and fills with the
     # mean of ImageNet's *unnormalised* values.
@@ -156,8 +166,16 @@ def augment(images: torch.Tensor, settings: ReidSettings, rng: np.random.Generat
     return torch.where(in_box[:, None], fill, pixels)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W] by ImageNet's mean and deviation, channels last."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
-    return ((images - mean) / std).permute(0, 3, 1, 2)
+def normalise(
+    images: torch.Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> torch.Tensor:
+    """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W], channels last.
+
+    Args:
+        images: Batch of images.
+        mean: What is subtracted from each channel, of values in [0, 1].
+        std: What each channel is divided by.
+    """
+    means = torch.tensor(mean, device=images.device) * 255
+    stds = torch.tensor(std, device=images.device) * 255
+    return ((images - means) / stds).permute(0, 3, 1, 2)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from reid.data import normalise
 from reid.model import BoT
 
 QUERY_BLOCK = 256  # rows of the distance matrix in memory at once: 16 MB against Market-1501's gallery
@@ -62,7 +61,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
-    """Extract the features by which images are compared: after BNNeck, scaled to length 1.
+    """Extract the features by which images are compared (`BoT.embed`), scaled to length 1.
 
     Args:
         model: Model in evaluation mode, on any device.
@@ -76,8 +75,7 @@ def features(model: BoT, images: np.ndarray, batch: int) -> np.ndarray:
     batches = []
     for start in tqdm(range(0, len(images), batch), desc="features", unit="batch", delay=2, leave=False):
         pixels = torch.from_numpy(images[start : start + batch]).to(device)
-        _, feature = model(normalise(pixels))
-        batches.append(torch.nn.functional.normalize(feature).cpu())
+        batches.append(model.embed(pixels).cpu())
     return torch.cat(batches).numpy()
 
 

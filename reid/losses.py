@@ -19,7 +19,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) 
     return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
 
 
-def batch_hard_triplet(features: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+def batch_hard_triplet(features: torch.Tensor, labels: torch.Tensor, margin: float | None) -> torch.Tensor:
     """Triplet loss with the hardest positive and negative in the batch (Hermans et al., 2017, Eq. 5).
 
     The same function as torchreid's TripletLoss before its mean, without a Python loop over the anchors
@@ -28,7 +28,7 @@ def batch_hard_triplet(features: torch.Tensor, labels: torch.Tensor, margin: flo
     Args:
         features: Features, not normalised, float [B, D]; their distance is Euclidean.
         labels: Identities, int64 [B], at least two different ones.
-        margin: Margin in units of that distance.
+        margin: Margin in units of that distance; None is the soft margin, ln(1 + e^x) in place of max(0, x).
 
     Returns:
         The loss of each anchor, float [B].
@@ -42,6 +42,8 @@ def batch_hard_triplet(features: torch.Tensor, labels: torch.Tensor, margin: flo
     same = labels[:, None] == labels[None, :]
     positive = distance.masked_fill(~same, -torch.inf).max(dim=1).values
     negative = distance.masked_fill(same, torch.inf).min(dim=1).values
+    if margin is None:
+        return functional.softplus(positive - negative)
     return functional.relu(positive - negative + margin)
 
 

@@ -1,6 +1,6 @@
-"""BoT's network: ResNet with a fine last stage, global average pooling, BNNeck, classifier."""
+"""BoT's network around any backbone: pooled features, BNNeck, classifier; and how it is saved and loaded."""
 
-import tarfile
+import json
 from pathlib import Path
 
 import safetensors.torch
@@ -9,29 +9,38 @@ import torchvision
 from torch import nn
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
+from reid.data import normalise
+from reid.libraries import Backbone, make_timm, make_torchreid, make_torchvision, set_last_stride
 from reid.settings import ReidSettings
+from reid.weights import fill, read_weights
 
 
 class BoT(nn.Module):
     """The strong baseline of Luo et al. (CVPRW 2019).
 
     Args:
-        settings: Settings, of which backbone, width, neck and precision are used.
+        settings: Settings, of which backbone, sizes, neck and precision are used.
         classes: Number of training identities.
         backbone: Where settings.backbone is "given", a module that maps images [B, 3, H, W] to feature maps
-            [B, D, h, w], and D.
+            [B, D, h, w] or features [B, D], and D.
+
+    Attributes:
+        dimension: Length of a feature, D.
+        mean: Mean of each channel that images are normalised by, of values in [0, 1].
+        std: Deviation of each channel, likewise.
 
     Raises:
         FileNotFoundError: The file that settings.weights names does not exist.
-        ValueError: The file does not hold a ResNet-50.
+        ValueError: The library has no such model, or it does not fit the size, the options or the file.
     """
 
     def __init__(
         self, settings: ReidSettings, classes: int, backbone: tuple[nn.Module, int] | None = None
     ) -> None:
         super().__init__()
-        self.bf16 = settings.mixed_precision == "bf16"
-        self.backbone, self.dimension = backbone or _BACKBONES[settings.backbone](settings)
+        self.settings = settings
+        made = Backbone(*backbone) if backbone else _BACKBONES[settings.backbone.split(":")[0]](settings)
+        self.backbone, self.dimension, self.mean, self.std = made
         self.classifier = nn.Linear(self.dimension, classes, bias=not settings.bnneck)
         self.neck: nn.Module = nn.Identity()
         if settings.bnneck:
@@ -49,53 +58,110 @@ class BoT(nn.Module):
             images: Normalised images, float32 [B, 3, H, W].
 
         Returns:
-            The pooled feature (triplet and center loss) and the feature after BNNeck (classifier, test),
+            The pooled feature (triplet and center loss) and the feature after BNNeck (classifier),
             float32 [B, D] each.
         """
         # [B, 3, H, W] -> feature maps [B, D, h, w] -> their means [B, D], in float32: the losses compare
-        # small differences of large sums.
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            maps = self.backbone(images)
-        pooled = maps.float().mean(dim=(2, 3))
+        # small differences of large sums. Networks that do not pool by a mean return [B, D] themselves.
+        mixed = self.settings.mixed_precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+            pooled = self.backbone(images)
+        pooled = pooled.float()
+        if pooled.ndim == 4:
+            pooled = pooled.mean(dim=(2, 3))
         return pooled, self.neck(pooled)
 
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the features by which images are compared.
 
-def save_model(model: BoT, path: Path) -> None:
-    """Write the weights of a model as safetensors."""
+        Args:
+            images: Images at the size of the settings, uint8 [B, H, W, 3].
+
+        Returns:
+            Features of length 1, float32 [B, D].
+        """
+        before, after = self(normalise(images, self.mean, self.std))
+        return nn.functional.normalize(after if self.settings.test_feature == "after" else before)
+
+
+# --- saved models -------------------------------------------------------------------------------------------
+
+
+def settings_file(weights: Path) -> Path:
+    """Return the file of settings that belongs beside a file of weights."""
+    return weights.with_suffix(".json")
+
+
+def save_model(model: BoT, weights: Path, settings: Path | None = None) -> None:
+    """Write a model: its weights as safetensors, and all that is needed to load them as JSON.
+
+    Args:
+        model: The model.
+        weights: File of the weights.
+        settings: File of the settings; None puts it where `load_model` looks for it.
+    """
     state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(state, path)
+    safetensors.torch.save_file(state, weights)
+    description = {
+        "settings": model.settings.model_dump(mode="json", include=set(ReidSettings.model_fields)),
+        "classes": model.classifier.out_features,
+        "dimension": model.dimension,
+        "mean": model.mean,
+        "std": model.std,
+    }
+    text = json.dumps(description, indent=2) + "\n"
+    (settings or settings_file(weights)).write_text(text, encoding="utf-8")
 
 
-def load_model(path: Path, settings: ReidSettings, device: str = "cpu") -> BoT:
+def load_model(weights: Path, device: str = "cpu", backbone: tuple[nn.Module, int] | None = None) -> BoT:
     """Read a model that `save_model` wrote; it is in evaluation mode.
 
+    Args:
+        weights: File of the weights, with that of the settings beside it.
+        device: Torch's name of the device.
+        backbone: As in `BoT`, where the settings say "given".
+
     Raises:
-        ValueError: The file does not hold a model of these settings.
+        FileNotFoundError: One of the two files is missing.
+        ValueError: They do not hold one model.
     """
+    for file in (weights, settings_file(weights)):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing; a saved re-ID model has two files, {weights.name} "
+                f"and {settings_file(weights).name}"
+            )
     try:
-        state = safetensors.torch.load_file(path)
-        model = BoT(settings.model_copy(update={"weights": None}), len(state["classifier.weight"]))
-        model.load_state_dict(state)
-    except (RuntimeError, KeyError, safetensors.SafetensorError) as error:
+        description = json.loads(settings_file(weights).read_text(encoding="utf-8"))
+        settings = ReidSettings.model_validate(description["settings"] | {"weights": None})
+        model = BoT(settings, description["classes"], backbone)
+        model.load_state_dict(safetensors.torch.load_file(weights))
+    except (ValueError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(
-            f"{path} holds no {settings.backbone} with {settings.channels} channels of the present settings; "
-            "train it again."
+            f"{weights} and {settings_file(weights).name} do not hold one re-ID model; train it again."
         ) from error
     return model.to(device).eval()
 
 
-def _resnet50(settings: ReidSettings) -> tuple[nn.Module, int]:
-    """Make the backbone of torchvision's ResNet-50, and tell its number of channels."""
+# --- backbones ----------------------------------------------------------------------------------------------
+
+
+def _resnet50(settings: ReidSettings) -> Backbone:
+    """Make torchvision's ResNet-50 up to its feature maps."""
     net = torchvision.models.resnet50()
+    dimension = net.fc.in_features
+    net.fc = nn.Identity()  # BoT has its own classifier
     if settings.weights is not None:
-        _load_imagenet(net, Path(settings.weights))
-    _set_last_stride(net.layer4, settings.last_stride)
+        path, network = Path(settings.weights), "torchvision's resnet50"
+        state = read_weights(path, network)
+        fill(net, {name: value for name, value in state.items() if not name.startswith("fc.")}, path, network)
+    set_last_stride(net.layer4, settings.last_stride)
     stem = [net.conv1, net.bn1, net.relu, net.maxpool]
-    return nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4), net.fc.in_features
+    return Backbone(nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4), dimension)
 
 
-def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
-    """Make the backbone of a ResNet with one block per stage, and tell its number of channels."""
+def _resnet10(settings: ReidSettings) -> Backbone:
+    """Make a ResNet with one block per stage up to its feature maps."""
     # torchvision's and torchreid's ResNets fix the number of channels; transformers' takes it from its
     # configuration.
     sizes = [settings.channels * factor for factor in (1, 2, 4, 8)]
@@ -103,55 +169,15 @@ def _resnet10(settings: ReidSettings) -> tuple[nn.Module, int]:
         embedding_size=settings.channels, hidden_sizes=sizes, depths=[1, 1, 1, 1], layer_type="basic"
     )
     net = ResNetModel(config)
-    _set_last_stride(net.encoder.stages[-1], settings.last_stride)
-    return nn.Sequential(net.embedder, *net.encoder.stages), sizes[-1]
+    set_last_stride(net.encoder.stages[-1], settings.last_stride)
+    return Backbone(nn.Sequential(net.embedder, *net.encoder.stages), sizes[-1])
 
 
-# What settings.backbone may name, but for "given"
-_BACKBONES = {"resnet10": _resnet10, "resnet50": _resnet50}
-
-
-def _set_last_stride(stage: nn.Module, stride: int) -> None:
-    """Set the stride of the convolutions that halve the resolution in a stage."""
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            module.stride = (stride, stride)
-
-
-def _load_imagenet(net: nn.Module, path: Path) -> None:
-    """Load a file of torchvision's ResNet-50, but for its classifier, which BoT replaces."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"reid.weights names {path}, which does not exist; give the path of torchvision's resnet50 file, "
-            "or null."
-        )
-    # Two files that people have instead: torchvision's first, and what Git LFS leaves in a clone
-    if tarfile.is_tarfile(path):
-        raise ValueError(
-            f"reid.weights names {path}, a file in torch's first format, .tar, which is not read; "
-            "resnet50-0676ba61.pth has the same weights."
-        )
-    with path.open("rb") as content:
-        if content.read(30).startswith(b"version https://git-lfs"):
-            raise ValueError(
-                f"reid.weights names {path}, a pointer of Git LFS; run `git lfs pull` where it was cloned."
-            )
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-        net.load_state_dict(state | net.get_submodule("fc").state_dict(prefix="fc."))
-    except Exception as error:  # a file that is something else fails in all kinds of ways
-        raise ValueError(
-            f"reid.weights names {path}, which is not a state dict of torchvision's resnet50; "
-            "give such a file (.pth or .safetensors), or null."
-        ) from error
-    for name, tensor in state.items():
-        counts = name.endswith("num_batches_tracked")
-        if not tensor.is_floating_point() and not counts:  # loading would convert it without a word
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"reid.weights names {path}, which holds {name} as {kind}; weights are floats.")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"reid.weights names {path}, which holds NaN or infinite values in {name}.")
+# What settings.backbone may name, or name before a colon, but for "given"
+_BACKBONES = {
+    "resnet10": _resnet10,
+    "resnet50": _resnet50,
+    "torchvision": make_torchvision,
+    "torchreid": make_torchreid,
+    "timm": make_timm,
+}

@@ -1,7 +1,9 @@
 """BoT training: one flat loop from images in memory to a model, exact under restarts."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +22,41 @@ REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU
 
 
 def learning_rate(iteration: int, settings: ReidSettings) -> float:
-    """Return the learning rate of iteration 0, 1, ...: linear warm-up, then a step down at each milestone.
+    """Return the learning rate of iteration 0, 1, ...: linear warm-up, then down by steps or a cosine.
 
     reid-strong-baseline changes the rate at the start of each epoch and counts epochs from 1: epoch t of
     warm-up runs at warmup_factor + (1 - warmup_factor) * t / warmup_epochs of the full rate, and "at 40" is
-    the fortieth epoch.
+    the fortieth epoch. The cosine is that of torch's CosineAnnealingLR over all epochs, warm-up included: it
+    begins at the full rate and would reach cosine_floor of it after the last epoch.
     """
     epoch = 1 + iteration * settings.epochs // settings.iterations
-    rate = settings.learning_rate * settings.gamma ** bisect_right(settings.milestones, epoch)
+    if settings.schedule == "steps":
+        share = settings.gamma ** bisect_right(settings.milestones, epoch)
+    else:
+        cosine = (1 + math.cos(math.pi * (epoch - 1) / settings.epochs)) / 2
+        share = settings.cosine_floor + (1 - settings.cosine_floor) * cosine
+    rate = settings.learning_rate * share
     if epoch < settings.warmup_epochs:
         rate *= settings.warmup_factor + (1 - settings.warmup_factor) * epoch / settings.warmup_epochs
     return rate
+
+
+def make_optimizer(parameters: list[nn.Parameter], settings: ReidSettings) -> torch.optim.Optimizer:
+    """Make the optimizer that the settings name."""
+    common: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    match settings.optimizer:
+        case "adam":
+            return torch.optim.Adam(parameters, **common)
+        case "amsgrad":
+            return torch.optim.Adam(parameters, amsgrad=True, **common)
+        case "adamw":
+            return torch.optim.AdamW(parameters, **common)
+        case "sgd":
+            return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
 
 
 def train(
@@ -95,18 +121,22 @@ def train(
         model = BoT(settings, len(identities), backbone).to(device).train()
         model.to(memory_format=torch.channels_last)
         center = CenterLoss(len(identities), model.dimension).to(device)
-    optimizer = torch.optim.Adam(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(learnt, settings)
     # BoT divides the gradient of the centers by their weight, so that it holds for the network only; for
     # plain SGD a larger rate is the same.
     center_rate = settings.center_learning_rate / (settings.center_weight or 1)
     center_optimizer = torch.optim.SGD(center.parameters(), lr=center_rate)
     state = {"model": model, "center": center, "optimizer": optimizer}  # the center's SGD has no state
     start = checkpoints.load(**state) if checkpoints else 0
+
+    # --- the first iterations may leave the backbone as it is, with what its normalisation has seen ---------
+    body = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    frozen = math.ceil(settings.frozen_epochs * settings.iterations / settings.epochs)  # iterations
+    if start < frozen:
+        model.backbone.eval()
+        for parameter in body:
+            parameter.requires_grad_(False)
 
     # --- all images live on the device; a batch is a gather, not a copy from the host -----------------------
     pixels = torch.from_numpy(images).to(device)
@@ -125,11 +155,19 @@ def train(
         for iteration in range(start, settings.iterations):
             # --- batch: [P K, 3, H, W] ----------------------------------------------------------------------
             index = torch.from_numpy(sampler.batch(iteration)).to(device)
-            batch = augment(pixels[index], settings, make_rng(seed, "augment", iteration))
+            rng = make_rng(seed, "augment", iteration)
+            batch = augment(pixels[index], settings, rng, model.mean, model.std)
             target = targets[index]
+            if 0 < frozen == iteration:
+                model.backbone.train()
+                for parameter in body:
+                    parameter.requires_grad_(True)
 
             # --- losses -------------------------------------------------------------------------------------
-            pooled, feature = model(batch)  # before and after BNNeck, [P K, D]
+            # Dropout and stochastic depth draw from torch's own generators.
+            with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
+                torch.manual_seed(make_torch_seed(seed, "network", iteration))
+                pooled, feature = model(batch)  # before and after BNNeck, [P K, D]
             logits = model.classifier(feature)  # [P K, identities]
             loss = cross_entropy(logits, target, settings.label_smoothing).mean()
             if settings.triplet_weight:

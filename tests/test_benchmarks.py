@@ -120,6 +120,9 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
     output = capsys.readouterr().out
     assert "resnet10, batch 4 of 32x16, bf16" in output
     assert "one model of 300 iterations: " in output and "an arm of 12 models: " in output
+    monkeypatch.setattr(sys, "argv", ["reid", "--judge", "osnet"])
+    with pytest.raises(ValueError, match="--judge is osnet; expected one of none"):
+        reid.main()
 
 
 # ---- keypoints ----

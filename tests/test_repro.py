@@ -229,7 +229,7 @@ def test_what_is_missing_stops_the_run_before_any_work_starts(project: Path) -> 
 def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_else(project: Path) -> None:
     before = (project / "reports/table4.csv").read_bytes()
     with changed(project, {"arms.imagpose": {"generator": "all", "ratio": 0.5}}):
-        assert repro(project) == ["augmented@imagpose", "gains", "report", "table4"]
+        assert repro(project) == ["arm_judges", "augmented@imagpose", "gains", "report", "table4"]
     repro(project)
     assert (project / "reports/table4.csv").read_bytes() == before
 
@@ -262,6 +262,7 @@ def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_el
     }
     with changed(project, changes):
         assert repro(project) == [
+            "arm_judges",
             "augmented@pidm",
             "check",
             "cross@other",
@@ -281,6 +282,53 @@ def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_el
     }
     assert after.mAP_other.notna().all() and (after.mAP_other != after.mAP).any()
     assert repro(project) == ["gains", "report", "table4"]
+
+
+@pytest.mark.slow
+def test_another_judge_is_an_edit_of_params_and_reruns_its_own_arms_alone(project: Path) -> None:
+    before = pd.read_csv(project / "reports/table4.csv")
+    vit = {"backbone": "timm:vit_tiny_patch16_224", "height": 64, "width": 32, "optimizer": "adamw"}
+    vit["backbone_options"] = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    arms = {"imagpose": {"generator": "all"}, "imagpose_vit": {"generator": "all", "judge": "vit"}}
+    other = {"osnet": {"backbone": "torchreid:osnet_x0_25", "iterations": 2}}
+    with changed(project, {"judges": {"vit": vit}, "arms": arms}):
+        ran = set(repro(project))
+        assert ran >= {
+            "standard_of@vit",
+            "augmented@imagpose_vit",
+            "identity@imagpose_vit",
+            "table4",
+            "gains",
+        }
+        assert not ran & {"standard", "augmented@imagpose", "plan", "generate@all-50"}
+        after = pd.read_csv(project / "reports/table4.csv")
+        assert {name: set(rows.arm) for name, rows in after.groupby("judge")} == {
+            "reid": {"standard", "imagpose"},
+            "vit": {"standard@vit", "imagpose_vit"},
+        }
+        old = after[after.judge == "reid"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(old[before.columns], before)
+        means = after[after.percent == 50].groupby("arm").mAP.mean()
+        size = pd.read_csv(project / "reports/gains/subset_size.csv").set_index("arm")
+        expected = means["imagpose_vit"] - means["standard@vit"]
+        assert size.gain["imagpose_vit"] == pytest.approx(expected, abs=2e-3)
+        assert "| imagpose_vit | all           | vit   |" in (project / "reports/table4.md").read_text()
+        assert "judge: vit" in (project / "reports/report.html").read_text()
+
+        # A further judge, and then a change of it, leave the models of the others as they are.
+        for iterations in (2, 3):
+            other["osnet"]["iterations"] = iterations
+            with changed(project, {"judges": {"vit": vit} | other}):
+                ran = set(repro(project))
+            assert {stage for stage in ran if "standard" in stage or "augmented" in stage} == {
+                "standard_of@osnet"
+            }
+
+        run(project, "python", "-m", "tools.export_reid", "imagpose_vit", "50", "0")
+        exported = sorted(file.name for file in (project / "exports/reid-imagpose_vit-50-0").iterdir())
+        assert exported == ["README.md", "model.json", "model.safetensors"]
+    repro(project)
+    assert pd.read_csv(project / "reports/table4.csv").equals(before)
 
 
 # --- several processes --------------------------------------------------------------------------------------

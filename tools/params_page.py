@@ -70,7 +70,9 @@ def describe(schema: dict[str, Any], node: dict[str, Any] | None = None) -> Iter
     properties = node.get("properties") or dict(zip(["<name>"], entries, strict=True))
     for name, field in properties.items():
         section = _section(schema, field)
-        if section:
+        if section and "properties" not in section and "patternProperties" not in section:
+            yield name, _allowed(section), section.get("description", "")  # settings of another section
+        elif section:
             for key, allowed, meaning in describe(schema, section):
                 yield f"{name}.{key}", allowed, meaning
         else:

@@ -21,7 +21,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from common.settings import Settings
-from pipeline.artifacts import RESULT_COLUMNS, SCORES, TABLE4
+from pipeline.artifacts import JUDGE_COLUMN, RESULT_COLUMNS, SCORES, TABLE4, is_standard
 from pipeline.params import load, load_params, parse_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.scratch import SCRATCH, hold
@@ -190,9 +190,11 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
         about.append("Rows of all runs together are about these runs: another one may differ by more.")
     if scores:
         about.append(f"Scores of generated images of strangers are those of {settings.scores}.")
-    header = [*columns, "real", "arm", "generator saw", "models", "rank-1 (%)", "gain", "recovered"]
+    judges = [JUDGE_COLUMN] if JUDGE_COLUMN in rows else []
+    header = [*columns, "real", "arm", "generator saw", *judges, "models"]
+    header += ["rank-1 (%)", "gain", "recovered"]
     header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
-    blocks = [" ".join(about), aligned_table(header, lines, left=len(columns) + 3)]
+    blocks = [" ".join(about), aligned_table(header, lines, left=len(columns) + 3 + len(judges))]
     if comparisons:
         blocks += [
             "Arms against each other, paired by seed, with 95 % intervals:",
@@ -217,6 +219,7 @@ def _arm_lines(part: pd.DataFrame, columns: list[str], scores: list[str]) -> lis
                     f"{percent} %",
                     arm,
                     saw,
+                    *([cell[JUDGE_COLUMN]] if JUDGE_COLUMN in cell else []),
                     str(cell["seeds"]),
                     *result_cells(cell["rank1"]),
                     *result_cells(cell["mAP"]),
@@ -228,15 +231,16 @@ def _arm_lines(part: pd.DataFrame, columns: list[str], scores: list[str]) -> lis
 
 
 def _comparison_lines(part: pd.DataFrame) -> list[list[str]]:
-    """Write the difference of every further arm of one run to its first one, by percent."""
-    first, *others = [arm for arm in part.arm.unique() if arm != "standard"] or [""]
+    """Write the difference of every further arm of one run to the first one of its judge, by percent."""
     lines = []
-    for arm in others:
-        differences = [difference(part, arm, first, metric) for metric in ("rank1", "mAP")]
-        lines += [
-            [f"{percent} %", f"{arm} - {first}", *(by_percent[percent] for by_percent in differences)]
-            for percent in differences[0]
-        ]
+    for _, models in part.groupby(JUDGE_COLUMN, sort=False) if JUDGE_COLUMN in part else [("", part)]:
+        first, *others = [arm for arm in models.arm.unique() if not is_standard(arm)] or [""]
+        for arm in others:
+            differences = [difference(models, arm, first, metric) for metric in ("rank1", "mAP")]
+            lines += [
+                [f"{percent} %", f"{arm} - {first}", *(by_percent[percent] for by_percent in differences)]
+                for percent in differences[0]
+            ]
     return lines
 
 

@@ -31,6 +31,8 @@ _LIBRARIES = (  # whose version can change a result
     "diffusers",
     "transformers",
     "accelerate",
+    "timm",
+    "torchreid",
     "numpy",
     "scipy",
     "pillow",

@@ -22,6 +22,7 @@ from pipeline.runtime.workers import available_cores, worker_number
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import BoT, load_model
 from reid.rerank import rerank
+from reid.settings import ReidSettings
 
 TOP = 10  # best gallery images of each query that are written down
 
@@ -70,7 +71,7 @@ def evaluate_model(
     """Rank the gallery for each query. A result that is known already is read again.
 
     Args:
-        weights: Saved re-ID model.
+        weights: Weights of a saved re-ID model; `load_model` says what lies beside them.
         query: Images to search for.
         gallery: Images to search in.
         settings: Settings of the model and of re-ranking.
@@ -93,12 +94,24 @@ def evaluate_model(
     )
     summary, table, done = folder / "result.json", folder / "queries.csv", folder / "done.json"
     if not is_sealed(done):
-        values, queries = _rank(load_model(weights, settings, reid_device()), query, gallery, settings)
+        model = load_model(weights, reid_device())
+        _check_settings(weights, model.settings, settings)
+        values, queries = _rank(model, query, gallery, settings)
         write_csv(queries, table, float_format="%.4f")
         write_json({name: round(100 * value, 4) for name, value in values.items()}, summary)
         seal(done, summary, table)
     release(folder)
     return json.loads(summary.read_text()), pd.read_csv(table, dtype={"first_match": "Int64"})
+
+
+def _check_settings(weights: Path, trained: ReidSettings, present: ReidSection) -> None:
+    """Raise a ValueError if a model was trained with other settings; its first weights are no matter."""
+    for name in sorted(set(ReidSettings.model_fields) - {"weights"}):
+        if getattr(trained, name) != getattr(present, name):
+            raise ValueError(
+                f"{weights} was trained with {name} {getattr(trained, name)}, which is "
+                f"{getattr(present, name)} in the present settings; train it again"
+            )
 
 
 def _rank(

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from pipeline.artifacts import GENERATOR_COLUMN, METRICS, RESULT_COLUMNS
+from pipeline.artifacts import GENERATOR_COLUMN, JUDGE_COLUMN, METRICS, RESULT_COLUMNS, is_standard
 
 CONFIDENCE = 0.95
 INTERVALS = (
@@ -23,6 +23,7 @@ def summarise(rows: pd.DataFrame) -> Summary:
     A metric has the mean over seeds, sd, and low and high, the mean's 95 % interval (Student's t). Arms other
     than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same percent,
     paired by seed, and recovered, the gain as a share of the gap between "standard" and 100 % real images.
+    Where there are several judges, a cell has judge too, and an arm's "standard" is that of its own judge.
     All are in percent or points, except recovered, a ratio.
 
     A value is None if it cannot be known: the interval with one seed, and recovered if the gain or the gap is
@@ -33,12 +34,12 @@ def summarise(rows: pd.DataFrame) -> Summary:
             runs (of several worlds, say) are taken together: a pair is then a seed of a run, and intervals
             are about the mean over these runs alone.
     """
-    standard = rows[rows.arm == "standard"]
+    standard = rows[rows.arm.map(is_standard)]
     key = [name for name in ("run", "seed") if name in rows]
     metrics = [
         name
         for name in rows.columns
-        if name in METRICS or name not in (*RESULT_COLUMNS, GENERATOR_COLUMN, *key)
+        if name in METRICS or name not in (*RESULT_COLUMNS, GENERATOR_COLUMN, JUDGE_COLUMN, *key)
     ]
     summary: Summary = {}
     for (arm, train_on, percent), models in rows.groupby(["arm", "train_on", "percent"], sort=False):
@@ -49,6 +50,10 @@ def summarise(rows: pd.DataFrame) -> Summary:
         }
         generators = set(models[GENERATOR_COLUMN].dropna()) - {""} if GENERATOR_COLUMN in models else set()
         cell[GENERATOR_COLUMN] = generators.pop() if len(generators) == 1 else None
+        alone = standard
+        if JUDGE_COLUMN in rows:
+            cell[JUDGE_COLUMN] = str(models[JUDGE_COLUMN].iloc[0])
+            alone = standard[standard[JUDGE_COLUMN] == cell[JUDGE_COLUMN]]
         for metric in metrics:
             values = models.set_index(key)[metric].dropna()
             mean, low, high = interval(values)
@@ -58,9 +63,9 @@ def summarise(rows: pd.DataFrame) -> Summary:
                 "low": low,
                 "high": high,
             }
-            if arm != "standard":
-                reference = standard[standard.percent == percent].set_index(key)[metric]
-                full = standard[standard.percent == 100].set_index(key)[metric]
+            if not is_standard(str(arm)):
+                reference = alone[alone.percent == percent].set_index(key)[metric]
+                full = alone[alone.percent == 100].set_index(key)[metric]
                 numbers |= _gain(values, reference, full)
             cell[metric] = {name: None if x is None else round(float(x), 3) for name, x in numbers.items()}
         summary.setdefault(str(arm), {}).setdefault(str(train_on), {})[str(percent)] = cell

@@ -24,7 +24,7 @@ from benchmarks.openpose import save_random_model
 from generator.data import encode_views
 from pipeline import check
 from pipeline.datasets.images import read_image
-from pipeline.params import ImportSettings, Params, load_params
+from pipeline.params import ImportSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared.imagpose import load_base_model
 from tests import REPOSITORY
@@ -366,6 +366,25 @@ def test_resnet_file(params: Params, tmp_path: Path) -> None:
     ):
         (sentence,) = sentences(tmp_path / name)
         assert sentence.startswith(f"reid.weights names {tmp_path / name}, {why}") and "\n" not in sentence
+
+
+def test_judges_are_made_before_any_work_starts(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "osnet.pth").write_text("no weights")
+    judges = {
+        "good": {"backbone": "timm:vit_tiny_patch16_224", "backbone_options": {"depth": 1}},
+        "typo": {"backbone": "torchreid:osnet_1_0"},
+        "size": {"backbone": "torchvision:vit_b_16"},
+        "file": {"backbone": "torchreid:osnet_x0_25", "weights": str(tmp_path / "osnet.pth")},
+    }
+    entries = {name: JudgeSettings.model_validate(judge) for name, judge in judges.items()}
+    sentences = check.problems(params.model_copy(update={"judges": entries}))
+    starts = (
+        "judges.typo.backbone is torchreid:osnet_1_0, but torchreid has no osnet_1_0; near are osnet_x1_0",
+        "judges.size.backbone is torchvision:vit_b_16, which does not take images of height 96",
+        f"judges.file.weights names {tmp_path / 'osnet.pth'}, which is not a state dict of torchreid's",
+    )
+    for sentence, start in zip(sentences, starts, strict=True):
+        assert sentence.startswith(start) and "\n" not in sentence
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pipeline import cross as stage
 from pipeline import table4
 from pipeline.artifacts import CROSS, INDEX, REID_MODELS, REID_RESULTS, read_index
 from pipeline.datasets.market1501 import index_dataset
-from pipeline.params import IndexSettings, Params, load_params
+from pipeline.params import IndexSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared import reid_models
 from pipeline.shared.reid_models import ImageSet
@@ -93,6 +93,24 @@ def test_a_known_result_is_read_again_and_belongs_to_its_weights(
     assert (after.mAP_other != before.mAP_other).tolist() == [False, False, True]
     plain = params.model_copy(update={"reid": params.reid.model_copy(update={"rerank": False})})
     assert "mAP_rerank_other" not in stage.evaluate_all("other", plain)[0]
+
+
+def test_models_of_another_judge_see_the_images_at_its_size(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stage.evaluate_all("other", params)[0]
+    wide = JudgeSettings.model_validate({"height": 96, "width": 48})
+    params = params.model_copy(update={"judges": {"wide": wide}})
+    for percent in (20, 100):
+        path = REID_MODELS / f"standard@wide/{percent}-0.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_model(BoT(params.reid_of("standard@wide"), 5), path)
+    after = stage.evaluate_all("other", params)[0]
+    assert after.arm.tolist() == ["standard"] * 2 + ["imagpose"] + ["standard@wide"] * 2
+    pd.testing.assert_frame_equal(after[:3], before)
+    stale = params.model_copy(update={"judges": {"wide": wide.model_copy(update={"height": 64})}})
+    with pytest.raises(ValueError, match=r"was trained with height 96, which is 64 in the present settings"):
+        stage.evaluate_all("other", stale)
 
 
 def test_files_that_are_not_used_are_listed(

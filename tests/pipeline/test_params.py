@@ -113,6 +113,7 @@ def test_an_arm_has_defaults_for_all_that_is_not_special_about_it() -> None:
         "rate": 0.4,
         "ratio": None,
         "repeat_real": False,
+        "judge": None,
     }
     assert {name: params.train_on(name) for name in ("standard", *params.arms)} == {
         "standard": "none",
@@ -250,6 +251,54 @@ def test_a_control_needs_images_that_say_their_sources() -> None:
     }
     (line,) = refusal(changed(changes))
     assert line.startswith("arms.pidm.repeat_real is true; expected false with generator pidm")
+
+
+OSNET = {"backbone": "torchreid:osnet_x0_25", "milestones": [50, 90], "triplet_margin": None}
+
+
+def test_a_judge_is_the_section_reid_with_settings_of_its_own() -> None:
+    arm = {"generator": "all", "judge": "osnet"}
+    params = parse_params(changed({"judges": {"osnet": OSNET}, "arms.imagpose_osnet": arm}))
+    osnet = params.reid_of("imagpose_osnet")
+    assert (osnet.backbone, osnet.milestones, osnet.triplet_margin) == (
+        "torchreid:osnet_x0_25",
+        (50, 90),
+        None,
+    )
+    assert osnet == params.reid_of("standard@osnet")
+    own = OSNET | {"milestones": (50, 90)}
+    assert osnet.model_dump() == params.reid.model_dump() | own
+    assert params.reid_of("imagpose") == params.reid_of("standard") == params.reid
+    assert params.all_arms == ["standard", "imagpose", "standard@osnet", "imagpose_osnet"]
+    assert params.percents_of("standard@osnet") == [20, 40, 60, 80, 100]
+    # What a replication writes into params.yaml are the given settings alone
+    assert params.model_dump(mode="json", exclude_unset=True)["judges"] == {"osnet": OSNET}
+
+
+@pytest.mark.parametrize(
+    ("judge", "sentence"),
+    [
+        ({"height": "x"}, "judges.osnet.height is 'x'; "),
+        ({"height": None}, "judges.osnet.height is None; "),
+        ({"learning_rate": 7.0}, "judges.osnet.learning_rate is 7.0; "),
+        ({"milestones": [3, "a"]}, "judges.osnet.milestones[1] is 'a'; "),
+        ({"seeds": [1]}, "judges.osnet.seeds is no setting; the settings here are backbone, "),
+        ({"evaluate_on": "test"}, "judges.osnet.evaluate_on is no setting; "),
+        ({"padding": 100}, "judges.osnet.padding is 100; expected less than 48"),
+        ({"backbone": "osnet"}, "judges.osnet.backbone is 'osnet'; expected resnet10, "),
+        ({"backbone": "given"}, "judges.osnet.backbone is given; expected resnet10 or resnet50"),
+    ],
+)
+def test_a_bad_setting_of_a_judge_is_named(judge: dict[str, Any], sentence: str) -> None:
+    (line,) = refusal(changed({"judges": {"osnet": judge}}))
+    assert line.startswith(sentence)
+
+
+def test_an_arm_names_a_judge_that_is_there() -> None:
+    (line,) = refusal(changed({"arms.other": {"generator": "all", "judge": "osnet"}}))
+    assert line == "arms.other.judge is osnet; expected a key of judges (none yet)"
+    (line,) = refusal(changed({"judges": {"reid": {}}}))
+    assert line.startswith("judges.reid: the judge of that name is the section reid")
 
 
 def test_a_name_is_an_import_or_a_filter() -> None:
@@ -409,8 +458,9 @@ def test_a_bad_key_of_the_foundation_is_named(key: str, value: Any, sentence: st
     assert str(caught.value).startswith(f"foundation.yaml: {sentence}")
 
 
-def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters() -> None:
-    text = (REPOSITORY / "docs" / "arms.md").read_text()
+@pytest.mark.parametrize("page", ["arms.md", "judges.md"])
+def test_every_recipe_of_the_docs_can_be_put_into_the_shipped_parameters(page: str) -> None:
+    text = (REPOSITORY / "docs" / page).read_text()
     recipes = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
     assert recipes
     values = copy.deepcopy(VALUES)

@@ -54,6 +54,52 @@ def test_a_case_done_by_hand() -> None:
     assert cell["mAP"]["gain"] == pytest.approx(10.667 / 2, abs=1e-3)
 
 
+JUDGES = pd.concat(
+    [
+        ROWS.assign(judge="reid"),
+        models("standard@osnet", "none", 20, [20.0, 22.0, 24.0], judge="osnet"),
+        models("standard@osnet", "none", 100, [60.0, 62.0, 64.0], judge="osnet"),
+        models("imagpose_osnet", "all", 20, [40.0, 42.0, 45.0], judge="osnet"),
+    ]
+)
+
+
+def test_an_arm_is_compared_with_real_images_under_its_own_judge() -> None:
+    summary, alone = summarise(JUDGES), summarise(ROWS)
+    cell = summary["imagpose_osnet"]["all"]["20"]
+    assert cell["judge"] == "osnet"
+    assert cell["rank1"]["gain"] == pytest.approx(61 / 3, abs=1e-3)
+    assert cell["rank1"]["recovered"] == pytest.approx(61 / 3 / 40, abs=1e-3)
+    for arm, by_source in alone.items():  # another judge changes nothing but says whose the rows are
+        for source, cells in by_source.items():
+            for percent, numbers in cells.items():
+                assert summary[arm][source][percent] == numbers | {"judge": "reid"}
+
+
+def test_the_judge_is_a_column_where_there_are_several() -> None:
+    text = stage.render(summarise(JUDGES), "x")
+    assert "| arm            | generator saw | judge |" in text
+    assert "| 20 %  | imagpose_osnet | all           | osnet |" in text
+    assert "judge" not in stage.render(summarise(ROWS), "x")
+    assert stage.headline(summarise(JUDGES))["standard@osnet"] == {"rank1_100": 62.0, "mAP_100": 31.0}
+
+
+def test_the_figure_has_a_row_for_each_judge() -> None:
+    figure = stage.draw(summarise(JUDGES), "x")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[0] == "x: rank-1 under reid" and titles[3] == "x: rank-1 under osnet"
+    bars = [len([c for c in axis.containers if isinstance(c, BarContainer)]) for axis in figure.axes]
+    assert bars[0] == bars[3] == 2
+    (left, _) = figure.legends
+    assert [text.get_text() for text in left.get_texts()] == [
+        "standard (judge: reid)",
+        "imagpose (generator saw: all, judge: reid)",
+        "standard@osnet (judge: osnet)",
+        "imagpose_osnet (generator saw: all, judge: osnet)",
+        "100 % real images",
+    ]
+
+
 def test_intervals_agree_with_the_library() -> None:
     rng = np.random.default_rng(0)
     standard, imagpose = rng.normal(50, 3, 7), rng.normal(55, 3, 7)

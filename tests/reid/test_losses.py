@@ -43,6 +43,15 @@ def test_triplet_is_torchreids(batch, margin):
     torch.testing.assert_close(gradient(ours, features), gradient(theirs, features))
 
 
+def test_the_soft_margin_is_torchs(batch):
+    """TransReID's triplet loss without a margin is SoftMarginLoss of the difference of the distances."""
+    features, labels = batch
+    margin = 100.0  # no triplet is satisfied: its loss is the difference itself
+    difference = batch_hard_triplet(features, labels, margin) - margin
+    theirs = torch.nn.SoftMarginLoss(reduction="none")(-difference, torch.ones(20))
+    torch.testing.assert_close(batch_hard_triplet(features, labels, None), theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_triplet_is_the_definition(batch):
     features, labels = batch
     losses = batch_hard_triplet(features, labels, 0.3)

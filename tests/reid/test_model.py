@@ -6,6 +6,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from reid.data import normalise
 from reid.model import BoT, load_model, save_model
 
 
@@ -159,15 +160,41 @@ def test_a_model_is_read_as_it_was_written(small, tmp_path, neck):
     images = torch.randn(8, 3, 64, 32)
     model(images)  # moves the running means
     save_model(model, tmp_path / "model.safetensors")
-    again = load_model(tmp_path / "model.safetensors", small(mixed_precision="no", bnneck=neck))
-    assert not again.training
+    again = load_model(tmp_path / "model.safetensors")
+    assert not again.training and again.settings == model.settings
     torch.testing.assert_close(again(images), model.eval()(images), atol=1e-6, rtol=1e-6)
 
 
-def test_a_model_of_other_settings_is_refused(small, tmp_path):
-    save_model(BoT(small(), 7), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="holds no resnet10 with 16 channels"):
-        load_model(tmp_path / "model.safetensors", small(channels=16))
-    (tmp_path / "model.safetensors").write_bytes(b"torn")
+def test_a_saved_model_needs_no_pretrained_weights(bot, imagenet, tmp_path):
+    pretrained = tmp_path / "resnet50.safetensors"
+    save_file(imagenet.state_dict(), pretrained)
+    save_model(BoT(bot(weights=str(pretrained)), 7), tmp_path / "model.safetensors")
+    pretrained.unlink()
+    assert load_model(tmp_path / "model.safetensors").classifier.out_features == 7
+
+
+def test_the_test_feature_is_that_of_the_settings(small):
+    images = torch.randint(0, 256, (4, 64, 32, 3), dtype=torch.uint8)
+    torch.manual_seed(0)
+    model = BoT(small(mixed_precision="no"), 5).train()
+    model(torch.randn(8, 3, 64, 32))
+    model.eval()
+    before, after = (torch.nn.functional.normalize(feature) for feature in model(normalise(images)))
+    assert torch.equal(model.embed(images), after) and not torch.equal(before, after)
+    model.settings = small(mixed_precision="no", test_feature="before")
+    assert torch.equal(model.embed(images), before)
+
+
+def test_files_that_hold_no_model_are_refused(small, tmp_path):
+    weights, settings = tmp_path / "model.safetensors", tmp_path / "model.json"
+    save_model(BoT(small(), 7), weights)
+    settings.write_text(settings.read_text().replace('"channels": 8', '"channels": 16'))
+    with pytest.raises(ValueError, match=r"model.safetensors and model.json do not hold one re-ID model"):
+        load_model(weights)
+    save_model(BoT(small(), 7), weights)
+    weights.write_bytes(b"torn")
     with pytest.raises(ValueError, match="train it again"):
-        load_model(tmp_path / "model.safetensors", small())
+        load_model(weights)
+    settings.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model.json is missing; a saved re-ID model has two files"):
+        load_model(weights)

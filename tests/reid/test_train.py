@@ -8,7 +8,7 @@ from pipeline.runtime.checkpoints import Checkpoints
 from reid.evaluate import distances, evaluate, features
 from reid.model import BoT
 from reid.settings import Mix
-from reid.train import learning_rate, train
+from reid.train import learning_rate, make_optimizer, train
 
 N_IDENTITIES, N_IMAGES = 8, 10
 
@@ -55,6 +55,21 @@ def differ(model, other):
     return not torch.equal(model.classifier.weight, other.classifier.weight)
 
 
+class Logged:
+    """Checkpoints that only remember the model's weights."""
+
+    def __init__(self):
+        self.states = {}
+
+    def load(self, **parts):
+        return 0
+
+    def save(self, done, **parts):
+        self.states[done] = {
+            name: tensor.detach().clone() for name, tensor in parts["model"].state_dict().items()
+        }
+
+
 # --- schedule -----------------------------------------------------------------------------------------------
 
 
@@ -86,6 +101,57 @@ def test_schedule_scales_with_the_iterations(bot):
 
 def test_schedule_without_warmup(bot):
     assert learning_rate(0, bot(warmup_epochs=0)) == 3.5e-4
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.002])
+def test_the_cosine_is_torchs(bot, floor):
+    settings = bot(
+        iterations=240, schedule="cosine", cosine_floor=floor, warmup_epochs=0, milestones=(10,), epochs=120
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120, floor * settings.learning_rate)
+    for epoch in range(120):
+        assert learning_rate(2 * epoch, settings) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_the_steps_are_torchs(bot):
+    settings = bot(iterations=120, warmup_epochs=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.gamma)
+    for epoch in range(1, 120):  # torch counts epochs that are done, reid-strong-baseline that which begins
+        optimizer.step()
+        theirs.step()
+        assert learning_rate(epoch - 1, settings) == pytest.approx(theirs.get_last_lr()[0])
+
+
+def test_the_warm_up_scales_a_cosine_as_it_scales_steps(bot):
+    cosine = bot(schedule="cosine", iterations=120)
+    assert learning_rate(0, cosine) == pytest.approx(3.5e-4 * 0.109)
+    without = bot(schedule="cosine", iterations=120, warmup_epochs=0)
+    assert learning_rate(9, cosine) == learning_rate(9, without) > learning_rate(60, cosine)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("adam", lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)),
+        ("amsgrad", lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1, amsgrad=True)),
+        ("adamw", lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+        ("sgd", lambda p: torch.optim.SGD(p, 0.01, momentum=0.8, weight_decay=0.1)),
+    ],
+)
+def test_optimizers_are_torchs(bot, name, theirs):
+    settings = bot(optimizer=name, learning_rate=0.01, weight_decay=0.1, momentum=0.8)
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)]
+    optimizers = make_optimizer(weights[:1], settings), theirs(weights[1:])
+    for step in range(4):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            optimizer.zero_grad()
+            ((weight - step) ** 2).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(*weights)
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -193,6 +259,11 @@ def test_centers_move_at_their_own_rate(small):
         {"weight_decay": 0.0},
         {"warmup_epochs": 0},
         {"mixed_precision": "no"},
+        {"schedule": "cosine"},
+        {"optimizer": "amsgrad"},
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd"},
+        {"triplet_margin": None},
     ],
 )
 def test_every_trick_is_in_the_loop(small, change):
@@ -214,6 +285,49 @@ def test_the_model_comes_back_ready_for_evaluation(small):
     model = train(IMAGES, PIDS, REAL, small(iterations=1), 0)
     assert isinstance(model, BoT)
     assert not model.training
+
+
+def test_a_frozen_backbone_learns_nothing_until_its_epoch(small):
+    """6 of 12 epochs are 3 of 6 iterations; a run of so many ends frozen."""
+    settings = small(iterations=6, epochs=12, warmup_epochs=0, frozen_epochs=6)
+    logged = Logged()
+    trained = train(IMAGES, PIDS, REAL, settings, 0, checkpoints=logged, checkpoint_every=1)
+    body = {done: state["backbone.0.embedder.convolution.weight"] for done, state in logged.states.items()}
+    means = {
+        done: state["backbone.0.embedder.normalization.running_mean"] for done, state in logged.states.items()
+    }
+    heads = {done: state["classifier.weight"] for done, state in logged.states.items()}
+    assert torch.equal(body[1], body[3]) and torch.equal(means[1], means[3])
+    assert not torch.equal(heads[1], heads[3])
+    assert not torch.equal(body[3], body[4]) and not torch.equal(means[3], means[4])
+    assert all(parameter.requires_grad for parameter in trained.backbone.parameters())
+
+
+@pytest.mark.parametrize("frozen_epochs", [0, 6])
+def test_what_a_backbone_keeps_fixed_stays_fixed(small, frozen_epochs):
+    """Such as the position embeddings of some vision transformers."""
+    made = BoT(small(), 1)
+    fixed = made.backbone[0].embedder.convolution.weight
+    before = fixed.requires_grad_(False).clone()
+    settings = small(backbone="given", iterations=4, epochs=12, warmup_epochs=0, frozen_epochs=frozen_epochs)
+    train(IMAGES, PIDS, REAL, settings, 0, backbone=(made.backbone, made.dimension))
+    assert torch.equal(fixed, before) and not fixed.requires_grad
+
+
+@pytest.mark.parametrize("killed_after", [2, 4])
+def test_a_run_that_was_killed_continues_frozen_or_not(small, tmp_path, killed_after):
+    settings = small(iterations=6, epochs=12, warmup_epochs=0, frozen_epochs=6)
+
+    def kill(done, values):
+        if done == killed_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            IMAGES, PIDS, REAL, settings, 0, checkpoints=Checkpoints(tmp_path), checkpoint_every=1, log=kill
+        )
+    resumed = train(IMAGES, PIDS, REAL, settings, 0, checkpoints=Checkpoints(tmp_path), checkpoint_every=1)
+    assert_same(resumed, train(IMAGES, PIDS, REAL, settings, 0))
 
 
 def test_divergence_stops_with_one_sentence(small):

@@ -197,6 +197,43 @@ def test_arms_are_compared_with_the_first_one():
     ]
 
 
+def test_gains_are_over_real_images_under_the_own_judge():
+    """The arms gain 1 and 10 points over standards 40 apart, and are not compared with each other."""
+    rows = pd.DataFrame(
+        {
+            "world": world,
+            "arm": arm,
+            "train_on": "none" if gain == 0 else "all",
+            "percent": 20,
+            "seed": seed,
+            "n_real": 1,
+            "n_synthetic": 0,
+            "iterations": 1,
+            "rank1": standard + gain + seed,
+            "mAP": 0.0,
+            "mINP": 0.0,
+            "judge": judge,
+        }
+        for world in (0, 1)
+        for judge, arm, standard, gain in (
+            ("reid", "standard", 20.0, 0),
+            ("reid", "new", 20.0, 1),
+            ("osnet", "standard@osnet", 60.0, 0),
+            ("osnet", "new_osnet", 60.0, 10),
+        )
+        for seed in range(3)
+    )
+    experiment = settings({}, {}).model_copy(update={"pooled": True})
+    run = experiment.runs[0].model_copy(update={"columns": {"world": 0}})
+    text = gains(rows, experiment.model_copy(update={"runs": [run]}))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert [row[:8] for row in cells if row[0] == "all" and row[2].startswith("new")] == [
+        ["all", "20 %", "new", "all", "reid", "6", "22.0 ± 1.1", "+1.0 ± 0.0"],
+        ["all", "20 %", "new_osnet", "all", "osnet", "6", "71.0 ± 1.1", "+10.0 ± 0.0"],
+    ]
+    assert "Arms against each other" not in text
+
+
 @pytest.mark.slow
 def test_scores_of_a_run_with_a_profile_of_its_own_stand_beside_the_rows(repository, tmp_path):
     (repository / "experiments/scores").mkdir(parents=True)
