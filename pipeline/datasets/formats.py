@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.datasets import deepfashion, market1501
-from pipeline.params import IndexSettings
+from pipeline.datasets import deepfashion, market1501, msmt17, table
+from pipeline.datasets.listing import Listing
 
 
 class Format(Protocol):
@@ -21,21 +21,23 @@ class Format(Protocol):
 
     Attributes:
         NAME: What the format is called in sentences.
-        FOLDERS: Split -> the names that its folder of images may have.
         KEYPOINT_FILES: Files of keypoints in the root, for the setting poses.source annotations.
     """
 
     @property
     def NAME(self) -> str: ...  # noqa: D102
     @property
-    def FOLDERS(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
-    @property
     def KEYPOINT_FILES(self) -> Sequence[str]: ...  # noqa: D102
 
-    def index_dataset(
-        self, root: Path, settings: IndexSettings
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """Return the images, the rejected files and the leaks, as `market1501.index_dataset` does."""
+    def list_images(self, root: Path) -> Listing:
+        """List the files of a data set by their names and lists alone, in a few seconds.
+
+        Raises:
+            ValueError: A folder or a list is missing, or a list is not of its form.
+        """
+
+    def warnings(self, root: Path, images: pd.DataFrame) -> list[str]:
+        """Return sentences on what other programs would misread of the indexed images; they stay in use."""
 
     def read_annotations(
         self, root: Path, images: Sequence[str], sizes: NDArray[np.integer]
@@ -43,4 +45,6 @@ class Format(Protocol):
         """Return keypoints [N, 18, 3] in pixels of the images, whose (width, height) are `sizes` [N, 2]."""
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType({"market1501": market1501, "deepfashion": deepfashion})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {"market1501": market1501, "msmt17": msmt17, "table": table, "deepfashion": deepfashion}
+)
