@@ -4,8 +4,9 @@ A stage that needs another one's output imports it from here, and never from tha
 the project's folder; `percent` is always the whole share of the real training images, such as 20.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,9 @@ INDEX = Path("data/index.csv")
 INDEX_COLUMNS = {
     "image": str,  # path relative to the root of the data set, with forward slashes
     "split": str,  # train, query, gallery, val_query or val_gallery
-    "pid": int,  # identity; in the gallery also 0 (distractor) and -1 (junk)
-    "camid": int,
-    "sequence": int,
-    "frame": int,
-    "box": int,
-    "width": int,  # pixels
+    "pid": int,  # identity, from 1; in the gallery also 0 (distractor) and -1 (junk)
+    "camid": int,  # -1 where no camera is known (`reid.cameras.NO_CAMERA`)
+    "width": int,  # pixels; between camid and width a format has columns of its own
     "height": int,
     "md5": str,
 }
@@ -39,7 +37,7 @@ DATA_SUMMARY = Path("reports/data.json")
 
 
 def read_index() -> pd.DataFrame:
-    """Read data/index.csv, with the columns `INDEX_COLUMNS`."""
+    """Read data/index.csv, with the columns `INDEX_COLUMNS` and those of the data set's format."""
     return read_csv(INDEX, INDEX_COLUMNS, "index")
 
 
@@ -56,22 +54,27 @@ def to_keypoints(table: pd.DataFrame, images: Sequence[str]) -> NDArray[np.float
     return values.reshape(len(images), len(KEYPOINT_NAMES), 3)
 
 
+def read_pose_table() -> pd.DataFrame:
+    """Read data/poses.csv, with the columns `POSE_COLUMNS`."""
+    return read_csv(POSES, POSE_COLUMNS, "poses")
+
+
 def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
     """Read the keypoints of `images` from data/poses.csv.
 
     Returns:
         [N, 18, 3] x, y in pixels of an image of dataset.height x dataset.width, and score (0: not visible).
     """
-    return to_keypoints(read_csv(POSES, POSE_COLUMNS, "poses"), images)
+    return to_keypoints(read_pose_table(), images)
 
 
 # --- subset, plan -------------------------------------------------------------------------------------------
 SUBSETS = Path("data/subsets")  # <percent>.csv, and 100.csv with all training images
 PLANS = Path("data/plans")  # <percent>.csv
 PLAN_COLUMNS = {
-    "name": str,  # file name of the synthetic image: that of its first source and a counter
+    "name": str,  # file name of the synthetic image: `speaking_stem` of its first source and a counter
     "pid": int,
-    "camid": int,  # that of the first source, as the name says
+    "camid": int,  # that of the first source
     "sources": str,  # 1 to 3 images of the identity, joined by |
     "pose": str,  # image whose keypoints are the target pose
     "joint": int,  # rows of one joint image are adjacent and share identity and sources
@@ -139,7 +142,7 @@ QUERY_COLUMNS = {  # one row per model and query
     "seed": int,
     "query": str,  # image
     "ap": float,  # percent; empty where nothing can be found
-    "top": str,  # the best gallery images, best first, separated by spaces
+    "top": str,  # the best gallery images, best first, as `join_images` joins them
 }
 REID_MODELS = Path("models/reid")
 
@@ -152,6 +155,16 @@ def standard_of(judge: str | None) -> str:
 def is_standard(arm: str) -> bool:
     """Tell whether an arm has real images only; no recipe of params.yaml can have such a name."""
     return arm.partition("@")[0] == "standard"
+
+
+def join_images(images: Iterable[str]) -> str:
+    """Join images by spaces; those in their names become %20, and percent signs %25."""
+    return " ".join(image.replace("%", "%25").replace(" ", "%20") for image in images)
+
+
+def split_images(text: str) -> list[str]:
+    """Return the images that `join_images` joined."""
+    return [unquote(image) for image in text.split()]
 
 
 def reid_stage(arm: str) -> str:

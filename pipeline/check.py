@@ -25,10 +25,11 @@ from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.model_files import read_json
 from generator.scheduler import load_scheduler
 from pipeline.artifacts import CHECKED, WORLD
-from pipeline.datasets.formats import FORMATS, Format
+from pipeline.datasets.formats import FORMATS
+from pipeline.datasets.listing import Listing, refuse_empty_splits
 from pipeline.import_images import list_folder
 from pipeline.keypoints.sources import check_source
-from pipeline.params import Params, ReidSection, load_params, with_keys
+from pipeline.params import CrossSettings, DatasetSettings, Params, ReidSection, load_params, with_keys
 from pipeline.runtime.checkpoints import KEEP
 from pipeline.runtime.launch import count_processes
 from pipeline.runtime.outputs import atomic
@@ -74,9 +75,9 @@ def problems(params: Params) -> list[str]:
     mistakes = Mistakes()
     check_links(params, mistakes)
     mistakes.look(check_dataset, params)
-    for name, root in params.cross_datasets.items():
-        if root != WORLD:
-            mistakes.look(check_images, f"cross_datasets.{name}", root, FORMATS["market1501"])
+    for name, other in params.cross_datasets.items():
+        if other.root != WORLD:
+            mistakes.look(list_images, f"cross_datasets.{name}", other)
     mistakes.look(check_poses, params)
     models = load_models(params, mistakes)
     check_scores(params, mistakes)
@@ -104,7 +105,7 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
         "generator.base": params.generator.base,
         "generator.image_encoder": params.generator.image_encoder,
         **{f"imports.{name}.folder": settings.folder for name, settings in params.imports.items()},
-        **{f"cross_datasets.{name}": root for name, root in params.cross_datasets.items()},
+        **{f"cross_datasets.{name}.root": other.root for name, other in params.cross_datasets.items()},
     }
     for key, folder in folders.items():
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
@@ -116,9 +117,9 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
 
 
 def check_dataset(params: Params) -> None:
-    """Raise a ValueError unless the data set has the folders of its format."""
+    """Raise a ValueError unless the data set has the images of its format."""
     if params.dataset.root != WORLD:
-        check_images("dataset.root", params.dataset.root, FORMATS[params.dataset.format])
+        list_images("dataset", params.dataset)
 
 
 def check_poses(params: Params) -> None:
@@ -133,19 +134,18 @@ def check_poses(params: Params) -> None:
         )
 
 
-def check_images(key: str, root: Path, form: Format) -> None:
-    """Raise a ValueError unless `root`, which `key` names, has the folders of a format, each with images."""
-    folders, layout = list(form.FOLDERS.values()), form.NAME
-    rows = [" or ".join(f"{name}/" for name in names) for names in folders]
-    for names, row in zip(folders, rows, strict=True):
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
-        if folder is None:
-            raise ValueError(
-                f"{key} is {root}, where {row} is missing; expected a folder in {layout} format "
-                f"with {', '.join(rows)}"
-            )
-        if next(folder.glob("*.jpg"), None) is None:
-            raise ValueError(f"{folder} holds no .jpg file; expected the images of {layout}")
+def list_images(key: str, dataset: DatasetSettings | CrossSettings) -> Listing:
+    """List a data set, which `key` names, as the stage `index` does; no image is opened.
+
+    Raises:
+        ValueError: It cannot be read in its format, or a split has no image.
+    """
+    try:
+        listing = FORMATS[dataset.format].list_images(dataset.root)
+        refuse_empty_splits(listing)
+    except ValueError as error:
+        raise ValueError(f"{key}.root is {dataset.root} ({key}.format {dataset.format}): {error}") from None
+    return listing
 
 
 def load_models(params: Params, mistakes: Mistakes) -> Models | None:
@@ -276,8 +276,7 @@ def check_memory(params: Params, models: Models) -> None:
     if root == WORLD and world is not None:
         count = world.train_identities * world.images_per_identity
     else:
-        folders = (root / name for name in FORMATS[params.dataset.format].FOLDERS["train"])
-        count = sum(1 for _ in next(folder for folder in folders if folder.is_dir()).glob("*.jpg"))
+        count = int((list_images("dataset", params.dataset).images.split == "train").sum())
     views = count * view * (2 if settings.train.flip else 1)
 
     state = _BYTES * _STATES * parameters(models.denoiser)

@@ -1,7 +1,7 @@
 """Stage `cross`: test every trained re-ID model on the people of another data set.
 
-Reads models/reid/<arm>/*.safetensors and a folder in Market-1501 format, an entry of cross_datasets in
-params.yaml. Writes data/reid/cross/<name>.csv, one row per model, which `table4` shows as further columns;
+Reads models/reid/<arm>/*.safetensors and a folder in any format, an entry of cross_datasets in params.yaml.
+Writes data/reid/cross/<name>.csv, one row per model, which `table4` shows as further columns;
 <name>.rejected.csv, the files of the folder that are not used, and why; and <name>.leaked.csv, training
 images that are among its test images.
 """
@@ -11,7 +11,7 @@ import sys
 import pandas as pd
 
 from pipeline.artifacts import CROSS, REID_MODELS, read_index, reid_weights
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import write_csv
@@ -37,8 +37,8 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
         ValueError: The folder of the data set cannot be used.
     """
     # Its query and gallery, without copies between its own training and test set: nobody trains on it.
-    root = params.cross_datasets[name]
-    index, rejected, _ = index_dataset(root, IndexSettings(validation_identities=0, seed=0))
+    other, no_validation = params.cross_datasets[name], IndexSettings(validation_identities=0, seed=0)
+    index, rejected, _ = index_dataset(other.format, other.root, no_validation)
     sets = [index[index.split == split] for split in ("query", "gallery")]
 
     # Images on which our models were trained, byte for byte.
@@ -62,7 +62,8 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
         if size != (settings.height, settings.width):  # arms of one judge, and so of one size, are neighbours
             size = settings.height, settings.width
             query, gallery = (
-                ImageSet.read(table, [root / image for image in table.image], settings) for table in sets
+                ImageSet.read(table, [other.root / image for image in table.image], settings)
+                for table in sets
             )
         weights = REID_MODELS / arm / reid_weights(percent, seed)
         if not weights.is_file():

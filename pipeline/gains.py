@@ -7,7 +7,8 @@ No model was trained on the people of the test, so a query has no number of real
 can be told apart. On the side of training: the size of the subset (`subset_size`, real images per training
 identity). On the side of the test: from which camera a query is to be found in which (`camera_pair`), among
 how many right gallery images (`gallery_images`), in how many cameras (`gallery_cameras`), and how far from
-its own pose (`pose_distance`). Gallery images of the query's identity from other cameras are "right".
+its own pose (`pose_distance`). "Right" gallery images are the query's matches (`reid.cameras`): images of its
+identity from other cameras, or any others where no cameras are known. Such data sets have no camera pairs.
 """
 
 import re
@@ -38,6 +39,7 @@ from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.statistics import CONFIDENCE
+from reid.cameras import NO_CAMERA, comparable_cameras, count_cameras
 
 QUESTIONS = ("subset_size", "camera_pair", "gallery_images", "gallery_cameras", "pose_distance")
 _BINS = 4  # groups of about equally many queries
@@ -89,13 +91,14 @@ def describe_queries(index: pd.DataFrame, prefix: str, height: int) -> pd.DataFr
     gallery = index[index.split == f"{prefix}gallery"].reset_index(drop=True)
     poses, gallery_poses = read_poses(queries.image.tolist()), read_poses(gallery.image.tolist())
     rows_of = gallery.groupby("pid").indices  # pid -> rows of the gallery
+    query_cameras, gallery_cameras = comparable_cameras(queries.camid.to_numpy(), gallery.camid.to_numpy())
     rows = []
-    for pose, query in zip(poses, queries.itertuples(), strict=True):
+    for pose, camera, query in zip(poses, query_cameras, queries.itertuples(), strict=True):
         same_pid = rows_of.get(query.pid, np.empty(0, np.int64))
-        right = same_pid[gallery.camid.to_numpy()[same_pid] != query.camid]
+        right = same_pid[gallery_cameras[same_pid] != camera]
         if len(right):
             distance = pose_distance(pose, gallery_poses[right], height).mean()
-            cameras = gallery.camid[right].nunique()
+            cameras = count_cameras(gallery.camid.to_numpy()[right])
             rows.append((query.image, query.pid, query.camid, len(right), cameras, 100 * distance / height))
     columns = ["query", "pid", "camid", "gallery_images", "gallery_cameras", "pose_distance"]
     return pd.DataFrame(rows, columns=columns).set_index("query")
@@ -179,17 +182,18 @@ def ask(both: pd.DataFrame, queries: pd.DataFrame, images_per_identity: float) -
     ap = both.ap_standard, both.ap_augmented, queries.pid
 
     # One table of gains per camera of the gallery; a group is a camera of the query and this one.
-    cameras = [name[len("ap_c")] for name in map(str, both) if re.fullmatch(r"ap_c\d_standard", name)]
+    cameras = [match[1] for name in map(str, both) if (match := re.fullmatch(r"ap_c(\d+)_standard", name))]
+    from_camera = queries.camid.astype(str).where(queries.camid != NO_CAMERA)
     pairs = [
         gain_by(
-            queries.camid.astype(str) + f"-{camera}",
+            from_camera + f"-{camera}",
             queries.camid,
             both[f"ap_c{camera}_standard"],
             both[f"ap_c{camera}_augmented"],
             queries.pid,
         )
         for camera in cameras
-    ]
+    ] or [gain_by(*[queries.camid[:0]] * 5)]  # no camera is known
     size = pd.Series(images_per_identity, both.index)
     gallery_images, distance = queries.gallery_images, queries.pose_distance
     return {
@@ -305,6 +309,10 @@ def _draw_lines(axis: Axes, table: pd.DataFrame, question: str, join: bool = Fal
 
 def _draw_pairs(axis: Axes, pairs: pd.DataFrame) -> None:
     """Draw a matrix of camera pairs, blue where generated images help and red where they harm."""
+    if pairs.empty:
+        axis.axis("off")
+        axis.text(0.5, 0.5, "no camera is known", ha="center", va="center", transform=axis.transAxes)
+        return
     cameras = pairs.group.str.split("-", expand=True).astype(int).set_axis(["query", "gallery"], axis=1)
     matrix = pairs.assign(**cameras).pivot(index="query", columns="gallery", values="gain")
     most = max(1.0, float(np.nanmax(np.abs(matrix.to_numpy()))))

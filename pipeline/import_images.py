@@ -1,7 +1,7 @@
 """Stage `import_images`: take in images that another generator made, for arms of params.yaml.
 
 Reads a folder, an entry of the section imports; writes data/synthetic/<its name>/<percent>/ with the images
-under Market-1501 names, and manifest.csv.
+under names that say identity and camera, and manifest.csv.
 
 The folder has one set of images for all subsets, or a folder per subset named after its percent (20/, 40/,
 ...): images that were made for one subset must not teach another. Who is shown stands in the file names,
@@ -28,15 +28,15 @@ from PIL import Image
 from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index
 from pipeline.datasets.copies import find_copies, hash_images
 from pipeline.datasets.images import read_image
+from pipeline.datasets.names import SUFFIXES, is_clutter, read_name, speaking_stem
 from pipeline.params import load_params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
+from reid.cameras import NO_CAMERA
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _PERCENT = re.compile(r"[1-9]\d?", re.ASCII)  # 20, and not 0020, which may be an identity's folder
-_NAME = re.compile(r"(?P<stem>(?P<pid>\d{4})_c(?P<camid>[1-6])(?!\d)).*", re.ASCII)
-_FULL_NAME = re.compile(r"(?P<stem>\d{4}_c[1-6]s\d+_\d{6}_\d{2})(?P<counter>_g\d{4,})?", re.ASCII)
+_COUNTER = re.compile(r"(?P<stem>.*)(?P<counter>_g\d{4,})", re.ASCII)
 _MOST_XMP = 65_504  # bytes in a JPEG's one segment
 _SHAPE_MARGIN = 1.5  # beyond the narrowest and the widest real image
 _QUALITY = 95  # of JPEGs made of PNGs
@@ -51,7 +51,7 @@ def list_folder(folder: Path, percent: int) -> tuple[Path, pd.DataFrame]:
 
     Returns:
         The folder of the images, and a table of them with the columns file (path in that folder), pid and
-        camid.
+        camid (`NO_CAMERA` where nobody knows).
 
     Raises:
         FileNotFoundError: A folder or a listed image is missing.
@@ -83,34 +83,38 @@ def _by_manifest(manifest: Path) -> pd.DataFrame:
     twice = table.name[table.name.duplicated()]
     if len(twice):
         raise ValueError(f"{manifest}: {twice.iloc[0]} has two rows; leave one")
-    # Training does not look at the camera; a name needs one.
-    camid = table.camid if "camid" in table else 1
-    table = table.assign(file=table.name, camid=camid)[["file", "pid", "camid"]]
-    wrong = table[~table.camid.isin(range(1, 7))]
+    # Training does not look at the camera.
+    texts = table.camid if "camid" in table else pd.Series(NO_CAMERA, table.index)
+    camid = pd.to_numeric(texts.fillna(NO_CAMERA), errors="coerce")
+    wrong = table[(camid % 1 != 0) | (camid < NO_CAMERA)]
     if len(wrong):
-        raise ValueError(f"{manifest}: {wrong.file.iloc[0]} has camid {wrong.camid.iloc[0]}, expected 1 to 6")
-    return table
+        first = wrong.iloc[0]
+        raise ValueError(
+            f"{manifest}: {first['name']} has camid {first.camid}, expected a whole number or nothing"
+        )
+    return table.assign(file=table.name, camid=camid.astype(int))[["file", "pid", "camid"]]
 
 
 def _by_names(folder: Path) -> pd.DataFrame:
     rows = []
     for file in sorted(_visible_files(folder)):
-        if file.suffix.lower() not in _SUFFIXES:
+        if file.suffix.lower() not in SUFFIXES:
             continue
-        match = _NAME.fullmatch(file.name)
-        if match is None:
+        who = read_name(file.name)
+        if who is None:
             raise ValueError(
                 f"{file}: the name does not begin as in Market-1501 (0002_c1...); rename it, or write "
                 f"{folder / MANIFEST} with the columns name and pid"
             )
-        rows.append((file.relative_to(folder).as_posix(), int(match["pid"]), int(match["camid"])))
+        rows.append((file.relative_to(folder).as_posix(), *who))
     return pd.DataFrame(rows, columns=["file", "pid", "camid"])
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files beneath a folder, without hidden ones: macOS leaves a ._x beside every x."""
+    """Yield the files beneath a folder, without clutter: macOS leaves a ._x beside every x."""
     for file in folder.rglob("*"):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+        parts = [file, *file.parents]
+        if file.is_file() and not any(map(is_clutter, parts[: parts.index(folder)])):
             yield file
 
 
@@ -194,20 +198,19 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
 def _names(rows: pd.DataFrame) -> dict[str, str]:
     """Return a name, without suffix, for each file.
 
-    A file that has a full Market-1501 name with a counter keeps it, so that images of several generators can
-    be compared name by name. Any other gets the first free counter behind its stem; stems of files without a
-    full name have sequence 0 and frame 0, which no real image of Market-1501 has.
+    It is the file's `speaking_stem` and a counter. A file that has this form already keeps its name, so that
+    images of several generators can be compared name by name; any other gets the first free counter.
     """
     names: dict[str, str] = {}
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for file, pid, camid in zip(rows.file, rows.pid, rows.camid, strict=True):
-        match = _FULL_NAME.fullmatch(Path(file).stem)
-        is_own = match is not None and match["stem"].startswith(f"{pid:04d}_c{camid}s")
-        stems[file] = match["stem"] if match and is_own else f"{pid:04d}_c{camid}s0_000000_00"
-        if match and is_own and match["counter"] and match[0] not in taken:
-            names[file] = match[0]
-            taken.add(match[0])
+        own = Path(file).stem
+        counted = _COUNTER.fullmatch(own)
+        stems[file] = speaking_stem(f"{counted['stem'] if counted else own}.jpg", pid, camid)
+        if counted and own == stems[file] + counted["counter"] and own not in taken:
+            names[file] = own
+            taken.add(own)
     for file, stem in stems.items():
         if file not in names:
             names[file] = next(name for i in count(1) if (name := f"{stem}_g{i:04d}") not in taken)

@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's r
 TrainOn = Literal["all", "subset"]  # what a generator may see of the real training images
 _TRAIN_ON = get_args(TrainOn)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
-Folder = Annotated[Path, Field(strict=False, description="folder of a data set in Market-1501 format")]
+Format = Literal["market1501", "msmt17", "table", "deepfashion"]  # keys of pipeline/datasets/formats.py
 
 
 class ParamsError(ValueError):
@@ -42,8 +42,9 @@ class DatasetSettings(Settings):
     """The data set that every stage works on."""
 
     name: str = Field(min_length=1, max_length=60, description="what the reports call it")
-    format: Literal["market1501", "deepfashion"] = Field(
-        description="layout of the folder: Market-1501, or DeepFashion with PATN's pairs and keypoints"
+    format: Format = Field(
+        description="layout of the folder: Market-1501's, MSMT17's, any with a table images.csv, or "
+        "DeepFashion's with PATN's pairs and keypoints"
     )
     root: Path = Field(strict=False, description="folder of the data set, in that format")
     height: int = Field(ge=32, le=1024, description="pixels of a view; images of another height are resized")
@@ -60,6 +61,13 @@ class DatasetSettings(Settings):
         if 2 * self.border >= self.width:
             raise ValueError(f"border is {self.border} on each side; expected less than half of {self.width}")
         return self
+
+
+class CrossSettings(Settings):
+    """Another data set, on whose people the re-ID models are tested."""
+
+    root: Path = Field(strict=False, description="folder of the data set")
+    format: Format = Field(default="market1501", description="layout of the folder, as dataset.format")
 
 
 class IndexSettings(Settings):
@@ -333,7 +341,7 @@ class Params(Settings):
     imports: dict[Name, ImportSettings] = Field(description="Images that other generators made, for arms.")
     filters: dict[Name, FilterSettings] = Field(description="Choices among generated images, for arms.")
     arms: dict[Name, ArmSettings] = Field(min_length=1)
-    cross_datasets: dict[Name, Folder] = Field(
+    cross_datasets: dict[Name, CrossSettings] = Field(
         description="Other data sets, whose people every model is tested on too: further columns of Table 4."
     )
     contact_sheets: ContactSheetsSettings
@@ -379,6 +387,13 @@ class Params(Settings):
             )
         if self.dataset.root == WORLD and self.world is None:
             raise ValueError(f"world is null; expected its settings, since dataset.root is {WORLD}")
+        data_sets: dict[str, DatasetSettings | CrossSettings] = {"dataset": self.dataset}
+        data_sets |= {f"cross_datasets.{name}": other for name, other in self.cross_datasets.items()}
+        for key, other in data_sets.items():
+            if other.root == WORLD and other.format != "market1501":
+                raise ValueError(
+                    f"{key}.format is {other.format}; expected market1501, in which {WORLD} is rendered"
+                )
         if self.reid.evaluate_on == "validation" and not self.index.validation_identities:
             raise ValueError(
                 "index.validation_identities is 0; expected some, since reid.evaluate_on is validation"

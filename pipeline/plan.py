@@ -5,14 +5,14 @@ images of its subset alone; of the others it knows only how many they are.
 """
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from common.seeding import make_rng, make_seed
-from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_index, read_poses, read_subset
+from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_index, read_pose_table, read_subset, to_keypoints
+from pipeline.datasets.names import speaking_stem
 from pipeline.params import PlanSettings, load_params
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.stage import command_line, progress, stage_main
@@ -46,10 +46,10 @@ def make_plan(
             f"plan.fill_percent is {settings.fill_percent}; expected more, for the {percent} % subset is no "
             f"image short of that with its {len(subset)}"
         )
-    poses = _usable_poses(subset, visible, percent, settings)
-    images_of = {pid: sorted(images) for pid, images in subset.groupby("pid").image}
+    poses = np.array(_usable_poses(subset, visible, percent, settings))
+    images_of = {pid: np.array(sorted(images)) for pid, images in subset.groupby("pid").image}
     camid = dict(zip(subset.image, subset.camid, strict=True))
-    counters: Counter[str] = Counter()  # synthetic images named after each source so far
+    counters: Counter[str] = Counter()  # synthetic images with each stem so far; sources may share one
     rows, joint = [], 0
     for pid, share in _spread(Counter(subset.pid), count, percent, settings.seed).items():
         for start in range(0, share, settings.poses_per_joint):
@@ -60,9 +60,10 @@ def make_plan(
             most = min(settings.poses_per_joint, share - start)
             targets = [pose for pose in candidates if pose not in sources][:most]
             scenario = _scenario(len(targets), len(sources), settings)
+            stem = speaking_stem(sources[0], pid, camid[sources[0]])
             for pose in targets:
-                counters[sources[0]] += 1
-                name = f"{Path(sources[0]).stem}_g{counters[sources[0]]:04d}.jpg"
+                counters[stem] += 1
+                name = f"{stem}_g{counters[stem]:04d}.jpg"
                 rows.append(
                     {
                         "name": name,
@@ -132,11 +133,12 @@ def main() -> None:
     percents = params.subset.percents
     total = len(read_subset(100)) * params.plan.fill_percent // 100
     print(f"{len(percents)} subsets to fill up to {total} images each", flush=True)
+    poses = read_pose_table()
     with atomic(PLANS) as folder:
         folder.mkdir()
         for percent in progress(percents, total=len(percents), desc="planning"):
             images = read_subset(percent)
-            visible = (read_poses(images)[..., 2] > 0).sum(-1)
+            visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)
             plan = make_plan(index.loc[images], visible, total - len(images), percent, params.plan)
             plan.to_csv(folder / f"{percent}.csv", index=False)
 

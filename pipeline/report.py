@@ -42,6 +42,7 @@ from pipeline.artifacts import (
     read_poses,
     read_queries,
     read_subset,
+    split_images,
     standard_of,
 )
 from pipeline.datasets.synthetic import read_synthetic
@@ -53,6 +54,7 @@ from pipeline.runtime.page import COLOURS, INK, Picture, figure, graphic, photog
 from pipeline.runtime.scratch import SCRATCH
 from pipeline.runtime.stage import command_line, progress, stage_main
 from pipeline.shared.statistics import INTERVALS, Summary, difference
+from reid.cameras import NO_CAMERA, cameras_separate, count_cameras
 
 PROFILES = tuple(  # the defaults that are shipped
     f"profiles/{name}.yaml" for name in ("embedded", "market1501", "market1501_authors")
@@ -140,7 +142,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
     """Return the images, identities and cameras of each split and subset, and the rejected files."""
     splits = [
-        (name, len(rows), rows.pid[rows.pid > 0].nunique(), rows.camid.nunique(), _spread(rows))
+        (
+            name,
+            len(rows),
+            rows.pid[rows.pid > 0].nunique(),
+            count_cameras(rows.camid.to_numpy()),
+            _spread(rows),
+        )
         for name, rows in index.groupby("split", sort=False)
     ]
     rejected = read_csv(REJECTED, {"image": str, "reason": str}, "index")
@@ -152,10 +160,15 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
     counts = {
         percent: train[train.image.isin(read_subset(percent))].groupby("pid").size() for percent in percents
     }
+    prefix = "val_" if params.reid.evaluate_on == "validation" else ""
+    sides = (index.camid[index.split == prefix + split].to_numpy() for split in ("query", "gallery"))
     return {
         "splits": splits,
+        "cameras_separate": cameras_separate(*sides),
         "subsets": [(percent, int(count.sum()), _spread_of(count)) for percent, count in counts.items()],
-        "cameras": sorted(train.groupby("camid").size().items()),
+        "cameras": [
+            (_camera(camid), count) for camid, count in sorted(train.groupby("camid").size().items())
+        ],
         "rejected": sorted(reasons, key=lambda reason: -reason[1]),
         "rejected_files": len(rejected),
         "leaked": read_csv(LEAKED, {"train": str}, "index").train.nunique(),
@@ -164,6 +177,11 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
             "Box plot of the training images per identity, one box per subset; the ranges stand in the table",
         ),
     }
+
+
+def _camera(camid: Any) -> str:
+    """Name a camera."""
+    return "unknown camera" if camid == NO_CAMERA else f"camera {camid}"
 
 
 def _spread(rows: pd.DataFrame) -> str:
@@ -272,7 +290,7 @@ def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> lis
                 "pid": pid,
                 "score": generated.agreement.mean(),
                 "real": [
-                    photograph(root / str(row.image), f"Real image, camera {row.camid}")
+                    photograph(root / str(row.image), f"Real image, {_camera(row.camid)}")
                     for row in _some(real, settings.images_per_identity, order).itertuples()
                 ],
                 "real_total": len(real),
@@ -395,16 +413,16 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 
     def hits(top: str) -> list[tuple[bool, Picture]]:
         pictures = []
-        for rank, image in enumerate(top.split(), start=1):
+        for rank, image in enumerate(split_images(top), start=1):
             right = bool(images.pid[image] == person.pid)
-            alt = f"Rank {rank}, {'right' if right else 'wrong'} person, camera {images.camid[image]}"
+            alt = f"Rank {rank}, {'right' if right else 'wrong'} person, {_camera(images.camid[image])}"
             pictures.append((right, photograph(root / image, alt)))
         return pictures
 
     return {
-        "query": photograph(root / row["query"], f"Query: identity {person.pid}, camera {person.camid}"),
+        "query": photograph(root / row["query"], f"Query: identity {person.pid}, {_camera(person.camid)}"),
         "pid": person.pid,
-        "camid": person.camid,
+        "camera": _camera(person.camid),
         "percent": row["percent"],
         "seed": row["seed"],
         "mean_change": row["mean_change"],

@@ -7,9 +7,11 @@ import pandas as pd
 
 from common.seeding import make_rng
 from pipeline.artifacts import SUBSETS, read_index
+from pipeline.datasets.splits import has_match
 from pipeline.params import SubsetSettings, load_params
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.stage import command_line, stage_main
+from reid.cameras import match_in_words
 from reid.settings import ReidSettings
 
 
@@ -83,14 +85,14 @@ def check_validation(index: pd.DataFrame) -> None:
     """Check that models can be scored on the validation identities.
 
     Raises:
-        ValueError: No query has an image of its identity from another camera.
+        ValueError: No query has a match.
     """
     queries, gallery = (index[index.split == split] for split in ("val_query", "val_gallery"))
-    matches = queries.merge(gallery, on="pid")
-    if not (matches.camid_x != matches.camid_y).any():
+    if not has_match(queries, gallery):
+        match = match_in_words(queries.camid.to_numpy(), gallery.camid.to_numpy())
         raise ValueError(
             f"index.validation_identities is {queries.pid.nunique()}; expected more, since reid.evaluate_on "
-            "is validation and no query of theirs has an image of its identity from another camera"
+            f"is validation and no query of theirs has {match}"
         )
 
 

@@ -1,8 +1,9 @@
 """Market-1501 evaluation: features, distances in blocks, and ranks by counting instead of sorting.
 
 Protocol (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015): junk (pid -1) leaves the
-gallery; for each query, gallery images of its own identity and camera leave too; a query without a remaining
-image of its identity does not count. Among equal distances the gallery's order decides.
+gallery; for each query, gallery images of its own identity and camera leave too (`reid.cameras` has the rule,
+also for data sets without cameras); a query without a remaining image of its identity does not count. Among
+equal distances the gallery's order decides.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from reid.cameras import NO_CAMERA, comparable_cameras, match_in_words
 from reid.model import BoT
 
 QUERY_BLOCK = 256  # rows of the distance matrix in memory at once: 16 MB against Market-1501's gallery
@@ -118,15 +120,32 @@ def evaluate(
         blocks: Rows of the distance matrix in the order of the queries, [., G] each: from `distances` or
             `rerank`, or a list with one whole matrix. They are not changed.
         query_pids: Identities of the queries, int [Q].
-        query_camids: Cameras of the queries, int [Q].
+        query_camids: Cameras of the queries, int [Q], or `NO_CAMERA`.
         gallery_pids: Identities of the gallery, int [G]; -1 is junk, any identity without a query a
             distractor.
-        gallery_camids: Cameras of the gallery, int [G].
+        gallery_camids: Cameras of the gallery, int [G], or `NO_CAMERA`.
         top: Number of the best gallery images to name for each query.
 
     Raises:
         ValueError: No query has a match, or the blocks do not have Q rows.
     """
+    cameras = comparable_cameras(query_camids, gallery_camids)
+    ranking = _rank_all(blocks, query_pids, cameras[0], gallery_pids, cameras[1], top)
+    if not ranking.matches.any():
+        match = match_in_words(query_camids, gallery_camids)
+        raise ValueError(f"none of the {len(query_pids)} queries has {match} in the gallery.")
+    return ranking
+
+
+def _rank_all(
+    blocks: Iterable[np.ndarray],
+    query_pids: np.ndarray,
+    query_cameras: np.ndarray,
+    gallery_pids: np.ndarray,
+    gallery_cameras: np.ndarray,
+    top: int = 0,
+) -> Evaluation:
+    """Rank the gallery for every query, as `evaluate` does, by cameras that `comparable_cameras` returned."""
     of_pid = {pid: np.flatnonzero(gallery_pids == pid) for pid in np.unique(query_pids)}
     junk = np.flatnonzero(gallery_pids == -1)
     n = len(query_pids)
@@ -135,10 +154,10 @@ def evaluate(
     best = np.full((n, top), -1)
 
     rows = (row for block in blocks for row in block)
-    for query, (row, pid, camid) in enumerate(zip(rows, query_pids, query_camids, strict=True)):
+    for query, (row, pid, camera) in enumerate(zip(rows, query_pids, query_cameras, strict=True)):
         # 1. Its matches: images of its identity from other cameras
         same_pid = of_pid[pid]
-        same_camera = gallery_camids[same_pid] == camid
+        same_camera = gallery_cameras[same_pid] == camera
         positives = same_pid[~same_camera]
         if not len(positives) and not top:
             continue
@@ -162,10 +181,6 @@ def evaluate(
         average_precision[query] = precision.mean()
         trapezoid[query] = (before + precision).mean() / 2
         inverse_penalty[query] = precision[-1]
-    if not matches.any():
-        raise ValueError(
-            f"none of the {n} queries has an image of its identity from another camera in the gallery."
-        )
     return Evaluation(matches, first_rank, average_precision, trapezoid, inverse_penalty, best)
 
 
@@ -201,18 +216,20 @@ def average_precision_by_camera(
         query: Features of the queries, float32 [Q, D].
         gallery: Features of the gallery, float32 [G, D].
         query_pids: Identities of the queries, int [Q].
-        query_camids: Cameras of the queries, int [Q].
+        query_camids: Cameras of the queries, int [Q], or `NO_CAMERA`.
         gallery_pids: Identities of the gallery, int [G].
-        gallery_camids: Cameras of the gallery, int [G].
+        gallery_camids: Cameras of the gallery, int [G], or `NO_CAMERA`.
 
     Returns:
-        Average precisions, float64 [Q], of each camera in which a query has a match; NaN where a query has
-        none.
+        Average precisions, float64 [Q], of each known camera in which a query has a match; NaN where a query
+        has none.
     """
     precisions = {}
-    for camera in np.unique(gallery_camids):
+    cameras = comparable_cameras(query_camids, gallery_camids)
+    for camera in np.setdiff1d(gallery_camids, [NO_CAMERA]):
         own = gallery_camids == camera
-        if np.isin(query_pids[query_camids != camera], gallery_pids[own]).any():
-            labels = query_pids, query_camids, gallery_pids[own], gallery_camids[own]
-            precisions[int(camera)] = evaluate(distances(query, gallery[own]), *labels).average_precision
+        others = cameras[0] != cameras[1][own][0]  # queries by another camera than these images
+        if np.isin(query_pids[others], gallery_pids[own]).any():
+            labels = query_pids, cameras[0], gallery_pids[own], cameras[1][own]
+            precisions[int(camera)] = _rank_all(distances(query, gallery[own]), *labels).average_precision
     return precisions

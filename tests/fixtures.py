@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import plan, poses, subset
 from pipeline.artifacts import SYNTHETIC, read_subset
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
@@ -44,7 +44,9 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         text = text.replace(old, new)
     Path("params.yaml").write_text(text)
     params = load_params()
-    index, rejected, leaked = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, rejected, leaked = index_dataset(
+        "market1501", market, IndexSettings(validation_identities=0, seed=0)
+    )
     write_csv(index, "data/index.csv")
     write_csv(rejected, "data/rejected.csv")
     write_csv(leaked, "data/leaked.csv")

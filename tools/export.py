@@ -1,33 +1,48 @@
 """Make a training set that other re-ID code reads: real images of one subset and an arm's synthetic images.
 
-Writes a folder with Market-1501-v15.09.15/ and a link `market1501` to it, which the Market1501 loaders of
-torchreid, fast-reid and reid-strong-baseline read; its README.md, the data card, says what is synthetic and
-from what. Images are hard links where the file system allows, so do not edit them in place. With --archive
-the same stands in one .tar beside the folder, whose bytes depend on nothing but the images and the card.
+The layout market1501 is a folder with Market-1501-v15.09.15/ and a link `market1501` to it, which the
+Market1501 loaders of torchreid, fast-reid and reid-strong-baseline read. Images whose names those misread get
+names that say identity and camera; what they cannot read at all, such as a seventh camera, is refused. The
+layout table takes any data set: real/ and synthetic/ with the names as they are, and images.csv, which the
+format table reads. README.md, the data card, says what is synthetic and from what. Images are hard links
+where the file system allows, so do not edit them in place. With --archive the same stands in one .tar beside
+the folder, whose bytes depend on nothing but the images and the card.
 """
 
-import re
 import tarfile
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
 
 from pipeline.artifacts import SYNTHETIC, generator_folder, read_index, read_subset
-from pipeline.datasets.market1501 import FOLDERS, FOOLS_LOADERS
+from pipeline.datasets.loaders import LOADERS, misreadings, read_as_loaders
+from pipeline.datasets.market1501 import FOLDERS
+from pipeline.datasets.names import speaking_stem
 from pipeline.datasets.synthetic import read_arm
+from pipeline.datasets.table import TABLE
 from pipeline.params import ArmSettings, Params, load_params
 from pipeline.runtime.hashes import model_hash
 from pipeline.runtime.outputs import atomic, link_or_copy, write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
+from reid.cameras import NO_CAMERA, cameras_separate
+
+Layout = Literal["market1501", "table"]
 
 EXPORTS = Path("exports")
 MARKET, LINK, CARD, LIST = "Market-1501-v15.09.15", "market1501", "README.md", "synthetic.csv"
-TRAIN = "bounding_box_train"
+_ANY_CAMERA = 1  # of training images without a camera: loaders want one, and no training looks at it
 
 
 def contents(
-    index: pd.DataFrame, subset: list[str], root: Path, synthetic: pd.DataFrame, folder: Path
+    index: pd.DataFrame,
+    subset: list[str],
+    root: Path,
+    synthetic: pd.DataFrame,
+    folder: Path,
+    layout: Layout = "market1501",
 ) -> pd.DataFrame:
     """List the files of an export: the subset, the synthetic images, all queries, the whole gallery.
 
@@ -38,49 +53,85 @@ def contents(
         index: Table of the data set.
         subset: Names of the real training images to export.
         root: Folder of the data set.
-        synthetic: Synthetic images, columns name and pid; may be empty.
+        synthetic: Synthetic images, columns name, pid and perhaps camid; may be empty.
         folder: Folder of the synthetic images.
+        layout: Whether Market-1501's loaders are to read it.
 
     Returns:
-        Columns file (relative to the export's Market-1501 folder), pid, synthetic, path (of the present
-        file), in the order of `file`.
-
-    Raises:
-        ValueError: A synthetic image has the name of a real one or of another, or a name from which loaders
-            read nothing, another identity than the manifest's, or a camera that Market-1501 lacks.
+        Columns file (relative to the folder of the layout's images), pid, camid, split, synthetic, path (of
+        the present file), in the order of `file`.
     """
     real = index[index.image.isin(subset) | index.split.isin(["query", "gallery"])]
+    cameras = synthetic.get("camid", pd.Series(NO_CAMERA, synthetic.index))
     rows = pd.DataFrame(
         {
-            "file": [*real.image, *(f"{TRAIN}/{name}" for name in synthetic.name)],
+            "file": [*real.image, *synthetic.name],
             "pid": [*real.pid, *synthetic.pid],
+            "camid": [*real.camid, *cameras],
+            "split": [
+                *real.split.where(real.split.isin(list(FOLDERS)), "train"),
+                *["train"] * len(synthetic),
+            ],
             "synthetic": [False] * len(real) + [True] * len(synthetic),
             "path": [*(root / image for image in real.image), *(folder / name for name in synthetic.name)],
         }
     )
-    twice = rows.file[rows.file.duplicated()]
-    if len(twice):
-        raise ValueError(
-            f"{folder}: {Path(twice.iloc[0]).name} stands twice, as a real and a synthetic image or as two "
-            "of these; rename it"
-        )
-    for name, pid in zip(synthetic.name, synthetic.pid, strict=True):
-        if not re.fullmatch(rf"{pid:04d}_c[1-6](?!\d)[^/]*\.jpg", name):
-            raise ValueError(
-                f"{folder / name}: loaders read no image of identity {pid} by camera 1 to 6 from this name; "
-                "import them (section imports of params.yaml), which names them"
-            )
+    if layout == "table":
+        rows["file"] = rows.synthetic.map({False: "real/", True: "synthetic/"}) + rows.file
+    else:
+        rows.loc[(rows.split == "train") & (rows.camid == NO_CAMERA), "camid"] = _ANY_CAMERA
+        rows["file"] = list(_loader_names(rows))
     return rows.sort_values("file", ignore_index=True)
 
 
-def write_export(rows: pd.DataFrame, card: str, output: Path) -> None:
-    """Write the folder whole: the images of `contents`, their list, the link and the card."""
+def _loader_names(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a path in Market-1501's folders for each image: its own name, if loaders read it right."""
+    taken: set[str] = set()
+    for file, pid, camid, split in zip(rows.file, rows.pid, rows.camid, rows.split, strict=True):
+        name = Path(file).name
+        if not name.endswith(".jpg") or read_as_loaders(name) != (pid, camid):
+            name = f"{speaking_stem(name, pid, camid)}.jpg"
+        further = (f"{Path(name).stem}_{number}.jpg" for number in count(2))  # where images share a name
+        free = next(one for one in chain([name], further) if f"{FOLDERS[split]}/{one}" not in taken)
+        taken.add(f"{FOLDERS[split]}/{free}")
+        yield f"{FOLDERS[split]}/{free}"
+
+
+def check_loaders(rows: pd.DataFrame, output: Path) -> None:
+    """Raise a ValueError unless the loaders would read an export as it is meant.
+
+    Args:
+        rows: Files of the export, as `contents` lists them.
+        output: Folder of the export.
+    """
+    query, gallery = (rows.camid[rows.split == split].to_numpy() for split in ("query", "gallery"))
+    mend = "; --layout table exports it as it is"
+    if not cameras_separate(query, gallery):
+        raise ValueError(
+            f"the data set has no two cameras in its test, and {LOADERS} look for images from another camera "
+            f"than the query's: they would find nobody{mend}"
+        )
+    if sentences := misreadings(output, rows.rename(columns={"file": "image"})):
+        raise ValueError(sentences[0] + mend)
+
+
+def write_export(rows: pd.DataFrame, card: str, output: Path, layout: Layout) -> None:
+    """Write the folder whole: the images of `contents`, their lists and the card."""
     with atomic(output) as temporary:
-        for (folder,) in FOLDERS.values():
-            (temporary / MARKET / folder).mkdir(parents=True)
+        images = temporary / MARKET if layout == "market1501" else temporary
+        for folder in FOLDERS.values() if layout == "market1501" else ():
+            (images / folder).mkdir(parents=True)
         for file, path in progress(zip(rows.file, rows.path, strict=True), len(rows), "linking images"):
-            link_or_copy(path, temporary / MARKET / file)
-        (temporary / LINK).symlink_to(MARKET)
+            (images / file).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, images / file)
+        if layout == "market1501":
+            (temporary / LINK).symlink_to(MARKET)
+        else:
+            table = rows.rename(columns={"file": "image"})[["image", "pid", "camid", "split", "synthetic"]]
+            write_csv(
+                table.assign(camid=table.camid.where(table.camid != NO_CAMERA).astype("Int64")),
+                temporary / TABLE,
+            )
         (temporary / CARD).write_text(card, encoding="utf-8")
         synthetic = rows[rows.synthetic]
         write_csv(synthetic[["file", "pid"]], temporary / LIST)
@@ -104,7 +155,9 @@ def write_archive(folder: Path, archive: Path) -> None:
                     tar.addfile(entry, content)
 
 
-def data_card(name: str, percent: int, rows: pd.DataFrame, synthetic: pd.DataFrame, params: Params) -> str:
+def data_card(
+    name: str, percent: int, rows: pd.DataFrame, synthetic: pd.DataFrame, params: Params, layout: Layout
+) -> str:
     """Say in Markdown what an export holds, what of it is synthetic and from what, and its licences.
 
     Args:
@@ -113,19 +166,20 @@ def data_card(name: str, percent: int, rows: pd.DataFrame, synthetic: pd.DataFra
         rows: Files of the export, as `contents` lists them.
         synthetic: Manifest of the synthetic images.
         params: Parameters of the run that made them.
+        layout: Layout of the export.
 
     Raises:
         ValueError: The images are not of the present generator, which params describe.
     """
     counts = "\n".join(
-        f"| `{folder}` | {int((~is_synthetic).sum())} | {int(is_synthetic.sum())} | {identities} |"
-        for folder, is_synthetic, identities in _count(rows)
+        f"| {name} | {int((~is_synthetic).sum())} | {int(is_synthetic.sum())} | {identities} |"
+        for name, is_synthetic, identities in _count(rows)
     )
     return f"""# {params.dataset.name}: {percent} % of the training images, arm {name}
 
-A training set in Market-1501 format, made by reid-imagpose (`python -m tools.export`).
+A training set made by reid-imagpose (`python -m tools.export`), {_layout_in_words(layout)}.
 
-| Folder | Real images | Synthetic images | Identities |
+| Split | Real images | Synthetic images | Identities |
 | --- | ---: | ---: | ---: |
 {counts}
 
@@ -151,18 +205,26 @@ gallery: what is tested on is real.
 """
 
 
+def _layout_in_words(layout: Layout) -> str:
+    return {
+        "market1501": "in Market-1501 format: the splits are "
+        + ", ".join(f"`{f}`" for f in FOLDERS.values()),
+        "table": f"with the table `{TABLE}`, which says whom each image shows",
+    }[layout]
+
+
 def _count(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series, int]]:
-    """Yield each folder, whether its images are synthetic, and its number of identities."""
-    for (folder,) in FOLDERS.values():
-        inside = rows[rows.file.str.startswith(f"{folder}/")]
-        yield folder, inside.synthetic, inside.pid[inside.pid > 0].nunique()
+    """Yield each split, whether its images are synthetic, and its number of identities."""
+    for split in FOLDERS:
+        inside = rows[rows.split == split]
+        yield split, inside.synthetic, inside.pid[inside.pid > 0].nunique()
 
 
 def _origin(name: str, percent: int, synthetic: pd.DataFrame, params: Params) -> str:
     train_on = params.train_on(name)
     if train_on == "none":
         return "Nothing."
-    where = f"`{LIST}` lists the synthetic images, all in `{TRAIN}`, with their identities."
+    where = f"`{LIST}` lists the synthetic images, all for training, with their identities."
     arm = params.arms[name]
     if train_on == "other":
         return f"{where} Another generator made them; they were imported as `{SYNTHETIC / arm.generator}`."
@@ -209,6 +271,12 @@ def main() -> None:
     parser.add_argument(
         "--to", type=Path, metavar="FOLDER", help="where to (default: exports/<arm>-<percent>)"
     )
+    parser.add_argument(
+        "--layout",
+        choices=get_args(Layout),
+        default="market1501",
+        help="who is to read it (default: %(default)s)",
+    )
     parser.add_argument("--archive", action="store_true", help="write FOLDER.tar too")
     arguments = parser.parse_args()
     params = load_params()
@@ -221,25 +289,22 @@ def main() -> None:
     if percent == 100 and name != "standard":
         raise ValueError(f"the arm {name} has no synthetic images at 100 %; expected standard")
     output = arguments.to or EXPORTS / f"{name}-{percent}"
-    if FOOLS_LOADERS.search(str(output.absolute())):
-        raise ValueError(f"{output.absolute()}: public loaders read an identity and a camera from this path")
     if output.exists() and not (output / LIST).is_file():
         raise ValueError(f"{output} exists and is no export; name another folder with --to")
     arm = params.arms.get(name)
     if arm and arm.repeat_real:
         raise ValueError(f"the arm {name} has repeated real images and no synthetic ones; expected standard")
-    if params.dataset.format != "market1501":
-        raise ValueError(
-            f"dataset.format is {params.dataset.format}; expected market1501, in whose folders exports are"
-        )
     index, subset = read_index(), read_subset(percent)
     folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid"])
     if arm:
         identities = set(index[index.image.isin(subset)].pid)
         folder, synthetic = read_arm(arm, percent, identities, len(subset))
-    rows = contents(index, subset, params.dataset.root, synthetic, folder)
-    write_export(rows, data_card(name, percent, rows, synthetic, params), output)
-    train = rows.file.str.startswith(f"{TRAIN}/")
+    layout: Layout = arguments.layout
+    rows = contents(index, subset, params.dataset.root, synthetic, folder, layout)
+    if layout == "market1501":
+        check_loaders(rows, output)
+    write_export(rows, data_card(name, percent, rows, synthetic, params, layout), output, layout)
+    train = rows.split == "train"
     print(f"{output}: {int(train.sum())} training images, {int(rows.synthetic.sum())} of them synthetic")
     if arguments.archive:
         archive = output.with_name(f"{output.name}.tar")

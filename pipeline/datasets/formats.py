@@ -10,8 +10,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from pipeline.datasets import deepfashion, market1501
-from pipeline.params import IndexSettings
+from pipeline.datasets import deepfashion, market1501, msmt17, table
+from pipeline.datasets.listing import Listing
 
 
 class Format(Protocol):
@@ -19,18 +19,22 @@ class Format(Protocol):
 
     Attributes:
         NAME: What the format is called in sentences.
-        FOLDERS: Split -> the names that its folder of images may have.
     """
 
     @property
     def NAME(self) -> str: ...  # noqa: D102
-    @property
-    def FOLDERS(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
 
-    def index_dataset(
-        self, root: Path, settings: IndexSettings
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """Return the images, the rejected files and the leaks, as `market1501.index_dataset` does."""
+    def list_images(self, root: Path) -> Listing:
+        """List the files of a data set by their names and lists alone, in a few seconds.
+
+        Raises:
+            ValueError: A folder or a list is missing, or a list is not of its form.
+        """
+
+    def warnings(self, root: Path, images: pd.DataFrame) -> list[str]:
+        """Return sentences on what other programs would misread of the indexed images; they stay in use."""
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType({"market1501": market1501, "deepfashion": deepfashion})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {"market1501": market1501, "msmt17": msmt17, "table": table, "deepfashion": deepfashion}
+)

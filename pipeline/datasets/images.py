@@ -108,11 +108,20 @@ def printable(name: str) -> str:
     )
 
 
-def not_a_file(path: Path) -> str:
-    """Return why an entry of a folder of images is no file."""
+def refuse_path(root: Path, image: str) -> str | None:
+    """Return why a path in a data set is no image, before it is opened; None if it may be one."""
+    if "|" in image:
+        return "the name holds |, which separates images in the tables of a run; rename it"
+    if not image.isprintable():
+        return "the name holds signs that cannot be printed; rename it"
+    path = root / image
+    if path.is_file():
+        return None
     if path.is_dir():
-        return "a folder, into which public loaders do not look"
-    return "a link that leads nowhere" if path.is_symlink() else "no regular file"
+        return "a folder, where images are looked for and no further folders"
+    if path.is_symlink():
+        return "a link that leads nowhere"
+    return "no regular file" if path.exists() else "there is no such file"
 
 
 def inspect_all(files: list[Path]) -> list[dict[str, Any] | str]:

@@ -1,10 +1,11 @@
-"""Splits of a data set: validation identities, and images that are on both sides of a split (leaks)."""
+"""Splits of a data set: queries and gallery, validation identities, matches, and leaks between splits."""
 
 import numpy as np
 import pandas as pd
 
 from common.seeding import make_rng
 from pipeline.params import IndexSettings
+from reid.cameras import comparable_cameras
 
 
 def find_leaks(images: pd.DataFrame) -> pd.DataFrame:
@@ -61,14 +62,43 @@ def hold_out_validation(index: pd.DataFrame, settings: IndexSettings) -> pd.Data
             f"expected less than {len(identities)}, the number of training identities"
         )
 
-    # The first image of each identity and camera, in random order, is a query.
     rng = make_rng(settings.seed, "validation")
     held_out = rng.permutation(identities)[: settings.validation_identities]
-    rows = rng.permutation(index.index[index.pid.isin(held_out)])
-    queries = index.loc[rows].drop_duplicates(["pid", "camid"]).index
-    index.loc[rows, "split"] = "val_gallery"
-    index.loc[queries, "split"] = "val_query"
+    return _divide(index, index.index[index.pid.isin(held_out)], "val_", rng)
+
+
+def divide_test(index: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Turn the split test, where a data set has no queries of its own, into the splits query and gallery.
+
+    Distractors and junk (pid 0 and -1) are gallery.
+
+    Args:
+        index: Columns image, split, pid and camid; it is changed in place.
+        seed: Seed of the draw of queries.
+    """
+    test = index.split == "test"
+    index.loc[test, "split"] = "gallery"
+    return _divide(index, index.index[test & (index.pid > 0)], "", make_rng(seed, "test"))
+
+
+def _divide(index: pd.DataFrame, rows: pd.Index, prefix: str, rng: np.random.Generator) -> pd.DataFrame:
+    """Make one image of each identity and camera a query, in random order, and the others gallery."""
+    shuffled = rng.permutation(rows)
+    queries = index.loc[shuffled].drop_duplicates(["pid", "camid"]).index
+    index.loc[shuffled, "split"] = f"{prefix}gallery"
+    index.loc[queries, "split"] = f"{prefix}query"
     return index
+
+
+def has_match(query: pd.DataFrame, gallery: pd.DataFrame) -> bool:
+    """Return whether any query has a match (`reid.cameras`); both have the columns pid and camid."""
+    cameras = comparable_cameras(query.camid.to_numpy(), gallery.camid.to_numpy())
+    sides = [
+        pd.DataFrame({"pid": side.pid.to_numpy(), "camera": camera}).drop_duplicates()
+        for side, camera in zip((query, gallery), cameras, strict=True)
+    ]
+    pairs = sides[0].merge(sides[1], on="pid")
+    return bool((pairs.camera_x != pairs.camera_y).any())
 
 
 def split_leaks(index: pd.DataFrame, leaked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from pipeline.artifacts import GENERATORS
 from pipeline.params import Params
+from reid.cameras import count_cameras
 
 CARD = "README.md"
 
@@ -30,6 +31,7 @@ def model_card(train_on: str, percent: int, train: pd.DataFrame, curve: pd.DataF
     data, end = params.dataset, curve.iloc[-1]
     names = ", ".join(f"{name.replace('_', ' ')} {end[name]:.4g}" for name in curve.columns if name != "step")
     saw = "All" if percent == 100 else f"A random {percent} %"
+    cameras = count_cameras(train.camid.to_numpy()) or "unknown"
     quality = params.generator.base / "quality.json"
     return f"""---
 library_name: diffusers
@@ -60,7 +62,7 @@ images = imagpose([source], [source_pose], [pose_a, pose_b, pose_c], seeds=[1, 2
 ## Training data
 
 {saw} of the training images of the data set "{data.name}": {len(train)} images of
-{train.pid.nunique()} people by {train.camid.nunique()} cameras, keypoints from {params.poses.source}. No
+{train.pid.nunique()} people by {cameras} cameras, keypoints from {params.poses.source}. No
 other images of the data set were used.
 
 ## Training settings

@@ -13,6 +13,7 @@ import torch
 
 import pipeline.datasets.images
 import reid
+from pipeline.artifacts import join_images
 from pipeline.datasets.images import load_images
 from pipeline.params import ReidSection
 from pipeline.runtime.hashes import md5
@@ -79,8 +80,8 @@ def evaluate_model(
     Returns:
         The summaries (percent), and a table of the queries: query (its image), ap (percent; of the whole
         gallery), first_match (rank from 1 of the first right gallery image), top (the best ten gallery images
-        in order, separated by spaces), and for each camera ap_c<camera>, ap in the images of that camera
-        only. Values that do not exist because a query has no right image are empty.
+        in order, as `join_images` joins them), and for each known camera ap_c<camera>, ap in the images of
+        that camera only. Values that do not exist because a query has no right image are empty.
     """
     columns = ["image", "pid", "camid", "md5"]
     folder = scratch(
@@ -149,7 +150,7 @@ def _rank(
             "query": query.table.image,
             "ap": 100 * ranking.average_precision,
             "first_match": pd.Series(ranking.first_rank).where(ranking.matches > 0).astype("Int64"),
-            "top": [" ".join(names[places[places >= 0]]) for places in ranking.top],
+            "top": [join_images(names[places[places >= 0]]) for places in ranking.top],
         }
     )
     by_camera = average_precision_by_camera(

@@ -81,3 +81,67 @@ def deepfashion_folder(root: Path) -> Path:
         ]
         (root / f"fasion-resize-pairs-{split}.csv").write_text("\n".join(["from,to", *pairs]) + "\n")
     return root
+
+
+# --- other data sets in their true form ---------------------------------------------------------------------
+
+
+def draw_people() -> list[tuple[str, int, int, int]]:
+    """(split, number of the person, camera 0 or 1, number of the image) of a small data set."""
+    rows = [("train", pid, cam, n) for pid in range(4) for cam in (0, 1) for n in range(3)]
+    rows += [("query", pid, cam, 0) for pid in range(3) for cam in (0, 1)]
+    return rows + [("gallery", pid, cam, n) for pid in range(3) for cam in (0, 1) for n in (1, 2)]
+
+
+def save_images(root: Path, images: list[str]) -> Path:
+    """Write images of noise, and keypoints.csv for all of them."""
+    for seed, image in enumerate(images):
+        save_image(root / image, seed)
+    keypoints_frame(images).to_csv(root / "keypoints.csv", index=False)
+    return root
+
+
+def market_layout(root: Path, name: str, first: dict[str, int], cameras: tuple[int, int]) -> Path:
+    """Write a data set in Market-1501's layout.
+
+    Args:
+        root: Folder to write to.
+        name: Form of the names, with pid, cam and n.
+        first: The first identity of each split; query and gallery share people.
+        cameras: The two cameras.
+    """
+    folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+    return save_images(
+        root,
+        [
+            f"{folders[split]}/{name.format(pid=first[split] + pid, cam=cameras[cam], n=n)}"
+            for split, pid, cam, n in draw_people()
+        ],
+    )
+
+
+def msmt17_folder(root: Path, train: str, test: str) -> Path:
+    """MSMT17: both folders count people from 0, and a third of the training stands in list_val.txt."""
+    lists: dict[str, list[str]] = {"train": [], "val": [], "query": [], "gallery": []}
+    images = []
+    for split, pid, cam, n in draw_people():
+        name = f"{pid:04d}/{pid:04d}_{n:03d}_{(1, 14)[cam]:02d}_0303morning_0008_{n}.jpg"
+        lists["val" if split == "train" and n == 2 else split].append(f"{name} {pid}")
+        images.append(f"{train if split == 'train' else test}/{name}")
+    save_images(root, images)
+    for name, lines in lists.items():
+        (root / f"list_{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def table_folder(root: Path, people: list[str], cameras: tuple[str, str] | None, own_queries: bool) -> Path:
+    """A folder with images.csv; the names of seven people, training first, and of two cameras if any."""
+    rows = []
+    for split, pid, cam, n in draw_people():
+        person = people[pid + (0 if split == "train" else 4)]
+        row = {"image": f"walk {cam}/{person}/{split} {n}.png", "pid": person}
+        row |= {"camid": cameras[cam]} if cameras else {}
+        rows.append(row | {"split": split if split == "train" or own_queries else "test", "hour": f"0{n}"})
+    save_images(root, [str(row["image"]) for row in rows])
+    pd.DataFrame(rows).to_csv(root / "images.csv", index=False)
+    return root

@@ -13,7 +13,7 @@ from generator.pose import draw_skeleton
 from pipeline import contact_sheets as stage
 from pipeline import plan, poses
 from pipeline.artifacts import SYNTHETIC, read_poses
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
@@ -27,7 +27,7 @@ def run(market: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, pd.DataF
     text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("data/world", str(market))
     Path("params.yaml").write_text(text)
     params = load_params()
-    index, _, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, _, _ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     poses.main()
     train = index[index.split == "train"]

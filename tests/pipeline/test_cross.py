@@ -11,7 +11,7 @@ import torch
 from pipeline import cross as stage
 from pipeline import table4
 from pipeline.artifacts import CROSS, INDEX, REID_MODELS, REID_RESULTS, read_index
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared import reid_models
@@ -42,7 +42,7 @@ def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Par
         path = REID_MODELS / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(BoT(params.reid, 5), path)
-    write_csv(index_dataset(market, IndexSettings(validation_identities=0, seed=0))[0], INDEX)
+    write_csv(index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))[0], INDEX)
     return params
 
 
@@ -153,7 +153,7 @@ def test_a_missing_model_is_named(params: Params) -> None:
 
 def test_the_rankings_of_the_queries(params: Params, market: Path) -> None:
     """They agree with the summaries, name images of the data set, and say nothing where nothing is right."""
-    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     # Nobody else has seen this person: the query has no right image.
     index = index[~((index.split == "gallery") & (index.pid == 1501) & (index.camid == 2))]
     query, gallery = (

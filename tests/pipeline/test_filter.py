@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline import filter as stage
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import FilterSettings, IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
@@ -23,7 +23,7 @@ COLOURS = {2: (200, 40, 40), 7: (40, 200, 40), 10: (40, 40, 200), 11: (200, 200,
 def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A small project with true and false images of two percents; every image of a person has one colour."""
     monkeypatch.chdir(market.parent)
-    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     rng = np.random.default_rng(0)
 
     def paint(file: Path, pid: int) -> None:
@@ -33,7 +33,7 @@ def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
     for image, pid in zip(index.image[index.split == "train"], index.pid, strict=False):
         paint(market / image, pid)
-    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     write_csv(index, "data/index.csv")
     train = index[index.split == "train"]
     for percent, images in ((40, train.image[::2]), (60, train.image), (100, train.image)):

@@ -11,7 +11,7 @@ from generator.keypoints import pose_distance
 from pipeline import gains as stage
 from pipeline import poses
 from pipeline.artifacts import GAINS, GAINS_FIGURE, REID_RESULTS, read_poses
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, load_params
 from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
@@ -82,7 +82,7 @@ def index(market: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """A data set with index, poses and params.yaml in the present folder."""
     monkeypatch.chdir(market.parent)
     Path("params.yaml").write_text(SHIPPED.read_text().replace("data/world", str(market)))
-    index, *_ = index_dataset(market, IndexSettings(validation_identities=2, seed=0))
+    index, *_ = index_dataset("market1501", market, IndexSettings(validation_identities=2, seed=0))
     write_csv(index, "data/index.csv")
     poses.main()
     return index

@@ -12,7 +12,7 @@ from generator.keypoints import KEYPOINT_NAMES
 from pipeline import artifacts
 from pipeline import poses as stage
 from pipeline.artifacts import INDEX, POSE_COLUMNS, POSES_SUMMARY, read_poses
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, load_params
 from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
@@ -64,7 +64,7 @@ def test_openpose_runs_from_one_local_file_in_several_processes(
         }
     )
     monkeypatch.setattr(stage, "load_params", lambda: params)
-    index, *_ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, *_ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     index = index.head(9)  # more than one process takes at a time
     write_csv(index, INDEX)
     stage.main()

@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
+from reid.cameras import NO_CAMERA
 from reid.evaluate import average_precision_by_camera, distances, evaluate, features
 from reid.model import BoT
 
@@ -22,6 +23,7 @@ def random_case(seed, n_query=40, n_gallery=150):
 
 def slow_evaluation(distance, query_pids, query_camids, gallery_pids, gallery_camids):
     """The protocol word for word, one image at a time; None = the query does not count."""
+    several = len({*query_camids, *gallery_camids} - {NO_CAMERA}) > 1
     results = []
     for q in range(len(query_pids)):
         order = sorted(range(len(gallery_pids)), key=lambda g: (distance[q, g], g))
@@ -29,7 +31,8 @@ def slow_evaluation(distance, query_pids, query_camids, gallery_pids, gallery_ca
         for g in order:
             junk = gallery_pids[g] == -1
             same_person = gallery_pids[g] == query_pids[q]
-            if not junk and not (same_person and gallery_camids[g] == query_camids[q]):
+            same_camera = several and gallery_camids[g] == query_camids[q] != NO_CAMERA
+            if not junk and not (same_person and same_camera):
                 hits.append(same_person)
         if not any(hits):
             results.append(None)
@@ -49,9 +52,20 @@ def slow_evaluation(distance, query_pids, query_camids, gallery_pids, gallery_ca
     return results
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_every_query_equals_the_slow_evaluation(seed):
-    case = random_case(seed)
+def with_cameras(case, kind):
+    """Change the cameras of a case: all known, some, none, or one camera alone."""
+    distance, query_pids, query_camids, gallery_pids, gallery_camids = case
+    if kind == "some":
+        query_camids[::3], gallery_camids[::4] = NO_CAMERA, NO_CAMERA
+    if kind in ("none", "one"):
+        query_camids[:] = gallery_camids[:] = NO_CAMERA if kind == "none" else 4
+    return distance, query_pids, query_camids, gallery_pids, gallery_camids
+
+
+@pytest.mark.parametrize("kind", ["all", "some", "none", "one"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_query_equals_the_slow_evaluation(seed, kind):
+    case = with_cameras(random_case(seed), kind)
     expected = slow_evaluation(*case)
     assert None in expected
     result = evaluate([case[0]], *case[1:])
@@ -114,6 +128,19 @@ def test_camera_pairs_are_evaluations_with_one_camera_in_the_gallery():
         assert np.isnan(precision[query_camids == camera]).all()
 
 
+def test_camera_pairs_without_cameras():
+    """Images without a camera make no pair; a single camera makes one, with all images in it."""
+    _, query_pids, _, gallery_pids, _ = random_case(0)
+    features = [np.random.default_rng(2).standard_normal((n, 8)).astype(np.float32) for n in (40, 150)]
+    query_camids, gallery_camids = np.full(40, NO_CAMERA), np.full(150, NO_CAMERA)
+    labels = query_pids, query_camids, gallery_pids, gallery_camids
+    assert average_precision_by_camera(*features, *labels) == {}
+    whole = evaluate(distances(*features), *labels).average_precision
+    query_camids[:] = gallery_camids[:] = 4
+    (camera,) = (precisions := average_precision_by_camera(*features, *labels))
+    np.testing.assert_array_equal(precisions[camera], whole)
+
+
 def test_a_perfect_and_a_worst_ranking():
     pids, cameras = np.array([1, 1, 2, 2]), np.array([2, 3, 2, 3])
     best = evaluate([np.array([[0, 1, 2, 3]], np.float32)], np.array([1]), np.array([1]), pids, cameras)
@@ -153,7 +180,11 @@ def test_the_distances_stay_as_they_were():
 def test_no_match_at_all_is_refused():
     with pytest.raises(ValueError, match="none of the 1 queries"):
         evaluate(
-            [np.zeros((1, 2), np.float32)], np.array([1]), np.array([1]), np.array([1, 2]), np.array([1, 1])
+            [np.zeros((1, 2), np.float32)], np.array([1]), np.array([1]), np.array([1, 2]), np.array([1, 2])
+        )
+    with pytest.raises(ValueError, match="none of the 1 queries has another image of its identity"):
+        evaluate(
+            [np.zeros((1, 2), np.float32)], np.array([1]), np.array([1]), np.array([3, 2]), np.array([1, 1])
         )
 
 

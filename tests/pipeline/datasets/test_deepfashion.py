@@ -11,7 +11,7 @@ from pipeline import check
 from pipeline import index as index_stage
 from pipeline import poses as poses_stage
 from pipeline.artifacts import INDEX_COLUMNS, read_index, read_poses
-from pipeline.datasets import deepfashion as stage
+from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from tests import REPOSITORY
 from tests.pipeline.market import deepfashion_folder, save_image
@@ -32,13 +32,20 @@ def deepfashion_params(root: Path, border: int = 0) -> Params:
 
 
 def test_every_image_has_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    index, rejected, leaked = stage.index_dataset(deepfashion_folder(tmp_path), NONE_HELD_OUT)
-    assert capsys.readouterr().out == "train_highres: 9 files to decode\ntest_highres: 6 files to decode\n"
-    assert list(index.columns) == list(INDEX_COLUMNS) and rejected.empty
+    index, rejected, leaked = index_dataset("deepfashion", deepfashion_folder(tmp_path), NONE_HELD_OUT)
+    assert capsys.readouterr().out == "15 files to decode\n"
+    assert set(INDEX_COLUMNS) <= set(index.columns) and rejected.empty
     assert leaked.train.nunique() == 6, "the test images are copies of training images here"
     assert index.split.value_counts().to_dict() == {"train": 9, "query": 2, "gallery": 4}
     row = index[index.image == "train_highres/fashionMENShirts_Polosid0000473801_7additional.jpg"].iloc[0]
-    assert (row.pid, row.camid, row.sequence, row.width, row.height) == (473801, 7, 1, 75, 110)
+    assert (row.pid, row.camid, row.variant, row["view"], row.width, row.height) == (
+        473801,
+        -1,
+        1,
+        7,
+        75,
+        110,
+    )
     assert not set(index.pid[index.split == "train"]) & set(index.pid[index.split != "train"])
 
 
@@ -53,11 +60,11 @@ def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     for name in names:
         save_image(root / "train_highres" / name, size=(64, 64))
     (root / "train_highres" / list(names)[-1]).write_bytes(b"")
-    names["more"] = "a folder, into which public loaders do not look"
+    names["more"] = "a folder, where images are looked for and no further folders"
     (root / "train_highres" / "more").mkdir()
     names["gone.jpg"] = "a link that leads nowhere"
     (root / "train_highres" / "gone.jpg").symlink_to("nowhere")
-    index, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
+    index, rejected, _ = index_dataset("deepfashion", root, NONE_HELD_OUT)
     assert len(index) == 15
     reasons = dict(zip(rejected.image, rejected.reason, strict=True))
     assert set(reasons) == {f"train_highres/{name}" for name in names}
@@ -68,14 +75,14 @@ def test_files_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
 def test_a_name_that_breaks_a_line_is_listed_escaped(tmp_path: Path) -> None:
     root = deepfashion_folder(tmp_path)
     (root / "train_highres" / "Icon\r").write_bytes(b"")
-    _, rejected, _ = stage.index_dataset(root, NONE_HELD_OUT)
+    _, rejected, _ = index_dataset("deepfashion", root, NONE_HELD_OUT)
     assert rejected.image.tolist() == ["train_highres/Icon\\r"]
 
 
 @pytest.mark.parametrize(
     ("copied", "sentence"),
     [
-        ("fashionMENShirts_Polosid0000473801_2side.jpg", "1 identities stand in training and in test"),
+        ("fashionMENShirts_Polosid0000473801_2side.jpg", "1 of the identities stand in training and in test"),
         ("fashionWOMENDressesid0000473801_2side.jpg", "item 00004738 is both"),
     ],
 )
@@ -83,12 +90,12 @@ def test_a_split_that_cannot_be_is_refused(tmp_path: Path, copied: str, sentence
     root = deepfashion_folder(tmp_path)
     save_image(root / "test_highres" / copied, size=(75, 110))
     with pytest.raises(ValueError, match=sentence):
-        stage.index_dataset(root, NONE_HELD_OUT)
+        index_dataset("deepfashion", root, NONE_HELD_OUT)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train_highres is missing; a DeepFashion folder has it, or train/"):
-        stage.index_dataset(tmp_path, NONE_HELD_OUT)
+        index_dataset("deepfashion", tmp_path, NONE_HELD_OUT)
 
 
 @pytest.mark.parametrize("border", [0, 8])

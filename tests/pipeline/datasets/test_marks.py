@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchreid.reid.utils.tools import read_image
 
-from pipeline.datasets.market1501 import index_dataset
+from pipeline.datasets.indexing import index_dataset
 from pipeline.datasets.marks import (
     COMPOSITE,
     DIGITAL_SOURCE_TYPE,
@@ -113,7 +113,7 @@ def test_an_index_takes_no_image_that_says_it_is_generated(image: Path, market: 
     """For example this pipeline's own export, named as the root of a data set."""
     name = "bounding_box_train/0002_c1s1_000001_01_g0001.jpg"
     shutil.copy(image, market / name)
-    index, rejected, _ = index_dataset(market, IndexSettings(validation_identities=0, seed=0))
+    index, rejected, _ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     assert name not in set(index.image)
     reason = "a generated image, as the mark in its bytes says; a data set holds real images alone"
     assert rejected.values.tolist() == [[name, reason]]

@@ -1,0 +1,398 @@
+"""A small data set of every kind in its true form goes through the stages, and bad ones are named."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+from pipeline import check, contact_sheets, cross, gains, plan, poses, report, subset, table4, train_reid
+from pipeline import index as index_stage
+from pipeline.artifacts import GENERATOR_CURVES, IDENTITY, SYNTHETIC, read_index, read_plan
+from pipeline.datasets.formats import FORMATS
+from pipeline.datasets.indexing import index_dataset
+from pipeline.datasets.names import read_name
+from pipeline.params import IndexSettings, load_params
+from pipeline.runtime.outputs import write_csv
+from tests import REPOSITORY, embedded, write_params
+from tests.pipeline.market import (
+    deepfashion_folder,
+    keypoints_frame,
+    market_layout,
+    msmt17_folder,
+    save_image,
+    save_method,
+    table_folder,
+)
+from tools import export
+from tools import table as table_tool
+
+NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
+NAMES = ["Ánna", "b 10", "b 2", "李", "q_1", "r", "s"]
+
+
+class Example(NamedTuple):
+    """A data set: its format, how it is made, one of its images, and what the index says of that one."""
+
+    format: str
+    make: Callable[[Path], object]
+    image: str
+    pid: int
+    camid: int
+    plan: str  # pattern of the names of images that are generated from it
+    further: Mapping[str, object] = MappingProxyType({})
+
+
+def folders_per_identity(root: Path) -> None:
+    """<split>/<person>/<image>, of which tools.table makes the table."""
+    for seed, (split, person) in enumerate(
+        (split, person)
+        for split, people in (("train", NAMES[:4]), ("test", NAMES[4:]))
+        for person in people
+        for _ in range(6)
+    ):
+        save_image(root / split / person / f"cam{seed % 2 + 3}-{seed}.jpg", seed)
+    table, _ = table_tool.make_table(root, re.compile(r"cam(\d+)"))
+    write_csv(table, root / "images.csv")
+    keypoints_frame(table.image.tolist()).to_csv(root / "keypoints.csv", index=False)
+
+
+TRAIN, TEST = {"train": 1}, {"query": 5, "gallery": 5}
+EXAMPLES = {
+    "DukeMTMC-reID": Example(
+        "market1501",
+        lambda root: market_layout(
+            root, "{pid:04d}_c{cam}_f{n:07d}.jpg", {"train": 7137, "query": 5, "gallery": 5}, (2, 8)
+        ),
+        "bounding_box_train/7140_c8_f0000002.jpg",
+        7140,
+        8,
+        r"7140_c8_f0000002_g\d{4}\.jpg",
+    ),
+    "CUHK03-NP": Example(
+        "market1501",
+        lambda root: market_layout(root, "{pid:04d}_c{cam}_{n}.png", TRAIN | TEST, (1, 2)),
+        "bounding_box_train/0004_c2_2.png",
+        4,
+        2,
+        r"0004_c2_2_g\d{4}\.jpg",
+    ),
+    "own cameras in Market-1501's layout": Example(
+        "market1501",
+        lambda root: market_layout(root, "{pid}_p7_c{cam}-{n} (1).JPEG", TRAIN | TEST, (0, 12)),
+        "bounding_box_train/4_p7_c12-2 (1).JPEG",
+        4,
+        12,
+        r"0004_c12_4_p7_c12-2-1-_g\d{4}\.jpg",
+    ),
+    "one camera in Market-1501's layout": Example(
+        "market1501",
+        lambda root: market_layout(root, "{pid:04d}_c1s{cam}_{n:06d}_00.jpg", TRAIN | TEST, (1, 2)),
+        "bounding_box_train/0004_c1s2_000002_00.jpg",
+        4,
+        1,
+        r"0004_c1s2_000002_00_g\d{4}\.jpg",
+        {"sequence": 2, "frame": 2},
+    ),
+    "MSMT17 V1": Example(
+        "msmt17",
+        lambda root: msmt17_folder(root, "train", "test"),
+        "train/0003/0003_002_14_0303morning_0008_2.jpg",
+        4,
+        14,
+        r"0004_c14_0003_002_14_0303morning_0008_2_g\d{4}\.jpg",
+        {"list": "list_val.txt", "pid_in_list": 3},
+    ),
+    "MSMT17 V2": Example(
+        "msmt17",
+        lambda root: msmt17_folder(root, "mask_train_v2", "mask_test_v2"),
+        "mask_train_v2/0003/0003_001_14_0303morning_0008_1.jpg",
+        4,
+        14,
+        r"0004_c14_0003_001_14_0303morning_0008_1_g\d{4}\.jpg",
+        {"list": "list_train.txt"},
+    ),
+    "a table of names": Example(
+        "table",
+        lambda root: table_folder(root, NAMES, ("lobby", "stairs"), own_queries=True),
+        "walk 1/b 10/train 2.png",
+        2,  # after b 2
+        2,
+        r"0002_c2_train-2_g\d{4}\.jpg",
+        {"pid_in_table": "b 10", "camid_in_table": "stairs", "hour": "02"},
+    ),
+    "a table of numbers": Example(
+        "table",
+        lambda root: table_folder(root, list("1234567"), ("0", "12"), own_queries=True),
+        "walk 1/4/train 2.png",
+        4,
+        12,
+        r"0004_c12_train-2_g\d{4}\.jpg",
+        {"hour": "02"},
+    ),
+    "a table without cameras and queries, from person 0 on": Example(
+        "table",
+        lambda root: table_folder(root, list("0123456"), None, own_queries=False),
+        "walk 1/3/train 2.png",
+        4,
+        -1,
+        r"0004_c0_train-2_g\d{4}\.jpg",
+        {"pid_in_table": "3"},
+    ),
+    "folders per identity": Example(
+        "table", folders_per_identity, "train/Ánna/cam4-1.jpg", 6, 4, r"0006_c4_cam4-1_g\d{4}\.jpg"
+    ),
+    "DeepFashion": Example(
+        "deepfashion",
+        deepfashion_folder,
+        "train_highres/fashionMENShirts_Polosid0000473801_7additional.jpg",
+        473801,
+        -1,
+        r"473801_c0_fashionMENShirts_Polosid0000473801_7additional_g\d{4}\.jpg",
+        {"view": 7},
+    ),
+}
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Example:
+    """An example in the folder `data set` of the present folder, with parameters of a tiny run."""
+    monkeypatch.chdir(tmp_path)
+    chosen = EXAMPLES[request.param]
+    chosen.make(Path("data set"))
+    (tmp_path / "profiles").mkdir()
+    for name in ("profiles/embedded.yaml", "profiles/market1501.yaml"):
+        shutil.copy(REPOSITORY / name, name)
+    write_params(
+        tmp_path,
+        embedded(
+            {
+                "dataset.format": chosen.format,
+                "dataset.root": "data set",
+                "index.validation_identities": 0,
+                "subset.percents": [60],
+                "plan.min_keypoints": 1,
+                "plan.fill_percent": 300,
+                "reid.seeds": [0],
+                "reid.height": 32,
+                "reid.width": 16,
+                "reid.channels": 8,
+                "reid.iterations": 2,
+                "reid.padding": 1,
+                "reid.identities_per_batch": 2,
+                "reid.images_per_identity": 2,
+                "cross_datasets": {"again": {"root": "data set", "format": chosen.format}},
+            }
+        ),
+    )
+    return chosen
+
+
+def call(stage: object, *arguments: str) -> None:
+    sys.argv = ["stage", *arguments]
+    stage.main()  # type: ignore[attr-defined]
+
+
+def plan_images() -> pd.DataFrame:
+    for stage in (index_stage, poses, subset, plan):
+        call(stage)
+    return read_plan(60)
+
+
+def test_it_is_indexed_drawn_and_planned(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    params = load_params()
+    check.check_dataset(params)
+    drawn = plan_images()
+    index = read_index()
+    row = index.set_index("image").loc[example.image]
+    assert (row.split, row.pid, row.camid) == ("train", example.pid, example.camid)
+    assert {name: row[name] for name in example.further} == {
+        name: int(value) if isinstance(value, str) and value.isdecimal() else value
+        for name, value in example.further.items()
+    }, "a column of numbers is read as one"
+    assert set(index.split) == {"train", "query", "gallery"} and index.pid.min() > 0
+    assert not set(index.pid[index.split == "train"]) & set(index.pid[index.split != "train"])
+
+    # Names say identity and camera, are unique, and may stand on any disk.
+    assert drawn.name.is_unique and drawn.name.str.fullmatch(r"[A-Za-z0-9._-]{1,200}").all()
+    for name, pid, camid in zip(drawn.name, drawn.pid, drawn.camid, strict=True):
+        assert read_name(name) == (pid, max(camid, 0))
+    of_image = drawn.name[drawn.sources.str.split("|").str[0] == example.image]
+    assert len(of_image) == 0 or of_image.str.fullmatch(example.plan).all()
+
+
+def test_validation_people_are_drawn(example: Example) -> None:
+    index, *_ = index_dataset(
+        example.format, Path("data set"), IndexSettings(validation_identities=1, seed=0)
+    )
+    queries, gallery = index[index.split == "val_query"], index[index.split == "val_gallery"]
+    assert queries.pid.nunique() == 1 and set(gallery.pid) == set(queries.pid)
+    assert len(queries) == len(queries.drop_duplicates(["pid", "camid"]))
+    subset.check_validation(index)
+
+
+@pytest.mark.slow
+def test_everything_downstream_works(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With noise for generated images, and models that are not trained to know anybody."""
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(train_reid, "available_cores", lambda: 1)
+    save_method(SYNTHETIC / "all/60", plan_images().assign(md5="-"), 1000)
+    for arm in ("standard", "imagpose"):
+        call(train_reid, arm)
+    call(cross, "again")
+    for stage in (table4, gains):
+        call(stage)
+    pairs = pd.read_csv("reports/gains/camera_pair.csv")
+    assert pairs.empty == (example.camid == -1)
+    call(contact_sheets, "all", "60")
+    manifest = pd.read_csv("data/synthetic/all/60/manifest.csv")
+    write_csv(manifest[["name"]].assign(percent=60, agreement=0.5), IDENTITY / "imagpose.csv")
+    write_csv(pd.DataFrame({"step": [1, 2], "loss": 1.0, "percent": 100}), GENERATOR_CURVES / "all.csv")
+    call(report)
+    page = Path("reports/report.html").read_text()
+    known = set(read_index().camid[read_index().split.isin(["query", "gallery"])]) - {-1}
+    assert ("Every other image of the query" in page) == (len(known) < 2)
+    assert ("unknown camera" in page) == (example.camid == -1)
+    table = pd.read_csv("reports/table4.csv")
+    assert table.mAP_again.tolist() == table.mAP.tolist()
+
+    # An export in the layout table is a data set again; its synthetic images bear no mark here.
+    Path("data/synthetic/all/60/manifest.csv").write_text(manifest.to_csv(index=False))
+    monkeypatch.setattr(export, "data_card", lambda *arguments: "card")
+    call(export, "imagpose", "60", "--layout", "table")
+    again, rejected, _ = index_dataset("table", Path("exports/imagpose-60"), NONE_HELD_OUT)
+    assert rejected.empty and (again.synthetic == "True").sum() == len(manifest)
+    index = read_index().set_index("image")
+    for image, pid, camid in zip(again.image, again.pid, again.camid, strict=True):
+        if image.startswith("real/"):
+            row = index.loc[image.removeprefix("real/")]
+            assert (row.pid, row.camid) == (pid, camid)
+
+
+# --- what loaders of other code make of it ------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_torchreid_reads_the_same_lists(tmp_path: Path) -> None:
+    from torchreid.reid.data.datasets.image.msmt17 import MSMT17
+
+    root = msmt17_folder(tmp_path / "msmt17/MSMT17_V1", "train", "test")
+    theirs = MSMT17(root=str(tmp_path), combineall=False, verbose=False)
+    index, *_ = index_dataset("msmt17", root, NONE_HELD_OUT)
+    known = index.pid[index.split == "train"].max()
+    for split, first in (("train", 1), ("query", known + 1), ("gallery", known + 1)):
+        rows = index[(index.split == split) & (index.list != "list_val.txt")]
+        ours = [(str(root / row.image), row.pid - first, row.camid - 1) for row in rows.itertuples()]
+        assert [image[:3] for image in getattr(theirs, split)] == ours
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+
+
+def refusal(name: str, root: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        index_dataset(name, root, NONE_HELD_OUT)
+    return str(caught.value).replace(str(root), "ROOT")
+
+
+TABLES = {  # what stands in images.csv -> the sentence
+    "image,split\na.jpg,train\n": "ROOT/images.csv has no column pid; expected image, pid, camid, split",
+    "image;pid;split\n": "has no column image; expected",
+    "": "has no column image; expected",
+    "image,pid,pid,split\n": "has a column twice; expected",
+    "image,pid,split\na.jpg,1\n": "line 2 has 2 cells, expected 3",
+    'image,pid,split\n"a.jpg,1,train\n': "is no CSV (unexpected end of data)",
+    "image,pid,split\na.jpg,,train\n": "line 2: a.jpg has no pid; say whom it shows, or take the row out",
+    "image,pid,split\na.jpg,1,val\n": "line 2: the split of a.jpg is 'val', expected train, query,",
+    "image,pid,split\na.jpg,1,train\n./a.jpg,1,query\n": "line 3: a.jpg has two rows; leave one",
+    "image,pid,split\n../a.jpg,1,train\n": "line 2: the image is '../a.jpg', expected a path in ROOT",
+    "image,pid,split\n/a.jpg,1,train\n": "line 2: the image is '/a.jpg', expected a path in ROOT",
+    "image,pid,split\na.jpg,-1,train\n": "line 2: a.jpg is junk (pid -1), which only the gallery has",
+    "image,pid,split\na.jpg,1,train\nb.jpg,01,train\n": "pid is 01 in one row and 1 in another; write one",
+    "image,pid,split\n": "ROOT/images.csv holds no image for the split train that can be used",
+    "image,pid,split\na.jpg,1,train\nb.jpg,2,test\n": "no query has another image of its identity in the",
+    "image,pid,split\na.jpg,1,train\nb.jpg,2,query\n": "holds no image for the split gallery that",
+    "image,pid,split\na.jpg,1,train\nb.jpg,1,test\n": "1 of the identities stand in training and in test",
+    "image,pid,split\ngone.jpg,1,train\n": "can be used; 1 files are rejected, the first: there is no",
+}
+
+
+@pytest.mark.parametrize("text", TABLES)
+def test_a_bad_table_is_named_by_its_line(text: str, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a.jpg", "b.jpg")):
+        save_image(tmp_path / name, seed)
+    (tmp_path / "images.csv").write_text(text)
+    assert TABLES[text] in refusal("table", tmp_path)
+
+
+def test_a_table_in_another_encoding_or_none_at_all(tmp_path: Path) -> None:
+    assert refusal("table", tmp_path).startswith("ROOT/images.csv is missing; a data set of the format table")
+    (tmp_path / "images.csv").write_bytes("image,pid,split\n".encode("utf-16"))
+    assert refusal("table", tmp_path) == (
+        "ROOT/images.csv: this is no text in UTF-8; save it as CSV in UTF-8"
+    )
+
+
+def test_a_table_from_a_spreadsheet(tmp_path: Path) -> None:
+    """With a mark of its encoding, empty lines, spaces, capital letters and backslashes."""
+    for seed, name in enumerate(("sub/a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "sub/e.jpg")):
+        save_image(tmp_path / name, seed)
+    (tmp_path / "images.csv").write_bytes(
+        b"\xef\xbb\xbfimage, pid ,camid,split,width\r\nsub\\a.jpg,x,1,Train,9\r\n\r\n"
+        b"sub/b.jpg, y,,query,9\r\nsub/c.jpg,y,2,gallery,9\r\nsub/d.jpg,-1,2,gallery,9\r\n"
+    )
+    index, *_ = index_dataset("table", tmp_path, NONE_HELD_OUT)
+    assert index.columns.tolist() == [
+        *("image", "split", "pid", "camid", "pid_in_table", "camid_in_table", "width", "height", "md5")
+    ]
+    assert index[["image", "split", "pid", "camid"]].to_numpy().tolist() == [
+        ["sub/a.jpg", "train", 1, 1],
+        ["sub/b.jpg", "query", 2, -1],
+        ["sub/c.jpg", "gallery", 2, 2],
+        ["sub/d.jpg", "gallery", -1, 2],
+    ]
+    assert set(index.width) == {64}, "measured, not copied"
+
+
+LISTS = {
+    "0000/0000_000_01_0303noon_0008_0.jpg": "line 1 is '0000/0000_000_01_0303noon_0008_0.jpg'; expected",
+    "0000/a.jpg 0": "line 1 is '0000/a.jpg 0'; expected an image and its identity",
+    "../0000_000_01_x.jpg 0": "line 1 is '../0000_000_01_x.jpg 0'; expected",
+}
+
+
+@pytest.mark.parametrize("line", LISTS)
+def test_a_bad_line_of_msmt17_is_named(line: str, tmp_path: Path) -> None:
+    root = msmt17_folder(tmp_path, "train", "test")
+    (root / "list_val.txt").write_text(f"{line}\n")
+    assert refusal("msmt17", root).startswith(f"ROOT/list_val.txt: {LISTS[line]}")
+
+
+def test_what_a_folder_of_msmt17_lacks_is_named(tmp_path: Path) -> None:
+    root = msmt17_folder(tmp_path / "MSMT17_V1", "train", "test")
+    assert refusal("msmt17", tmp_path).endswith("as V2; give the folder ROOT/MSMT17_V1")
+    image = "train/0003/0003_002_14_0303morning_0008_2.jpg"
+    (root / image).unlink()
+    _, rejected, _ = index_dataset("msmt17", root, NONE_HELD_OUT)
+    assert rejected.to_numpy().tolist() == [[image, "there is no such file"]]
+    train = root / "list_train.txt"
+    train.write_text(train.read_text() + (root / "list_val.txt").read_text())
+    assert re.fullmatch(
+        r"ROOT/list_val\.txt: train/0000/\S+ stands in list_train\.txt too; leave one",
+        refusal("msmt17", root),
+    )
+    (root / "list_val.txt").unlink()
+    assert refusal("msmt17", root).startswith("ROOT/list_val.txt is missing; a folder of MSMT17 has")
+    shutil.rmtree(root / "test")
+    assert refusal("msmt17", root).startswith("ROOT has neither train/ and test/, as MSMT17 V1")
+
+
+def test_every_format_has_what_the_protocol_asks_for() -> None:
+    for form in FORMATS.values():
+        assert form.NAME and callable(form.list_images) and callable(form.warnings)
