@@ -269,7 +269,7 @@ def _work_at_once(name: str, params: Params, workers: int) -> Iterator[Outcome]:
     All read the pixels from files in scratch: a copy for each job would be the whole test set many times.
     """
     work = partial(train_and_test, name, params)
-    folder = scratch("pixels", arm=name)
+    folder = scratch("pixels", __file__, arm=name)
     with worker_pool(workers, setup=keep_memory) as pool:
         waiting: deque[Future[Outcome]] = deque()
         for job in list_jobs(name, params, folder):  # and not pool.map, which would ask for all jobs at once
