@@ -53,7 +53,7 @@ def contents(
         index: Table of the data set.
         subset: Names of the real training images to export.
         root: Folder of the data set.
-        synthetic: Synthetic images, columns name, pid and perhaps camid; may be empty.
+        synthetic: Synthetic images, columns name, pid and camid; may be empty.
         folder: Folder of the synthetic images.
         layout: Whether Market-1501's loaders are to read it.
 
@@ -62,12 +62,11 @@ def contents(
         the present file), in the order of `file`.
     """
     real = index[index.image.isin(subset) | index.split.isin(["query", "gallery"])]
-    cameras = synthetic.get("camid", pd.Series(NO_CAMERA, synthetic.index))
     rows = pd.DataFrame(
         {
             "file": [*real.image, *synthetic.name],
             "pid": [*real.pid, *synthetic.pid],
-            "camid": [*real.camid, *cameras],
+            "camid": [*real.camid, *synthetic.camid],
             "split": [
                 *real.split.where(real.split.isin(list(FOLDERS)), "train"),
                 *["train"] * len(synthetic),
@@ -295,7 +294,7 @@ def main() -> None:
     if arm and arm.repeat_real:
         raise ValueError(f"the arm {name} has repeated real images and no synthetic ones; expected standard")
     index, subset = read_index(), read_subset(percent)
-    folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid"])
+    folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid", "camid"])
     if arm:
         identities = set(index[index.image.isin(subset)].pid)
         folder, synthetic = read_arm(arm, percent, identities, len(subset))

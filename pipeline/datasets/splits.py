@@ -82,11 +82,18 @@ def divide_test(index: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _divide(index: pd.DataFrame, rows: pd.Index, prefix: str, rng: np.random.Generator) -> pd.DataFrame:
-    """Make one image of each identity and camera a query, in random order, and the others gallery."""
+    """Make a random image of each identity and camera a query, and the others gallery.
+
+    An identity whose images would all be queries keeps one in the gallery, or nobody could find it.
+    """
     shuffled = rng.permutation(rows)
-    queries = index.loc[shuffled].drop_duplicates(["pid", "camid"]).index
+    drawn = index.loc[shuffled]
+    queries = drawn.drop_duplicates(["pid", "camid"])
+    is_used_up = drawn.groupby("pid").size() == queries.groupby("pid").size()
+    last = queries.drop_duplicates("pid", keep="last")
+    kept = last.index[last.pid.map(is_used_up)]
     index.loc[shuffled, "split"] = f"{prefix}gallery"
-    index.loc[queries, "split"] = f"{prefix}query"
+    index.loc[queries.index.difference(kept), "split"] = f"{prefix}query"
     return index
 
 

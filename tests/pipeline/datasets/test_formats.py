@@ -238,6 +238,21 @@ def test_validation_people_are_drawn(example: Example) -> None:
     subset.check_validation(index)
 
 
+def test_a_test_of_one_image_per_camera_is_divided(tmp_path: Path) -> None:
+    """As VIPeR's: one image of each person by each of two cameras."""
+    rows = [("train", "a", "1"), *(("test", person, camera) for person in "bcd" for camera in "12")]
+    table = pd.DataFrame(rows, columns=["split", "pid", "camid"])
+    table["image"] = [f"{number}.jpg" for number in range(len(table))]
+    for seed, image in enumerate(table.image):
+        save_image(tmp_path / image, seed)
+    table.to_csv(tmp_path / "images.csv", index=False)
+    index, *_ = index_dataset("table", tmp_path, NONE_HELD_OUT)
+    assert (
+        index[index.split != "train"].groupby("pid").split.apply(sorted).tolist()
+        == [["gallery", "query"]] * 3
+    )
+
+
 @pytest.mark.slow
 def test_everything_downstream_works(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise for generated images, and models that are not trained to know anybody."""
