@@ -67,10 +67,7 @@ def contents(
             "file": [*real.image, *synthetic.name],
             "pid": [*real.pid, *synthetic.pid],
             "camid": [*real.camid, *synthetic.camid],
-            "split": [
-                *real.split.where(real.split.isin(list(FOLDERS)), "train"),
-                *["train"] * len(synthetic),
-            ],
+            "split": [*real.split, *["train"] * len(synthetic)],
             "synthetic": [False] * len(real) + [True] * len(synthetic),
             "path": [*(root / image for image in real.image), *(folder / name for name in synthetic.name)],
         }
@@ -118,8 +115,6 @@ def write_export(rows: pd.DataFrame, card: str, output: Path, layout: Layout) ->
     """Write the folder whole: the images of `contents`, their lists and the card."""
     with atomic(output) as temporary:
         images = temporary / MARKET if layout == "market1501" else temporary
-        for folder in FOLDERS.values() if layout == "market1501" else ():
-            (images / folder).mkdir(parents=True)
         for file, path in progress(zip(rows.file, rows.path, strict=True), len(rows), "linking images"):
             (images / file).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, images / file)
@@ -127,10 +122,8 @@ def write_export(rows: pd.DataFrame, card: str, output: Path, layout: Layout) ->
             (temporary / LINK).symlink_to(MARKET)
         else:
             table = rows.rename(columns={"file": "image"})[["image", "pid", "camid", "split", "synthetic"]]
-            write_csv(
-                table.assign(camid=table.camid.where(table.camid != NO_CAMERA).astype("Int64")),
-                temporary / TABLE,
-            )
+            table["camid"] = table.camid.where(table.camid != NO_CAMERA).astype("Int64")  # empty: unknown
+            write_csv(table, temporary / TABLE)
         (temporary / CARD).write_text(card, encoding="utf-8")
         synthetic = rows[rows.synthetic]
         write_csv(synthetic[["file", "pid"]], temporary / LIST)
