@@ -108,6 +108,24 @@ def has_match(query: pd.DataFrame, gallery: pd.DataFrame) -> bool:
     return bool((pairs.camera_x != pairs.camera_y).any())
 
 
+def find_copies_of_queries(images: pd.DataFrame) -> pd.DataFrame:
+    """Pair queries with gallery images that are the same picture of the same identity and count as a match.
+
+    Any model finds these. With two cameras there are hardly any: a copy has the query's own camera.
+
+    Args:
+        images: Columns image, split, pid, camid, and pixels, a checksum of the decoded image.
+
+    Returns:
+        Columns query, gallery.
+    """
+    query, gallery = (images[images.split == split] for split in ("query", "gallery"))
+    cameras = comparable_cameras(query.camid.to_numpy(), gallery.camid.to_numpy())
+    pairs = query.assign(camera=cameras[0]).merge(gallery.assign(camera=cameras[1]), on=["pid", "pixels"])
+    pairs = pairs[pairs.camera_x != pairs.camera_y]
+    return pairs[["image_x", "image_y"]].set_axis(["query", "gallery"], axis=1)
+
+
 def split_leaks(index: pd.DataFrame, leaked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split the pairs of `find_leaks` into those with a test image and those with a validation image."""
     in_validation = leaked.test.isin(index.image[_is_validation(index)])
