@@ -579,6 +579,8 @@ def _sentence(error: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"{key} is no setting; the settings here are {', '.join(_settings_at(schema, loc[:-1]))}"
     if kind == "value_error":  # a validator's own sentence
         return _one_line(f"{key}.{error['ctx']['error']}").removeprefix(".")  # it begins with a key
+    if kind == "model_type" and (names := _settings_at(schema, loc)):
+        return f"{key} is {_show(error['input'])}; expected the settings {', '.join(names)}"
     if loc != error["loc"]:
         return f"{key} is no name; expected small letters, digits, - and _, and a letter first"
     message = error["msg"][0].lower() + error["msg"][1:]

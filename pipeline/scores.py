@@ -90,7 +90,8 @@ def read_pairs(file: Path, images: pd.DataFrame) -> pd.DataFrame:
     """Read a public list of pairs, such as DeepFashion's fasion-resize-pairs-test.csv.
 
     Args:
-        file: Table with the columns from and to, names of images without their folder.
+        file: Table with the columns from and to: names of images with their folder, or without it where one
+            image alone has the name.
         images: Columns image and pid, of people whom the generator never saw.
 
     Returns:
@@ -106,8 +107,9 @@ def read_pairs(file: Path, images: pd.DataFrame) -> pd.DataFrame:
     pairs = pd.read_csv(file, dtype=str)
     if not {"from", "to"} <= set(pairs.columns):
         raise ValueError(f"{file}: it has no columns from and to")
-    by_name = images.assign(name=images.image.str.rsplit("/", n=1).str[-1]).drop_duplicates("name")
-    by_name = by_name.set_index("name")
+    names = images.image.str.rsplit("/", n=1).str[-1]
+    alone = images.assign(name=names)[~names.duplicated(keep=False)]
+    by_name = pd.concat([images.assign(name=images.image), alone]).drop_duplicates("name").set_index("name")
     for name in pd.concat([pairs["from"], pairs["to"]]):
         if name not in by_name.index:
             raise ValueError(f"{file}: {name} is no image of the identities that scores.identities names")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import generator, keypoints, reid, speed
+from benchmarks import data, generator, keypoints, reid, speed
 from generator.cost import pipeline_flops, training_flops
 from pipeline import index, poses
 from pipeline.params import load_params
@@ -175,3 +175,17 @@ def test_t1_and_imagpose_make_the_same_images_from_the_same_noise():
     assert [seed for request in one for seed in request.seeds] == list(range(6))
     assert [seed for request in three for seed in request.seeds] == list(range(6))
     np.testing.assert_array_equal(*(np.concatenate([r.poses for r in each]) for each in (one, three)))
+
+
+# ---- data ----
+
+
+def test_the_stages_that_read_a_data_set_are_timed(monkeypatch, capsys):
+    people = {"bounding_box_train": (8, 160), "query": (8, 16), "bounding_box_test": (8, 32)}
+    monkeypatch.setattr(data, "PEOPLE", people)
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "argv", ["data"])
+    data.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("208 images, ")
+    assert [line.split()[0] for line in lines[1:]] == ["index", "poses", "subset", "plan", "all"]

@@ -258,7 +258,7 @@ def test_a_new_arm_and_a_new_test_set_are_an_edit_of_params_and_train_nothing_el
     changes = {
         "imports": {"pidm": {"folder": "elsewhere"}},
         "arms": {"imagpose": {"generator": "all"}, "pidm": {"generator": "pidm"}},
-        "cross_datasets": {"other": "data/other_world"},
+        "cross_datasets": {"other": {"root": "data/other_world"}},
     }
     with changed(project, changes):
         assert repro(project) == [

@@ -53,7 +53,7 @@ def contents(
         index: Table of the data set.
         subset: Names of the real training images to export.
         root: Folder of the data set.
-        synthetic: Synthetic images, columns name, pid and perhaps camid; may be empty.
+        synthetic: Synthetic images, columns name, pid and camid; may be empty.
         folder: Folder of the synthetic images.
         layout: Whether Market-1501's loaders are to read it.
 
@@ -62,16 +62,12 @@ def contents(
         the present file), in the order of `file`.
     """
     real = index[index.image.isin(subset) | index.split.isin(["query", "gallery"])]
-    cameras = synthetic.get("camid", pd.Series(NO_CAMERA, synthetic.index))
     rows = pd.DataFrame(
         {
             "file": [*real.image, *synthetic.name],
             "pid": [*real.pid, *synthetic.pid],
-            "camid": [*real.camid, *cameras],
-            "split": [
-                *real.split.where(real.split.isin(list(FOLDERS)), "train"),
-                *["train"] * len(synthetic),
-            ],
+            "camid": [*real.camid, *synthetic.camid],
+            "split": [*real.split, *["train"] * len(synthetic)],
             "synthetic": [False] * len(real) + [True] * len(synthetic),
             "path": [*(root / image for image in real.image), *(folder / name for name in synthetic.name)],
         }
@@ -119,8 +115,6 @@ def write_export(rows: pd.DataFrame, card: str, output: Path, layout: Layout) ->
     """Write the folder whole: the images of `contents`, their lists and the card."""
     with atomic(output) as temporary:
         images = temporary / MARKET if layout == "market1501" else temporary
-        for folder in FOLDERS.values() if layout == "market1501" else ():
-            (images / folder).mkdir(parents=True)
         for file, path in progress(zip(rows.file, rows.path, strict=True), len(rows), "linking images"):
             (images / file).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, images / file)
@@ -128,10 +122,8 @@ def write_export(rows: pd.DataFrame, card: str, output: Path, layout: Layout) ->
             (temporary / LINK).symlink_to(MARKET)
         else:
             table = rows.rename(columns={"file": "image"})[["image", "pid", "camid", "split", "synthetic"]]
-            write_csv(
-                table.assign(camid=table.camid.where(table.camid != NO_CAMERA).astype("Int64")),
-                temporary / TABLE,
-            )
+            table["camid"] = table.camid.where(table.camid != NO_CAMERA).astype("Int64")  # empty: unknown
+            write_csv(table, temporary / TABLE)
         (temporary / CARD).write_text(card, encoding="utf-8")
         synthetic = rows[rows.synthetic]
         write_csv(synthetic[["file", "pid"]], temporary / LIST)
@@ -295,7 +287,7 @@ def main() -> None:
     if arm and arm.repeat_real:
         raise ValueError(f"the arm {name} has repeated real images and no synthetic ones; expected standard")
     index, subset = read_index(), read_subset(percent)
-    folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid"])
+    folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid", "camid"])
     if arm:
         identities = set(index[index.image.isin(subset)].pid)
         folder, synthetic = read_arm(arm, percent, identities, len(subset))

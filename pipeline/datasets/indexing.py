@@ -4,6 +4,7 @@ A format says which files there are and whom they show (`Format.list_images`). A
 for every format, and stands here: the content of the files, splits, matches, validation and leaks.
 """
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,13 @@ import pandas as pd
 from pipeline.datasets.formats import FORMATS
 from pipeline.datasets.images import inspect_all, printable
 from pipeline.datasets.listing import Listing, refuse_empty_splits
-from pipeline.datasets.splits import divide_test, find_leaks, has_match, hold_out_validation
+from pipeline.datasets.splits import (
+    divide_test,
+    find_copies_of_queries,
+    find_leaks,
+    has_match,
+    hold_out_validation,
+)
 from pipeline.params import IndexSettings
 from reid.cameras import match_in_words
 
@@ -55,7 +62,14 @@ def index_dataset(name: str, root: Path, settings: IndexSettings) -> Index:
     images = divide_test(listing.images.join(contents.drop(columns="pixels")), settings.seed)
     _refuse_splits(root, images)
     images = hold_out_validation(images, settings)
-    leaked = find_leaks(images.assign(pixels=contents.pixels))
+    with_pixels = images.assign(pixels=contents.pixels)
+    leaked, copies = find_leaks(with_pixels), find_copies_of_queries(with_pixels)
+    if len(copies):
+        print(
+            f"{root}: {copies['query'].nunique()} queries have their own picture in the gallery as a match, "
+            f"the first is {copies['query'].iloc[0]} ({copies.gallery.iloc[0]}); take one of the two out",
+            file=sys.stderr,
+        )
     rejected = listing.rejected.drop(columns="split")
     rejected["image"] = rejected.image.map(printable)
     return Index(images, rejected, leaked)

@@ -2,10 +2,10 @@
 
     bounding_box_train/, query/, bounding_box_test/
 
-Market-1501, DukeMTMC-reID, CUHK03-NP, Occluded-DukeMTMC, Occluded-REID, PersonX and most sets of one's own
-have it. There may be any number of identities and cameras; the rule for names is that of `read_name`.
-torchreid's class Market1501 is not used: it asserts 1,501 identities and 6 cameras, reads no PNG, and creates
-folders and downloads where one is missing.
+Market-1501, DukeMTMC-reID, CUHK03-NP, Occluded-DukeMTMC, PersonX and most sets of one's own have it. There
+may be any number of identities and cameras; the rule for names is that of `read_name`. torchreid's class
+Market1501 is not used: it asserts 1,501 identities and 6 cameras, reads no PNG, and creates folders and
+downloads where one is missing.
 """
 
 import re

@@ -10,7 +10,7 @@ _CLUTTER = re.compile(r"\..*|thumbs\.db|desktop\.ini|__macosx|readme(\..*)?|.*\.
 # An identity, or -1 for junk, and the first _c<camera> after it, whatever stands between and behind:
 # 0002_c1s1_000451_03 (Market-1501), 0005_c2_f0046985 (DukeMTMC-reID), 0001_c1_1 (CUHK03-NP), 0002_p12_c1
 _NAME = re.compile(r"(?P<pid>-1|\d{1,18})_(?:.*?_)??c(?P<camid>\d{1,18})(?!\d).*", re.ASCII | re.DOTALL)
-_UNSAFE = re.compile(r"[^A-Za-z0-9.-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST = (
     120  # characters of a source's name that a generated image's name repeats; systems allow 255 in all
 )
@@ -46,7 +46,7 @@ def speaking_stem(image: str, pid: int, camid: int) -> str:
     """
     stem = Path(image).stem
     start = f"{pid:04d}_c{0 if camid == NO_CAMERA else camid}"
-    if re.match(rf"{start}(?!\d)[A-Za-z0-9_.-]*\Z", stem) and len(stem) <= _LONGEST:
-        return stem
-    rest = "_".join(_UNSAFE.sub("-", part) for part in stem.split("_"))
-    return f"{start}_{rest[:_LONGEST]}"
+    safe = _UNSAFE.sub("-", stem)[:_LONGEST]
+    behind = stem.removeprefix(start)[:1]
+    says_both = stem.startswith(start) and not behind.isdecimal()
+    return stem if says_both and safe == stem else f"{start}_{safe}"

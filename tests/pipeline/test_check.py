@@ -24,7 +24,7 @@ from benchmarks.openpose import save_random_model
 from generator.data import encode_views
 from pipeline import check
 from pipeline.datasets.images import read_image
-from pipeline.params import ImportSettings, JudgeSettings, Params, load_params
+from pipeline.params import CrossSettings, ImportSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared.imagpose import load_base_model
 from tests import REPOSITORY
@@ -86,7 +86,7 @@ def test_the_shipped_parameters_have_no_problem(monkeypatch: pytest.MonkeyPatch)
     [
         (
             "market/query",
-            "dataset.root is .*market, where query/ is missing; expected a folder in Market-1501",
+            r"dataset.root is .*market \(dataset.format market1501\): .*query is missing; a data set",
         ),
         (
             "market/keypoints.csv",
@@ -130,11 +130,11 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
     }
     imports = {name: ImportSettings(folder=gone) for name in ("pidm", "pcdm")}
     bad = changed(params, **changes).model_copy(
-        update={"imports": imports, "cross_datasets": {"other": gone}}
+        update={"imports": imports, "cross_datasets": {"other": CrossSettings(root=gone)}}
     )
     expected = [
         "dataset.root is",
-        "cross_datasets.other is",
+        "cross_datasets.other.root is",
         "poses.path is",
         "generator.image_encoder is",
         f"{base}/vae/diffusion_pytorch_model.safetensors does not exist",
@@ -452,21 +452,23 @@ def test_deepfashion_is_asked_for_its_own_files(params: Params, tmp_path: Path) 
     shutil.rmtree(root / "test_highres")
     (sentence,) = check.problems(fashion)
     assert re.search(
-        r"fashion, where test_highres/ or test/ is missing; expected .* DeepFashion format", sentence
+        r"fashion \(dataset.format deepfashion\): .*test_highres is missing; a DeepFashion", sentence
     )
     (root / "test").mkdir()
-    assert f"{root / 'test'} holds no .jpg file" in check.problems(fashion)[0]
+    assert f"{root / 'test'} holds no image for the split test" in check.problems(fashion)[0]
 
 
 @pytest.mark.slow
 def test_cross_data_sets_must_be_there(params: Params, market: Path, tmp_path: Path) -> None:
     def sentences(root: Path) -> list[str]:
-        return check.problems(params.model_copy(update={"cross_datasets": {"other": root}}))
+        return check.problems(
+            params.model_copy(update={"cross_datasets": {"other": CrossSettings(root=root)}})
+        )
 
     assert sentences(market) == []
     assert sentences(check.WORLD) == [], "the stage world renders it"
     (sentence,) = sentences(tmp_path / "nothing")
-    assert re.search(r"cross_datasets\.other is .*, where bounding_box_train/ is missing", sentence)
+    assert re.search(r"cross_datasets\.other\.root is .* is no folder; a data set in Market", sentence)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pipeline import cross as stage
 from pipeline import table4
 from pipeline.artifacts import CROSS, INDEX, REID_MODELS, REID_RESULTS, read_index
 from pipeline.datasets.indexing import index_dataset
-from pipeline.params import IndexSettings, JudgeSettings, Params, load_params
+from pipeline.params import CrossSettings, IndexSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared import reid_models
 from pipeline.shared.reid_models import ImageSet
@@ -36,7 +36,7 @@ def params_with(changes: dict[str, Any], **sections: Any) -> Params:
 def params(market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Parameters with the small data set as a further one, and the weights of all models of the table."""
     monkeypatch.chdir(tmp_path)
-    params = params_with({}, cross_datasets={"other": market})
+    params = params_with({}, cross_datasets={"other": CrossSettings(root=market)})
     for seed, name in enumerate(("standard/20-0", "standard/100-0", "imagpose/20-0")):
         torch.manual_seed(seed)
         path = REID_MODELS / f"{name}.safetensors"
@@ -121,7 +121,9 @@ def test_files_that_are_not_used_are_listed(
     monkeypatch.setattr("sys.argv", ["cross", "other"])
     stage.main()
     file = CROSS / "other.rejected.csv"
-    assert pd.read_csv(file).values.tolist() == [["query/notes.txt", "public loaders read only *.jpg"]]
+    assert pd.read_csv(file).values.tolist() == [
+        ["query/notes.txt", "its name does not end in .jpg, .jpeg, .png"]
+    ]
     assert f"cross: 1 files are not used, see {file}\n" in capsys.readouterr().err
 
 

@@ -64,12 +64,12 @@ def test_names_that_begin_as_in_market1501_need_no_table(
         assert folder == output / str(percent)
         assert dict(zip(table.file, table.name, strict=True)) == {
             "0002_c1s1_000001_00_g0007.jpg": "0002_c1s1_000001_00_g0007.jpg",
-            "0007_c1s1_000001_00_to_0002_c3.png": "0007_c1s0_000000_00_g0001.jpg",
-            "0010_c2_fake3.jpg": "0010_c2s0_000000_00_g0001.jpg",
+            "0007_c1s1_000001_00_to_0002_c3.png": "0007_c1s1_000001_00_to_0002_c3_g0001.jpg",
+            "0010_c2_fake3.jpg": "0010_c2_fake3_g0001.jpg",
             "deeper/0011_c6s1_000002_01.jpg": "0011_c6s1_000002_01_g0001.jpg",
         }
         assert table.md5.tolist() == [md5(folder / name) for name in table.name]
-    assert md5(output / "50/0010_c2s0_000000_00_g0001.jpg") == md5(outside / "0010_c2_fake3.jpg")
+    assert md5(output / "50/0010_c2_fake3_g0001.jpg") == md5(outside / "0010_c2_fake3.jpg")
 
 
 def test_a_manifest_names_any_file(outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +80,22 @@ def test_a_manifest_names_any_file(outside: Path, workspace: Params, monkeypatch
     run(workspace, monkeypatch)
     _, images = read_synthetic("pidm", 50, {2, 7})
     assert images[["file", "name", "pid", "camid"]].to_numpy().tolist() == [
-        ["a.jpg", "0002_c1s0_000000_00_g0001.jpg", 2, 1],
-        ["person b/1.png", "0007_c3s0_000000_00_g0001.jpg", 7, 3],
+        ["a.jpg", "0002_c1_a_g0001.jpg", 2, 1],
+        ["person b/1.png", "0007_c3_1_g0001.jpg", 7, 3],
     ]
+
+
+def test_a_camera_may_be_any_or_unknown(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate("abc"):
+        fake(outside / f"{name}.jpg", seed)
+    table = pd.DataFrame({"name": ["a.jpg", "b.jpg", "c.jpg"], "pid": [2, 2, 7], "camid": [12, None, 0]})
+    write_csv(table, outside / "manifest.csv")
+    run(workspace, monkeypatch)
+    _, images = read_synthetic("pidm", 50, {2, 7})
+    assert images.name.tolist() == ["0002_c12_a_g0001.jpg", "0002_c0_b_g0001.jpg", "0007_c0_c_g0001.jpg"]
+    assert images.camid.tolist() == [12, -1, 0]
 
 
 def test_a_folder_per_percent_is_read_for_its_own_subset_only(
@@ -161,7 +174,7 @@ def test_a_manifest_outweighs_what_a_name_says(
     fake(outside / file)
     write_csv(pd.DataFrame({"name": [file], "pid": [7], "camid": [3]}), outside / "manifest.csv")
     run(workspace, monkeypatch)
-    assert read_synthetic("pidm", 50, {7})[1].name.tolist() == ["0007_c3s0_000000_00_g0001.jpg"]
+    assert read_synthetic("pidm", 50, {7})[1].name.tolist() == ["0007_c3_0002_c1s1_000001_01_g0001.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -201,8 +214,8 @@ def test_a_manifest_outweighs_what_a_name_says(
         ),
         (
             ["a.jpg"],
-            {"name": ["a.jpg"], "pid": [2], "camid": [12]},
-            "{images}/manifest.csv: a.jpg has camid 12, expected 1 to 6",
+            {"name": ["a.jpg"], "pid": [2], "camid": ["lobby"]},
+            "{images}/manifest.csv: a.jpg has camid lobby, expected a whole number or nothing",
         ),
     ],
 )

@@ -145,7 +145,13 @@ def test_another_data_set_needs_no_world() -> None:
             128,
             "dataset.hight is no setting; the settings here are name, format, root, height, width, border",
         ),
-        ("dataset", [1], "dataset is [1]; input should be a valid dictionary"),
+        ("dataset", [1], "dataset is [1]; expected the settings name, format, root, height, width, border"),
+        ("cross_datasets.a", "b", "cross_datasets.a is 'b'; expected the settings root, format"),
+        (
+            "cross_datasets.a",
+            {"root": "data/world", "format": "table"},
+            "cross_datasets.a.format is table; expected market1501, in which data/world is rendered",
+        ),
         ("worlds", 1, "worlds is no setting; the settings here are dataset, world, "),
         ("world", None, "world is null; expected its settings, since dataset.root is data/world"),
         ("poses.source", "kinect", "poses.source is 'kinect'; input should be 'annotations', 'openpose', "),
@@ -215,7 +221,7 @@ def test_another_data_set_needs_no_world() -> None:
         ("filters.all", FILTER, "filters.all: the name is IMAGPose's own all; choose another"),
         ("imports.pidm", {"folder": "x"}, "imports.pidm: no arm has generator pidm; add one or take it out"),
         *(
-            (f"cross_datasets.{name}", "elsewhere", f"cross_datasets.{name}: mAP_{name} may be a column of")
+            (f"cross_datasets.{name}", {"root": "x"}, f"cross_datasets.{name}: mAP_{name} may be a column of")
             for name in ("rerank", "rerank_msmt17", "trapezoid")
         ),
     ],
@@ -346,7 +352,7 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
     """`dvc exp run -S` writes 1e-05, which YAML 1.1 takes for text."""
     path = tmp_path / "params.yaml"
     path.write_text("dataset: 1e-05")
-    with pytest.raises(ParamsError, match=r"dataset is 1e-05; input"):
+    with pytest.raises(ParamsError, match=r"dataset is 1e-05; expected"):
         load_params(path)
 
 

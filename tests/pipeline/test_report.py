@@ -297,7 +297,8 @@ def test_frames_tell_right_from_wrong_people(run: Params) -> None:
         fitting = [
             [f"/{found['pid']:04d}_" in image for image in top.split()]
             for (seed, query), top in tops.items()
-            if seed == found["seed"] and f"{found['pid']:04d}_c{found['camid']}" in query
+            if seed == found["seed"]
+            and f"{found['pid']:04d}_{found['camera'].replace('camera ', 'c')}s" in query
         ]
         assert [right for right, _ in hits] in fitting
         assert all(("right" in image.alt) == right for right, image in hits)

@@ -43,9 +43,17 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(SYNTHETIC):
         save_image(folder / name, 500 + seed)
     names = [name for name in SYNTHETIC if int(name[:4]) in set(train.pid)]
-    manifest = pd.DataFrame({"name": names, "pid": [int(name[:4]) for name in names], "md5": "-"})
-    manifest.assign(generator=model_hash(model)).to_csv(folder / "manifest.csv", index=False)
+    write_manifest(names, [int(name[6]) for name in names])
     return market.parent
+
+
+def write_manifest(names: list[str], camids: list[int], pids: list[int] | None = None) -> None:
+    """Write the manifest of synthetic images; a name begins with the identity."""
+    manifest = pd.DataFrame(
+        {"name": names, "pid": pids or [int(name[:4]) for name in names], "camid": camids, "md5": "-"}
+    )
+    manifest["generator"] = model_hash("models/generator/all/100")
+    manifest.to_csv("data/synthetic/all/50/manifest.csv", index=False)
 
 
 def run(command: object, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -140,7 +148,7 @@ def test_equal_exports_are_equal_archives(project: Path, monkeypatch: pytest.Mon
     card = Path("unpacked/imagpose-50/README.md").read_text()
     synthetic = len(pd.read_csv("data/synthetic/all/50/manifest.csv"))
     real = len(read_subset(50))
-    assert f"| `bounding_box_train` | {real} | {synthetic} |" in card and "all real training images" in card
+    assert f"| train | {real} | {synthetic} |" in card and "all real training images" in card
     assert model_hash("models/generator/all/100") in card
 
 
@@ -171,23 +179,66 @@ def test_a_card_that_would_describe_another_generator_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["0002_c1_fake.png", "0002_c12s1_x.jpg", "0002_cam3_a.jpg", "0002_c9s1_000001_01.jpg"]
+    ("name", "camid", "exported"),
+    [
+        ("0002_c1_fake.png", 1, "0002_c1_fake.jpg"),  # loaders take *.jpg alone
+        ("fake.jpg", 3, "0002_c3_fake.jpg"),
+        ("0002_p12_c3.jpg", 3, "0002_c3_0002_p12_c3.jpg"),  # they would read identity 12
+        ("0002_c0_fake.jpg", -1, "0002_c1_0002_c0_fake.jpg"),  # no camera is known, and they want one
+        ("0002_c1s1_000001_01.jpg", 1, "0002_c1s1_000001_01_2.jpg"),  # the name of a real image
+    ],
 )
-def test_a_name_that_loaders_misread_is_refused(
-    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_loaders_would_misread_gets_a_name_that_they_read(
+    name: str, camid: int, exported: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path("data/synthetic/all/50")
-    save_image(folder / name)
-    pd.DataFrame({"name": [name], "pid": [2], "md5": "-"}).to_csv(folder / "manifest.csv")
-    with pytest.raises(ValueError, match=f"{name}: loaders read no image of identity 2 by camera 1 to 6"):
-        run(export, monkeypatch, "imagpose", "50")
+    save_image(Path("data/synthetic/all/50") / name)
+    write_manifest([name], [camid], [2])
+    real = {Path(image).name for image in read_subset(50)}
+    if name.startswith("0002_c1s1") and name not in real:
+        exported = name
+    run(export, monkeypatch, "imagpose", "50")
+    listed = pd.read_csv("exports/imagpose-50/synthetic.csv")
+    assert listed.file.tolist() == [f"bounding_box_train/{exported}"] and listed.pid.tolist() == [2]
+    assert (Path("exports/imagpose-50/market1501/bounding_box_train") / exported).is_file()
 
 
-def test_deepfashion_has_no_folders_to_export_to(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("format: market1501 #", "format: deepfashion #"))
-    with pytest.raises(ValueError, match="format is deepfashion; expected market1501"):
-        run(export, monkeypatch, "standard", "50")
+def test_what_loaders_cannot_read_is_refused_and_a_table_takes_it(
+    project: Path, market: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seventh camera, an identity over 1501, and a test with one camera."""
+    for old, new, sentence in (
+        ("query/0003_c2s1_000001_00.jpg", "query/0003_c7s1_000001_00.jpg", "stop at query/0003_c7s1_000001"),
+        (
+            "query/0003_c7s1_000001_00.jpg",
+            "query/0003_c12s1_000001_00.jpg",
+            "identity 3 and camera 1 from query/0003_c12s1",
+        ),
+    ):
+        (market / old).rename(market / new)
+        keypoints = market / "keypoints.csv"
+        keypoints.write_text(keypoints.read_text().replace(old, new))
+        index.main()
+        with pytest.raises(ValueError, match=sentence) as caught:
+            run(export, monkeypatch, "imagpose", "50")
+        assert str(caught.value).endswith("(1 such images); --layout table exports it as it is")
+        assert not Path("exports/imagpose-50").exists()
+    run(export, monkeypatch, "imagpose", "50", "--layout", "table", "--archive")
+    table = pd.read_csv("exports/imagpose-50/images.csv").set_index("image")
+    assert table.camid["real/query/0003_c12s1_000001_00.jpg"] == 12
+    assert all((Path("exports/imagpose-50") / image).is_file() for image in table.index)
+    assert table.split.value_counts().to_dict() == {
+        "gallery": 14,
+        "train": 9 + table.synthetic.sum(),
+        "query": 6,
+    }
+    card = Path("exports/imagpose-50/README.md").read_text()
+    assert "with the table `images.csv`" in card
+
+    frame = read_index()
+    one = frame.assign(camid=frame.camid.where(frame.split == "train", 1))
+    monkeypatch.setattr(export, "read_index", lambda: one)
+    with pytest.raises(ValueError, match=r"no two cameras in its test, and .* would find nobody; --layout"):
+        run(export, monkeypatch, "imagpose", "50", "--to", "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +248,7 @@ def test_deepfashion_has_no_folders_to_export_to(project: Path, monkeypatch: pyt
         (["imagpose", "30"], r"the percent is 30; expected one of 50 \(subset.percents\) or 100"),
         (
             ["standard", "50", "--to", "exp_20_c2"],
-            "public loaders read an identity and a camera from this path",
+            "reid-strong-baseline read identity 20 and camera 2 from the path",
         ),
         (["standard", "50", "--to", "."], "exists and is no export; name another folder"),
         (["imagpose", "100"], "the arm imagpose has no synthetic images at 100 %; expected standard"),
@@ -208,16 +259,6 @@ def test_bad_arguments_are_refused_in_a_sentence(
 ) -> None:
     with pytest.raises((ValueError, OSError), match=sentence):
         run(export, monkeypatch, *arguments)
-
-
-def test_a_synthetic_image_under_a_real_name_is_refused(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, name = Path("data/synthetic/all/50"), Path(read_subset(50)[0]).name
-    next(folder.glob("*.jpg")).rename(folder / name)
-    pd.DataFrame({"name": [name], "pid": [int(name[:4])], "md5": "-"}).to_csv(folder / "manifest.csv")
-    with pytest.raises(ValueError, match=f"{name} stands twice"):
-        run(export, monkeypatch, "imagpose", "50")
 
 
 def test_images_of_another_generator_are_exported_and_named_so(

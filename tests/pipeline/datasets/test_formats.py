@@ -237,6 +237,37 @@ def test_validation_people_are_drawn(example: Example) -> None:
     subset.check_validation(index)
 
 
+def test_a_querys_own_picture_in_the_gallery_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = table_folder(tmp_path, list("1234567"), None, own_queries=True)
+    copied, to = "walk 0/5/query 0.png", "walk 1/5/gallery 2.png"
+    shutil.copy(root / copied, root / to)
+    index_dataset("table", root, NONE_HELD_OUT)
+    said = capsys.readouterr().err
+    assert f"{root}: 1 queries have their own picture in the gallery as a match, the first is" in said
+    assert f"is {copied} ({to}); take one of the two out" in said
+    shutil.copy(root / copied, root / "walk 1/6/gallery 2.png")  # another person's image is a wrong one
+    (root / to).unlink()
+    index_dataset("table", root, NONE_HELD_OUT)
+    assert "own picture" not in capsys.readouterr().err
+
+
+def test_a_test_of_one_image_per_camera_is_divided(tmp_path: Path) -> None:
+    """As VIPeR's: one image of each person by each of two cameras."""
+    rows = [("train", "a", "1"), *(("test", person, camera) for person in "bcd" for camera in "12")]
+    table = pd.DataFrame(rows, columns=["split", "pid", "camid"])
+    table["image"] = [f"{number}.jpg" for number in range(len(table))]
+    for seed, image in enumerate(table.image):
+        save_image(tmp_path / image, seed)
+    table.to_csv(tmp_path / "images.csv", index=False)
+    index, *_ = index_dataset("table", tmp_path, NONE_HELD_OUT)
+    assert (
+        index[index.split != "train"].groupby("pid").split.apply(sorted).tolist()
+        == [["gallery", "query"]] * 3
+    )
+
+
 @pytest.mark.slow
 def test_everything_downstream_works(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise for generated images, and models that are not trained to know anybody."""
