@@ -3,7 +3,7 @@
 mediapipe's present Tasks run two networks from one bundle, `pose_landmarker_*.task`: one finds people, the
 other their 33 landmarks. Its wheels hold no bundle. Those up to 0.10.21 hold the two networks, for an older
 interface that needs another numpy than ours. Either file is read here, so that a registry of packages is all
-that is needed. Wheels from 0.10.35 on send metrics of each use to Google, so no such version is run.
+that is needed. Wheels from 0.10.35 on have code that sends metrics to Google, so no such version is run.
 """
 
 import io
