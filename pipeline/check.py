@@ -8,14 +8,17 @@ a stage will make. The output is the same at every run, so that a new look rerun
 import csv
 import os
 import shutil
+import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import nn
 
 from generator.encoders import ImageEncoder, encode_latents, encode_tokens, load_image_encoder, load_vae
@@ -41,7 +44,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _STATES = 4  # what a training keeps of each parameter: weight, moving average, the two moments of AdamW
+_WORLD_NAME = "embedded world"  # in the shipped params.yaml
+_LOOKS = 20  # images whose shape is looked at
 _BYTES = 4  # of a number in single precision
+
+
+class Size(Protocol):
+    """A section of params.yaml with the size that images get, in pixels."""
+
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
 
 
 class Models(NamedTuple):
@@ -117,9 +131,33 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
 
 
 def check_dataset(params: Params) -> None:
-    """Raise a ValueError unless the data set has the images of its format."""
-    if params.dataset.root != WORLD:
-        list_images("dataset", params.dataset)
+    """Raise a ValueError unless the data set has the images of its format, and they lie as the sizes do."""
+    if params.dataset.root == WORLD:
+        return
+    listing = list_images("dataset", params.dataset)
+    sizes: dict[str, Size] = {"dataset": params.dataset, **params.judge_settings, "scores": params.scores}
+    check_sizes([params.dataset.root / image for image in listing.images.image], sizes)
+
+
+def check_sizes(files: Sequence[Path], sections: Mapping[str, Size]) -> None:
+    """Raise a ValueError where a section would stretch upright images to lying ones, or the other way round.
+
+    Args:
+        files: Images, of which up to 20 are looked at; those that cannot be read are left to the stage `index`.
+        sections: Sections of params.yaml with their height and width.
+    """
+    shapes = []
+    for file in files[:: max(1, len(files) // _LOOKS)][:_LOOKS]:
+        with suppress(OSError, ValueError), Image.open(file) as image:
+            shapes.append(image.height / image.width)
+    if not shapes or min(shapes) <= 1 <= max(shapes):  # of both kinds
+        return
+    for name, size in sections.items():
+        if (size.height - size.width) * (shapes[0] - 1) < 0:
+            raise ValueError(
+                f"{name}.height is {size.height} and {name}.width {size.width}, but the images are "
+                f"{'higher than wide' if shapes[0] > 1 else 'wider than high'}; exchange the two"
+            )
 
 
 def check_poses(params: Params) -> None:
@@ -306,9 +344,16 @@ def _sentence(error: Exception) -> str:
 
 def main() -> None:
     """Run the stage."""
-    sentences = problems(load_params())
+    params = load_params()
+    sentences = problems(params)
     if sentences:
         raise ValueError("\n".join(sentences))
+    if params.dataset.root != WORLD and params.dataset.name == _WORLD_NAME:
+        print(
+            f"check: dataset.name is {_WORLD_NAME!r}, and dataset.root is {params.dataset.root}, another one; "
+            "reports and figures will bear that name",
+            file=sys.stderr,
+        )
     with atomic(CHECKED) as temporary:
         temporary.write_text("Everything is there that the stages read.\n")
 

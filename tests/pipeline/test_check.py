@@ -154,6 +154,36 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
         assert sentence.startswith(start) and "\n" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("section", "sizes"),
+    [
+        ("dataset", {"height": 64, "width": 128}),
+        ("reid", {"height": 64, "width": 128}),
+        ("scores", {"height": 64, "width": 128}),
+    ],
+)
+def test_height_and_width_that_are_exchanged_are_named(
+    params: Params, section: str, sizes: dict[str, int]
+) -> None:
+    sentence = (
+        f"{section}.height is 64 and {section}.width 128, but the images are higher than wide; "
+        "exchange the two"
+    )
+    assert sentence in check.problems(changed(params, **{section: sizes}))
+    square = {"height": 128, "width": 128}
+    assert not [said for said in check.problems(changed(params, **{section: square})) if "exchange" in said]
+
+
+def test_another_data_set_with_the_name_of_the_rendered_world_is_said(
+    params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, said in (("embedded world", True), ("my data", False)):
+        monkeypatch.setattr(check, "load_params", lambda name=name: changed(params, dataset={"name": name}))
+        check.main()
+        assert ("dataset.name is 'embedded world', and dataset.root is" in capsys.readouterr().err) == said
+
+
 def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 

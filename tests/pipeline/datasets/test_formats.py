@@ -158,6 +158,8 @@ EXAMPLES = {
     ),
 }
 
+OWN_KEYPOINTS = ("annotations", "data set/keypoints.csv")  # poses.source and .path
+
 
 @pytest.fixture(params=EXAMPLES)
 def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Example:
@@ -165,15 +167,16 @@ def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     chosen = EXAMPLES[request.param]
     chosen.make(Path("data set"))
-    (tmp_path / "profiles").mkdir()
-    for name in ("profiles/embedded.yaml", "profiles/market1501.yaml"):
-        shutil.copy(REPOSITORY / name, name)
+    shutil.copytree(REPOSITORY / "profiles", "profiles")
+    keypoints = ("pose_transfer", "data set") if chosen.format == "deepfashion" else OWN_KEYPOINTS
     write_params(
         tmp_path,
         embedded(
             {
                 "dataset.format": chosen.format,
                 "dataset.root": "data set",
+                "poses.source": keypoints[0],
+                "poses.path": keypoints[1],
                 "index.validation_identities": 0,
                 "subset.percents": [60],
                 "plan.min_keypoints": 1,
@@ -272,7 +275,7 @@ def test_a_test_of_one_image_per_camera_is_divided(tmp_path: Path) -> None:
 def test_everything_downstream_works(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise for generated images, and models that are not trained to know anybody."""
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(train_reid, "available_cores", lambda: 1)
+    monkeypatch.setattr(train_reid, "models_at_once", lambda: 1)
     save_method(SYNTHETIC / "all/60", plan_images().assign(md5="-"), 1000)
     for arm in ("standard", "imagpose"):
         call(train_reid, arm)

@@ -89,7 +89,8 @@ def test_deepfashions_keypoints_are_of_smaller_images(tmp_path: Path) -> None:
     points[:4] = [[0, 0, 1], [175, 255, 1], [175, 256, 1], [20, 300, 1]]
     path = pose_transfer_file(tmp_path / "a.csv", pose_transfer_row("a.jpg", points))
     index = pd.DataFrame({"image": ["train_highres/a.jpg"], "width": 750, "height": 1101, "md5": "1"})
-    view = {"dataset.format": "deepfashion", "dataset.height": 512, "dataset.width": 384}
+    view = {"dataset.root": "deepfashion", "dataset.format": "deepfashion"}
+    view |= {"dataset.height": 512, "dataset.width": 384}
     (keypoints,), _ = find_keypoints(*settings("pose_transfer", path, **view), index)
     assert keypoints[0].tolist() == pytest.approx([384 / 176 / 2 - 0.5, 512 / 256 / 2 - 0.5, 1])
     assert keypoints[1].tolist() == pytest.approx([383.5 - 384 / 176 / 2, 511.5 - 512 / 256 / 2, 1])
