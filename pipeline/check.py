@@ -350,8 +350,8 @@ def main() -> None:
         raise ValueError("\n".join(sentences))
     if params.dataset.root != WORLD and params.dataset.name == _WORLD_NAME:
         print(
-            f"check: dataset.name is {_WORLD_NAME!r}, and dataset.root is {params.dataset.root}, another one; "
-            "reports and figures will bear that name",
+            f"check: dataset.name is {_WORLD_NAME!r}, and dataset.root is {params.dataset.root}, which is "
+            "another one; reports and figures will bear that name",
             file=sys.stderr,
         )
     with atomic(CHECKED) as temporary:
