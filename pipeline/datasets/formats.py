@@ -20,12 +20,9 @@ class Format(Protocol):
     """What a module of this package has if it reads a format of data sets.
 
     Attributes:
-        NAME: What the format is called in sentences.
         KEYPOINT_FILES: Files of keypoints in the root, for the setting poses.source annotations.
     """
 
-    @property
-    def NAME(self) -> str: ...  # noqa: D102
     @property
     def KEYPOINT_FILES(self) -> Sequence[str]: ...  # noqa: D102
 
