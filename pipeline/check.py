@@ -143,7 +143,7 @@ def check_sizes(files: Sequence[Path], sections: Mapping[str, Size]) -> None:
     """Raise a ValueError where a section would stretch upright images to lying ones, or the other way round.
 
     Args:
-        files: Images, of which up to 20 are looked at; those that cannot be read are left to the stage `index`.
+        files: Images, of which up to 20 are looked at; the stage `index` names those that cannot be read.
         sections: Sections of params.yaml with their height and width.
     """
     shapes = []

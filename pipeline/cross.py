@@ -44,7 +44,8 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
     # Images on which our models were trained, byte for byte.
     own = read_index()
     train = own.loc[own.split == "train", ["image", "md5"]].rename(columns={"image": "train"})
-    leaked = train.merge(pd.concat(sets).rename(columns={"image": "test"}), on="md5")[["train", "test"]]
+    tested = pd.concat(sets)[["image", "md5"]].rename(columns={"image": "test"})
+    leaked = train.merge(tested, on="md5")[["train", "test"]]
 
     models = [
         (arm, percent, seed)

@@ -22,7 +22,6 @@ import pandas as pd
 from pipeline.datasets.listing import Listing, list_folder, make_listing
 from reid.cameras import NO_CAMERA
 
-NAME = "DeepFashion"
 FOLDERS = {"train": ("train_highres", "train"), "test": ("test_highres", "test")}  # either name will do
 KEYPOINTS_SIZE = (176, 256)  # width and height of the images to which PATN's keypoints refer, in pixels
 _NAME = re.compile(r"fashion((?:WO)?MEN[A-Za-z_]+?)id(\d{8})(\d{2})_(\d)[a-z]+\.jpg", re.ASCII)
@@ -46,22 +45,22 @@ def list_images(root: Path) -> Listing:
     return make_listing(root, _list_rows(root, places), places, refuse=_refuse_square)
 
 
-def _list_rows(root: Path, places: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """Yield the row of each file, or why it is rejected."""
+def _list_rows(root: Path, places: dict[str, Path]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yield the columns of each file, and why it is rejected, if it is."""
     kind_of: dict[int, str] = {}  # pid -> clothing, such as MENDenim
     for split, folder in places.items():
         for file in list_folder(folder, "a DeepFashion folder has it"):
             row: dict[str, Any] = {"image": f"{folder.name}/{file.name}", "split": split}
-            name = _NAME.fullmatch(file.name)
+            name, reason = _NAME.fullmatch(file.name), None
             if name is None:
-                row["reason"] = "the name is not of the form fashionWOMENDressesid0000262902_3back.jpg"
+                reason = "the name is not of the form fashionWOMENDressesid0000262902_3back.jpg"
             else:
                 kind, item, variant, view = name.groups()
                 pid = int(item + variant)
                 if kind_of.setdefault(pid, kind) != kind:
                     raise ValueError(f"{root}: item {item} is both {kind_of[pid]} and {kind}")
                 row |= {"pid": pid, "camid": NO_CAMERA, "variant": int(variant), "view": int(view)}
-            yield row
+            yield row, reason
 
 
 def _refuse_square(content: Mapping[str, Any]) -> str | None:

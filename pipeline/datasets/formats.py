@@ -15,14 +15,7 @@ from pipeline.datasets.listing import Listing
 
 
 class Format(Protocol):
-    """What a module of this package has if it reads a format of data sets.
-
-    Attributes:
-        NAME: What the format is called in sentences.
-    """
-
-    @property
-    def NAME(self) -> str: ...  # noqa: D102
+    """What a module of this package has if it reads a format of data sets."""
 
     def list_images(self, root: Path) -> Listing:
         """List the files of a data set by their names and lists alone, in a few seconds.

@@ -62,7 +62,7 @@ def index_dataset(name: str, root: Path, settings: IndexSettings) -> Index:
     images = divide_test(listing.images.join(contents.drop(columns="pixels")), settings.seed)
     _refuse_splits(root, images)
     images = hold_out_validation(images, settings)
-    with_pixels = images.assign(pixels=contents.pixels)
+    with_pixels = images[["image", "split", "pid", "camid"]].assign(pixels=contents.pixels)
     leaked, copies = find_leaks(with_pixels), find_copies_of_queries(with_pixels)
     if len(copies):
         print(

@@ -37,15 +37,23 @@ class Listing(NamedTuple):
 
 
 def make_listing(
-    root: Path, rows: Iterable[dict[str, Any]], places: Mapping[str, Path], **options: Any
+    root: Path,
+    rows: Iterable[tuple[dict[str, Any], str | None]],
+    places: Mapping[str, Path],
+    **options: Any,
 ) -> Listing:
-    """Make a listing of rows, each an image with its columns, or a rejected file if it has a `reason`.
+    """Make a listing of files, and reject those whose paths cannot be used (`refuse_path`).
 
-    An image whose path cannot be used (`refuse_path`) is rejected too.
+    Args:
+        root: Folder of the data set.
+        rows: For each file its columns, and why it is rejected; None if it is an image. A rejected one needs
+            the columns image and split alone.
+        places: As the attribute of `Listing`.
+        options: Further attributes.
     """
     images, rejected = [], []
-    for row in rows:
-        reason = refuse_path(root, row["image"]) or row.get("reason")
+    for row, reason in rows:
+        reason = refuse_path(root, row["image"]) or reason
         if reason is None:
             images.append(row)
         else:

@@ -19,7 +19,6 @@ from pipeline.datasets.listing import Listing, list_folder, make_listing
 from pipeline.datasets.loaders import misreadings
 from pipeline.datasets.names import SUFFIXES, read_name
 
-NAME = "Market-1501"
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 # What Market-1501's own names say besides: sequence, frame and box.
@@ -41,23 +40,23 @@ def list_images(root: Path) -> Listing:
     return make_listing(root, _list_rows(places, needs), places)
 
 
-def _list_rows(places: dict[str, Path], needs: str) -> Iterator[dict[str, Any]]:
-    """Yield the row of each file, or why it is rejected."""
+def _list_rows(places: dict[str, Path], needs: str) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yield the columns of each file, and why it is rejected, if it is."""
     for split, folder in places.items():
         for file in list_folder(folder, needs):
             row: dict[str, Any] = {"image": f"{folder.name}/{file.name}", "split": split}
-            who = read_name(file.name)
+            who, reason = read_name(file.name), None
             if file.suffix.lower() not in SUFFIXES:
-                row["reason"] = f"its name does not end in {', '.join(SUFFIXES)}"
+                reason = f"its name does not end in {', '.join(SUFFIXES)}"
             elif who is None:
-                row["reason"] = "its name does not begin with identity and camera, as 0002_c1s1_000451_03.jpg"
+                reason = "its name does not begin with identity and camera, as 0002_c1s1_000451_03.jpg"
             elif who[0] < 1 and split != "gallery":
-                row["reason"] = "distractors (0000) and junk (-1) belong in bounding_box_test"
+                reason = "distractors (0000) and junk (-1) belong in bounding_box_test"
             else:
                 place = _PLACE.search(file.name)
                 sequence, frame, box = map(int, place.groups()) if place else (0, 0, 0)
                 row |= {"pid": who[0], "camid": who[1], "sequence": sequence, "frame": frame, "box": box}
-            yield row
+            yield row, reason
 
 
 def warnings(root: Path, images: pd.DataFrame) -> list[str]:

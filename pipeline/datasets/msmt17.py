@@ -22,7 +22,6 @@ import pandas as pd
 
 from pipeline.datasets.listing import Listing, make_listing
 
-NAME = "MSMT17"
 VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1, V2
 LISTS = {  # list -> its split, and which of a version's two folders has its images
     "list_train.txt": ("train", 0),
@@ -40,7 +39,7 @@ def list_images(root: Path) -> Listing:
     Further columns are list, the name of the list, and pid_in_list, the identity as it stands there.
 
     Raises:
-        ValueError: A folder or a list is missing, a line is not of the form, or an image stands in two lists.
+        ValueError: A folder or a list is missing, a line is not of the form, or an image stands in two lines.
     """
     folders = next((names for names in VERSIONS if all((root / name).is_dir() for name in names)), None)
     if folders is None:
@@ -53,16 +52,19 @@ def list_images(root: Path) -> Listing:
     lines = [line for name in LISTS for line in _read_list(root, name, folders)]
     first_of: dict[str, str] = {}  # image -> its list
     for line in lines:
-        if first_of.setdefault(line["image"], line["list"]) is not line["list"]:
+        image, name = line["image"], line["list"]
+        if image in first_of:
             raise ValueError(
-                f"{root / line['list']}: {line['image']} stands in {first_of[line['image']]} too; leave one"
+                f"{root / name}: {image} has two lines, the first in {first_of[image]}; leave one"
             )
+        first_of[image] = name
     known = max((line["pid_in_list"] for line in lines if line["split"] == "train"), default=-1) + 1
-    rows = (
-        line | {"pid": line["pid_in_list"] + 1 + (0 if line["split"] == "train" else known)} for line in lines
-    )
-    places = {split: root / name for name, (split, _) in reversed(LISTS.items())}
-    return make_listing(root, rows, dict(reversed(places.items())))
+    for line in lines:
+        line["pid"] = line["pid_in_list"] + 1 + (0 if line["split"] == "train" else known)
+    places: dict[str, Path] = {}
+    for name, (split, _) in LISTS.items():
+        places.setdefault(split, root / name)
+    return make_listing(root, ((line, None) for line in lines), places)
 
 
 def _read_list(root: Path, name: str, folders: tuple[str, str]) -> Iterator[dict[str, Any]]:

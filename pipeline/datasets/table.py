@@ -25,7 +25,6 @@ import pandas as pd
 from pipeline.datasets.listing import Listing, make_listing
 from reid.cameras import NO_CAMERA
 
-NAME = "table"
 TABLE = "images.csv"
 SPLITS = ("train", "query", "gallery", "test")
 _NEEDED = ("image", "pid", "split")
@@ -65,12 +64,12 @@ def list_images(root: Path) -> Listing:
     for name, texts in (("pid", rows.pid), ("camid", cameras)):
         if (texts != images[name].astype(str)).any() and not set(texts) <= set(unknown):
             further = further.assign(**{f"{name}_in_table": texts})
-    records = images.join(further).to_dict("records")
-    splits = list(dict.fromkeys(["train", *rows.split]))
-    if "test" not in splits:
-        splits += [split for split in ("query", "gallery") if split not in splits]
-    places = dict.fromkeys(splits, file)
-    return make_listing(root, ({str(key): value for key, value in row.items()} for row in records), places)
+    records = (
+        ({str(name): value for name, value in row.items()}, None)
+        for row in images.join(further).to_dict("records")
+    )
+    needed = ["test"] if (rows.split == "test").any() else ["query", "gallery"]
+    return make_listing(root, records, dict.fromkeys(["train", *needed], file))
 
 
 def _read_rows(file: Path) -> pd.DataFrame:

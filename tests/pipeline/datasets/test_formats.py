@@ -378,12 +378,13 @@ def test_a_table_from_a_spreadsheet(tmp_path: Path) -> None:
     for seed, name in enumerate(("sub/a.jpg", "sub/b.jpg", "sub/c.jpg", "sub/d.jpg", "sub/e.jpg")):
         save_image(tmp_path / name, seed)
     (tmp_path / "images.csv").write_bytes(
-        b"\xef\xbb\xbfimage, pid ,camid,split,width\r\nsub\\a.jpg,x,1,Train,9\r\n\r\n"
-        b"sub/b.jpg, y,,query,9\r\nsub/c.jpg,y,2,gallery,9\r\nsub/d.jpg,-1,2,gallery,9\r\n"
+        b"\xef\xbb\xbfimage, pid ,camid,split,width,reason\r\nsub\\a.jpg,x,1,Train,9,r\r\n\r\n"
+        b"sub/b.jpg, y,,query,9,r\r\nsub/c.jpg,y,2,gallery,9,r\r\nsub/d.jpg,-1,2,gallery,9,r\r\n"
     )
     index, *_ = index_dataset("table", tmp_path, NONE_HELD_OUT)
     assert index.columns.tolist() == [
-        *("image", "split", "pid", "camid", "pid_in_table", "camid_in_table", "width", "height", "md5")
+        *("image", "split", "pid", "camid", "reason", "pid_in_table", "camid_in_table"),
+        *("width", "height", "md5"),
     ]
     assert index[["image", "split", "pid", "camid"]].to_numpy().tolist() == [
         ["sub/a.jpg", "train", 1, 1],
@@ -418,7 +419,7 @@ def test_what_a_folder_of_msmt17_lacks_is_named(tmp_path: Path) -> None:
     train = root / "list_train.txt"
     train.write_text(train.read_text() + (root / "list_val.txt").read_text())
     assert re.fullmatch(
-        r"ROOT/list_val\.txt: train/0000/\S+ stands in list_train\.txt too; leave one",
+        r"ROOT/list_val\.txt: train/0000/\S+ has two lines, the first in list_train\.txt; leave one",
         refusal("msmt17", root),
     )
     (root / "list_val.txt").unlink()
@@ -429,4 +430,4 @@ def test_what_a_folder_of_msmt17_lacks_is_named(tmp_path: Path) -> None:
 
 def test_every_format_has_what_the_protocol_asks_for() -> None:
     for form in FORMATS.values():
-        assert form.NAME and callable(form.list_images) and callable(form.warnings)
+        assert callable(form.list_images) and callable(form.warnings)
