@@ -1,5 +1,6 @@
 """The targets of the Makefile: what they delete, and what they say where they cannot work."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ from tests import REPOSITORY, read_yaml
 
 
 def make(folder: Path, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # of the make that may have started the tests
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == code, done.stderr
     return done.stdout
 

@@ -27,9 +27,11 @@ class ViTPose(Detector):
         import torch
         from transformers import VitPoseImageProcessor
 
+        from generator.model_files import read_json
+
         torch.set_num_threads(1)  # the processes share the cores
         self.model = _load(path).eval().requires_grad_(False)
-        self.processor: Any = VitPoseImageProcessor.from_pretrained(path, local_files_only=True)
+        self.processor: Any = VitPoseImageProcessor.from_dict(read_json(path / "preprocessor_config.json"))
         self.device = "cuda" if may_use_gpu and torch.cuda.is_available() else "cpu"
         self.model.to(self.device)
 

@@ -130,6 +130,7 @@ def device_of_this_worker(_: int) -> str:
     return reid_models.reid_device()
 
 
+@pytest.mark.slow
 def test_every_worker_trains_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with worker_pool(2, setup=pretend_two_gpus) as pool:
         assert set(pool.map(device_of_this_worker, range(8))) == {"cuda:0", "cuda:1"}
