@@ -4,7 +4,7 @@
     python -m benchmarks.evaluate --small    a tenth of the images, in seconds
     python -m benchmarks.evaluate --rerank   re-ranking too, once: a minute or two
     python -m benchmarks.evaluate --msmt17 --rounds 1 --rerank
-                                             11,659 queries x 82,161 gallery images: some ten minutes
+                                             11,659 queries x 82,161 gallery images: up to an hour
 
 All three are timed in turn in each round, so that a busy machine disturbs all of them; medians are reported.
 torchreid ranks a part of the queries only, because it takes minutes for all; its time is scaled up, and the
