@@ -90,7 +90,7 @@ def main() -> None:
         yaml = YAML(typ="safe", pure=True)
         values = yaml.load(Path("profiles/market1501.yaml"))
         values["dataset"]["root"] = "market"
-        values["poses"] |= {"source": "annotations", "openpose_model": None}
+        values["poses"] |= {"source": "annotations", "path": "market/keypoints.csv"}
         values["reid"]["identities_per_batch"] = 4
         with (project / "params.yaml").open("w") as file:
             yaml.dump(values, file)

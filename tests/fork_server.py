@@ -43,8 +43,9 @@ def preload(packages: list[Path]) -> None:
                 if str(source).split(".")[0] not in own:
                     exec(ast.unparse(node), {})
     import dvc
-    import dvclive  # noqa: F401  these two are imported when they are needed
+    import dvclive  # noqa: F401  these are imported when they are needed
     import networkx  # noqa: F401
+    import timm  # noqa: F401
 
     for module in pkgutil.walk_packages(dvc.__path__, "dvc.", onerror=lambda name: None):
         with suppress(ImportError):  # of a library that only other users of DVC need

@@ -235,7 +235,7 @@ def train_on_two_processes(folder, *environments):
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_compiled(tmp_path, uninterrupted):
-    weights = train_on_two_processes(tmp_path, {"COMPILE": "aot_eager"}, {"COMPILE": "aot_eager"})
+    weights = train_on_two_processes(tmp_path, {"COMPILE": "eager"}, {"COMPILE": "eager"})
     torch.testing.assert_close(weights, dict(uninterrupted), rtol=1e-3, atol=1e-4)
 
 

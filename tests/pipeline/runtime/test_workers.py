@@ -16,6 +16,7 @@ from pipeline.runtime.workers import bar_position, worker_pool
 from tests.stages import is_running
 
 STAGE = """
+import signal
 import time
 from pipeline.runtime.stage import stage_main
 from pipeline.runtime.workers import worker_pool
@@ -30,6 +31,7 @@ def main():
         time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     stage_main(main)
 """
 
