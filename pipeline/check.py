@@ -88,7 +88,7 @@ def problems(params: Params) -> list[str]:
     """List all that is missing or wrong, one sentence each."""
     mistakes = Mistakes()
     check_links(params, mistakes)
-    mistakes.look(check_dataset, params)
+    listing = mistakes.look(check_dataset, params)
     for name, other in params.cross_datasets.items():
         if other.root != WORLD:
             mistakes.look(list_images, f"cross_datasets.{name}", other)
@@ -104,7 +104,7 @@ def problems(params: Params) -> list[str]:
         mistakes.look(check_compiler)
     if models is not None and not mistakes:  # what a run takes is known once everything is there
         mistakes.look(check_disk, params, models)
-        mistakes.look(check_memory, params, models)
+        mistakes.look(check_memory, params, models, listing)
     return mistakes
 
 
@@ -130,13 +130,18 @@ def check_links(params: Params, mistakes: Mistakes) -> None:
                 )
 
 
-def check_dataset(params: Params) -> None:
-    """Raise a ValueError unless the data set has the images of its format, and they lie as the sizes do."""
+def check_dataset(params: Params) -> Listing | None:
+    """List the data set, and see that its images lie as the sizes do; None if it has yet to be rendered.
+
+    Raises:
+        ValueError: It does not have the images of its format, or a height and a width are exchanged.
+    """
     if params.dataset.root == WORLD:
-        return
+        return None
     listing = list_images("dataset", params.dataset)
     sizes: dict[str, Size] = {"dataset": params.dataset, **params.judge_settings, "scores": params.scores}
     check_sizes([params.dataset.root / image for image in listing.images.image], sizes)
+    return listing
 
 
 def check_sizes(files: Sequence[Path], sections: Mapping[str, Size]) -> None:
@@ -297,7 +302,7 @@ def check_disk(params: Params, models: Models) -> None:
         )
 
 
-def check_memory(params: Params, models: Models) -> None:
+def check_memory(params: Params, models: Models, listing: Listing | None) -> None:
     """Raise a ValueError unless the training of the generator fits into this machine's memory.
 
     Every process of a launch keeps all encoded training images and, without a GPU, the state of the training.
@@ -311,10 +316,11 @@ def check_memory(params: Params, models: Models) -> None:
 
     # All of them, and mirrored; those of the embedded world may yet have to be rendered
     root, world = params.dataset.root, params.world
-    if root == WORLD and world is not None:
-        count = world.train_identities * world.images_per_identity
+    if listing is not None:
+        count = int((listing.images.split == "train").sum())
     else:
-        count = int((list_images("dataset", params.dataset).images.split == "train").sum())
+        assert world is not None  # params.py sees to it
+        count = world.train_identities * world.images_per_identity
     views = count * view * (2 if settings.train.flip else 1)
 
     state = _BYTES * _STATES * parameters(models.denoiser)

@@ -17,9 +17,8 @@ def show_names(*names: str) -> None:
     Matplotlib's own font has the scripts of Europe. For other characters the machine's fonts are searched. If
     none has them, say so: then boxes stand in their place.
     """
-    matplotlib.rcParams["text.parse_math"] = (
-        False  # a name may hold dollars, and no label of ours is a formula
-    )
+    # A name may hold dollars, and no label of ours is a formula.
+    matplotlib.rcParams["text.parse_math"] = False
     characters = {char for name in names for char in name if not char.isspace()}
     missing = characters - _characters(font_manager.findfont(font_manager.FontProperties()))
     for file in sorted(font_manager.findSystemFonts()) if missing else []:

@@ -10,8 +10,10 @@ import argparse
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.process import STARTED
@@ -53,19 +55,28 @@ def count_processes() -> int:
     if not launcher:
         return 1
     try:
-        done = subprocess.run(
-            [*launcher, "-m", "pipeline.runtime.process"], capture_output=True, text=True, timeout=_LONGEST
+        process = subprocess.Popen(
+            [*launcher, "-m", "pipeline.runtime.process"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # what it starts in turn can be ended with it
         )
     except OSError as error:
         raise ValueError(_not_started(launcher, error)) from None
+    try:
+        output, complaint = process.communicate(timeout=_LONGEST)
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"LAUNCH is {shlex.join(launcher)!r}, which starts nothing within {_LONGEST} seconds; a launcher "
             "that waits for other machines starts single stages by hand (docs/paper_scale.md)"
         ) from None
-    count = done.stdout.count(STARTED)
-    if done.returncode or not count:
-        reason = (done.stderr.strip() or "no output").splitlines()[-1]
+    finally:
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
+    count = output.count(STARTED)
+    if process.returncode or not count:
+        reason = (complaint.strip() or "no output").splitlines()[-1]
         raise ValueError(f"LAUNCH is {shlex.join(launcher)!r}, which does not start a stage ({reason})")
     return count
 

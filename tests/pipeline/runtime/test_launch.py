@@ -66,7 +66,10 @@ def test_a_launcher_is_asked_how_many_processes_it_starts(monkeypatch: pytest.Mo
         ("acelerate launch", r"LAUNCH is 'acelerate', which cannot be started \(No such"),
         ("sh -c 'echo no GPU >&2; exit 3'", r"LAUNCH is .*, which does not start a stage \(no GPU\)"),
         ("true", r"LAUNCH is 'true', which does not start a stage \(no output\)"),
-        ("sh -c 'sleep 60'", r"LAUNCH is .*, which starts nothing within 0.1 seconds; a launcher that waits"),
+        (
+            "sh -c 'sleep 60; true'",
+            r"LAUNCH is .*, which starts nothing within 0.1 seconds; a launcher that waits",
+        ),
     ],
 )
 def test_a_launcher_that_starts_no_process_is_named(
