@@ -26,17 +26,11 @@ from tools import verify
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    "dataset.height": 64,
-    "dataset.width": 32,
     "index.validation_identities": 0,
     "subset.percents": [50],
     "plan.min_keypoints": 1,
-    "generator.base": "base",
-    "generator.image_encoder": "base/image_encoder",
-    "generator.token_height": 32,
-    "generator.token_width": 16,
-    "generator.denoiser": tiny.DENOISER.model_dump(mode="json"),
-    "generator.train": tiny.TRAIN.model_dump(mode="json") | {"steps": 8, "checkpoint_every": 1},
+    "generator.train.steps": 8,
+    "generator.train.checkpoint_every": 1,
     "generate.sample.steps": 2,
     "generate.sample.batch_size": 1,
     "reid.seeds": [0],
@@ -55,7 +49,7 @@ LONG = {
     "generate": (["python", "-m", "pipeline.generate", "all", "50"], "data/synthetic", "*.jpg"),
     "train_reid": (["python", "-m", "pipeline.train_reid", "standard"], "data/reid", "step-*/*"),
 }
-KILLS = 6  # of each stage
+KILLS = 4  # of each stage
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, random base weights, and the output of every stage."""
     folder = tmp_path_factory.mktemp("project")
     make_market(folder / "data/world")
-    tiny.unet().save_pretrained(folder / "base/unet")
-    tiny.vae().save_pretrained(folder / "base/vae")
-    tiny.image_encoder().save_pretrained(folder / "base/image_encoder")
-    tiny.scheduler().save_pretrained(folder / "base/scheduler")
-    write_params(folder, embedded(SMALL))
+    write_params(folder, embedded(tiny.save_base(folder / "base") | SMALL))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["stage"])

@@ -1,5 +1,8 @@
 """The smallest models and data that the real code accepts: views of 32x16 pixels, latents of 4x2."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -48,24 +51,45 @@ TRAIN = TrainSettings(
 )
 
 
-def unet(seed: int = 0) -> UNet2DConditionModel:
+def unet(seed: int = 0, levels: int = 2) -> UNet2DConditionModel:
+    """A UNet of one or two levels; one without a middle is the least for torch.compile to trace."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         in_channels=4,
         out_channels=4,
-        block_out_channels=(8, 16),
+        block_out_channels=(8, 16)[:levels],
         layers_per_block=1,
         cross_attention_dim=8,
         attention_head_dim=2,
         norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        mid_block_type="UNetMidBlock2DCrossAttn" if levels > 1 else None,
     )
 
 
-def denoiser(trained: bool = False, **changes: object) -> IMAGPoseDenoiser:
+def save_base(folder: Path) -> dict[str, Any]:
+    """Save base weights with an image encoder; returns the changes of params.yaml for 64x32 pixels."""
+    unet().save_pretrained(folder / "unet")
+    vae().save_pretrained(folder / "vae")
+    image_encoder().save_pretrained(folder / "image_encoder")
+    scheduler().save_pretrained(folder / "scheduler")
+    return {
+        "dataset.height": 64,
+        "dataset.width": 32,
+        "generator.base": str(folder),
+        "generator.image_encoder": str(folder / "image_encoder"),
+        "generator.token_height": 32,
+        "generator.token_width": 16,
+        "generator.denoiser": DENOISER.model_dump(mode="json"),
+        "generator.train": TRAIN.model_dump(mode="json"),
+    }
+
+
+def denoiser(trained: bool = False, levels: int = 2, **changes: object) -> IMAGPoseDenoiser:
     """A denoiser; `trained` makes its zero-initialised parts random, so that everything has an effect."""
-    model = IMAGPoseDenoiser.from_unet(unet(), WIDTH, DENOISER.model_copy(update=changes), seed=0).eval()
+    settings = DENOISER.model_copy(update=changes)
+    model = IMAGPoseDenoiser.from_unet(unet(levels=levels), WIDTH, settings, seed=0).eval()
     if trained:
         torch.manual_seed(1)
         with torch.no_grad():

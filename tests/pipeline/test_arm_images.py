@@ -108,7 +108,7 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     alone = train_reid.run_arm("imagpose", params)
     weights = [md5(outcome.weights) for outcome in alone]
     shutil.rmtree(SCRATCH)
-    monkeypatch.setattr(train_reid, "models_at_once", lambda: 3)
+    monkeypatch.setattr(train_reid, "models_at_once", lambda: 2)
     together = train_reid.run_arm("imagpose", params)
     assert [outcome.row for outcome in together] == [outcome.row for outcome in alone]
     assert [(o.row["percent"], o.row["seed"]) for o in alone] == [(p, s) for p in (50, 75) for s in (0, 1)]

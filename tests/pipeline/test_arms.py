@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
-from ruamel.yaml import YAML
 
 from pipeline import filter as filter_
 from pipeline import generate, import_images, index, plan, poses, subset, table4, train_generator, train_reid
@@ -19,7 +18,8 @@ from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared.reid_models import ImageSet
 from pipeline.world.shots import shots
-from tests import REPOSITORY
+from tests import change, embedded, read_yaml, write_params
+from tests.generator import tiny
 from tests.pipeline.market import save_image
 
 pytestmark = pytest.mark.slow
@@ -38,23 +38,24 @@ IMPORTS = {"pidm": {"folder": "elsewhere/pidm"}}
 PIDS = range(1, 7)
 
 
-def write_params(root: Path, percents: list[int]) -> None:
-    values = YAML(typ="safe", pure=True).load(REPOSITORY / "profiles/embedded.yaml")
-    values["dataset"]["root"] = str(root)
-    values["poses"]["path"] = str(root / "keypoints.csv")
-    values["index"]["validation_identities"] = 0
-    values["subset"]["percents"] = percents
-    for key in ("base", "image_encoder"):
-        values["generator"][key] = str(REPOSITORY / values["generator"][key])
-    values["generator"]["train_on"] = ["all", "subset"]
-    values["generator"]["train"] |= {"steps": 1, "batch_size": 2, "decay_steps": 0, "warmup_steps": 0}
-    values["plan"] |= {"min_keypoints": 1}
-    values["generate"]["sample"]["steps"] = 1
-    values["reid"] |= {"seeds": [0], "height": 32, "width": 16, "channels": 8, "iterations": 2, "padding": 1}
-    values["reid"] |= {"identities_per_batch": 4, "images_per_identity": 2}
-    values |= {"arms": ARMS, "filters": FILTERS, "imports": IMPORTS}
-    with Path("params.yaml").open("w") as file:
-        YAML(typ="safe", pure=True).dump(values, file)
+SMALL = {
+    "index.validation_identities": 0,
+    "plan.min_keypoints": 1,
+    "generator.train_on": ["all", "subset"],
+    "generator.train.steps": 2,
+    "generate.sample.steps": 1,
+    "reid.seeds": [0],
+    "reid.channels": 8,
+    "reid.height": 32,
+    "reid.width": 16,
+    "reid.padding": 1,
+    "reid.identities_per_batch": 4,
+    "reid.images_per_identity": 2,
+    "reid.iterations": 2,
+    "arms": ARMS,
+    "filters": FILTERS,
+    "imports": IMPORTS,
+}
 
 
 def call(stage: object, *arguments: str) -> None:
@@ -78,9 +79,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save_image(folder / "market" / image, seed)
     keypoints = [shot.keypoints for shot in shots(0, "arms test", 0, len(images), 6, 128, 64, strength=0.3)]
     write_csv(poses.to_frame(images, np.stack(keypoints)), folder / "market/keypoints.csv")
+    settings = tiny.save_base(folder / "base") | SMALL | {"dataset.root": str(folder / "market")}
+    settings |= {"poses.path": str(folder / "market/keypoints.csv")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_params(folder / "market", [50, 75])
+        patch.setattr(train_reid, "models_at_once", lambda: 1)  # processes of their own start slowly
+        write_params(folder, embedded(settings | {"subset.percents": [50, 75]}))
         for stage in (index, poses, subset, plan):
             call(stage)
         for kind in ("all", "subset"):
@@ -88,7 +92,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for train_on in ("all", "subset"):
             for percent in ("50", "75"):
                 call(generate, train_on, percent)
-        write_params(folder / "market", [50])
+        write_params(folder, embedded(settings | {"subset.percents": [50]}))
         yield folder
 
 
@@ -121,7 +125,8 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
     for name in ("market", "data"):
         shutil.copytree(project / name, tmp_path / name, ignore=shutil.ignore_patterns("synthetic", "plans"))
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path / "market", percents)
+    changes = {"subset.percents": percents, "dataset.root": "market"}
+    write_params(tmp_path, change(read_yaml(project / "params.yaml"), changes))
     largest = percents[-1]
     gone = outside(tmp_path, largest)
     assert len(gone) == 24 * (100 - largest) // 100 + 4
