@@ -14,7 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 from common.seeding import make_rng
 from generator.keypoints import pose_distance
 from generator.pose import draw_skeleton
-from pipeline.artifacts import CONTACT_SHEETS, MANIFEST, PLAN_COLUMNS, SYNTHETIC, read_index, read_poses
+from pipeline.artifacts import (
+    CONTACT_SHEETS,
+    MANIFEST,
+    PLAN_COLUMNS,
+    SYNTHETIC,
+    read_index,
+    read_pose_table,
+    to_keypoints,
+)
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import save_composite
 from pipeline.datasets.views import from_view
@@ -58,12 +66,13 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(20)
+    poses = read_pose_table()
     for i, row in enumerate(rows.to_dict("records")):
         left = _GROUP_GAP + i % _PER_LINE * group_width
         top = _LABEL + i // _PER_LINE * (_LABEL + tile[1] + _GAP)
         scenario = _SCENARIOS.get(row["scenario"], row["scenario"])
         pen.text((left, top + 4), f"identity {row['pid']:04d}, {scenario}", _INK, font)
-        for name, picture in zip(TILES, _pictures(row, folder, index, params), strict=True):
+        for name, picture in zip(TILES, _pictures(row, folder, index, poses, params), strict=True):
             if i < _PER_LINE:
                 pen.text((left, 4), name, _INK, font)
             sheet.paste(picture.resize(tile, Image.Resampling.BICUBIC), (left, top + _LABEL))
@@ -72,7 +81,7 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
 
 
 def _pictures(
-    row: dict[Hashable, Any], folder: Path, index: pd.DataFrame, params: Params
+    row: dict[Hashable, Any], folder: Path, index: pd.DataFrame, poses: pd.DataFrame, params: Params
 ) -> list[Image.Image]:
     """Return the pictures of one row, in the order of `TILES`.
 
@@ -81,10 +90,10 @@ def _pictures(
     dataset = params.dataset
     sources = row["sources"].split("|")
     own = index.image[(index.pid == row["pid"]) & ~index.image.isin(sources)].tolist()
-    pose = read_poses([row["pose"]])[0]
+    pose = to_keypoints(poses, [row["pose"]])[0]
     skeleton = from_view(draw_skeleton(pose, dataset.height, dataset.width), dataset.border)
     if own:
-        nearest = own[int(pose_distance(pose, read_poses(own), dataset.height).argmin())]
+        nearest = own[int(pose_distance(pose, to_keypoints(poses, own), dataset.height).argmin())]
         real = read_image(dataset.root / nearest)
     else:
         real = Image.new("RGB", (dataset.width, dataset.height), _NOTHING)

@@ -39,11 +39,12 @@ from pipeline.artifacts import (
     is_standard,
     read_curves,
     read_index,
-    read_poses,
+    read_pose_table,
     read_queries,
     read_subset,
     split_images,
     standard_of,
+    to_keypoints,
 )
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, load_params
@@ -251,13 +252,13 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
     return drawing
 
 
-def galleries_section(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def galleries_section(index: pd.DataFrame, poses: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return for each generator, subset and identity the real images of the subset and the generated ones."""
     return [
         {
             "folder": SYNTHETIC / generator,
             "percent": percent,
-            "identities": _gallery(arm, percent, index, params),
+            "identities": _gallery(arm, percent, index, poses, params),
         }
         for generator, arm in _arm_of_generator(params).items()
         for percent in progress(
@@ -271,7 +272,9 @@ def _arm_of_generator(params: Params) -> dict[str, str]:
     return dict(sorted({arm.generator: name for name, arm in params.arms.items()}.items()))
 
 
-def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def _gallery(
+    arm: str, percent: int, index: pd.DataFrame, poses: pd.DataFrame, params: Params
+) -> list[dict[str, Any]]:
     settings, root = params.report, params.dataset.root
     images, manifest = read_generated(arm, percent, index, params)
     subset = index[index.image.isin(read_subset(percent))]
@@ -295,7 +298,7 @@ def _gallery(arm: str, percent: int, index: pd.DataFrame, params: Params) -> lis
                 ],
                 "real_total": len(real),
                 "made": [
-                    show_generated(row, images, params)
+                    show_generated(row, images, poses, params)
                     for row in _some(generated, settings.images_per_identity, order).to_dict("records")
                 ],
                 "made_total": len(generated),
@@ -320,11 +323,11 @@ def read_generated(arm: str, percent: int, index: pd.DataFrame, params: Params) 
     return images, scored
 
 
-def show_generated(row: dict[Any, Any], folder: Path, params: Params) -> dict[str, Any]:
+def show_generated(row: dict[Any, Any], folder: Path, poses: pd.DataFrame, params: Params) -> dict[str, Any]:
     """Return a generated image with its sources and its target pose, as far as its manifest names them."""
     root, height, width = params.dataset.root, params.dataset.height, params.dataset.width
     is_planned = {"sources", "pose"} <= set(row)  # images of another generator have neither
-    pose = draw_skeleton(read_poses([row["pose"]])[0], height, width) if is_planned else None
+    pose = draw_skeleton(to_keypoints(poses, [row["pose"]])[0], height, width) if is_planned else None
     sources = row["sources"].split("|") if is_planned else []
     return {
         "pid": row["pid"],
@@ -433,7 +436,7 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
     }
 
 
-def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
+def worst_generated(index: pd.DataFrame, poses: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return the generated images with the lowest identity scores, over all generators."""
     images: list[tuple[dict[Any, Any], Path]] = []
     for arm in _arm_of_generator(params).values():
@@ -442,7 +445,7 @@ def worst_generated(index: pd.DataFrame, params: Params) -> list[dict[str, Any]]
             # Rows and no table: manifests of different generators have different columns.
             images += [(row, folder) for row in table.to_dict("records")]
     worst = sorted(images, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
-    return [show_generated(row, folder, params) for row, folder in worst]
+    return [show_generated(row, folder, poses, params) for row, folder in worst]
 
 
 def stages_section() -> list[dict[str, Any]]:
@@ -499,7 +502,7 @@ def _commit() -> str:
 
 def make_report(params: Params) -> str:
     """Put the page together from what the stages wrote."""
-    index = read_index()
+    index, poses = read_index(), read_pose_table()
     summary = json.loads(TABLE4_SUMMARY.read_text(encoding="utf-8"))
     return render(
         "report.html.jinja",
@@ -510,10 +513,10 @@ def make_report(params: Params) -> str:
         parameters=parameters_section(params),
         data=data_section(index, params),
         curves=curves_section(params),
-        galleries=galleries_section(index, params),
+        galleries=galleries_section(index, poses, params),
         filters=filters_section(params),
         rankings=rankings_section(index, params),
-        worst=worst_generated(index, params),
+        worst=worst_generated(index, poses, params),
         stages=stages_section(),
         versions=versions_section(),
     )

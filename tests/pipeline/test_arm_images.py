@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ from pipeline.params import Params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.scratch import SCRATCH
-from pipeline.runtime.workers import available_cores, worker_pool
+from pipeline.runtime.workers import available_cores
 from pipeline.shared import reid_models
 from pipeline.shared.reid_models import ImageSet
 
@@ -120,24 +119,15 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     assert curves == ["imagpose"]
 
 
-def pretend_two_gpus() -> None:
-    torch.cuda.is_available = lambda: True
-    torch.cuda.device_count = lambda: 2
-
-
-def device_of_this_worker(_: int) -> str:
-    time.sleep(0.2)  # until the other has work, too
-    return reid_models.reid_device()
-
-
-@pytest.mark.slow
 def test_every_worker_trains_on_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    with worker_pool(2, setup=pretend_two_gpus) as pool:
-        assert set(pool.map(device_of_this_worker, range(8))) == {"cuda:0", "cuda:1"}
+    """Workers are numbered from 1 (test_workers); the stage itself is 0."""
+    assert (reid_models.reid_device(), reid_models.models_at_once()) == ("cpu", available_cores())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for has_gpus, expected in ((False, ("cpu", available_cores())), (True, ("cuda:0", 2))):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpus=has_gpus: has_gpus)
-        assert (reid_models.reid_device(), reid_models.models_at_once()) == expected
+    assert reid_models.models_at_once() == 2
+    for number, device in ((0, "cuda:0"), (1, "cuda:0"), (2, "cuda:1")):
+        monkeypatch.setattr(reid_models, "worker_number", lambda number=number: number)
+        assert reid_models.reid_device() == device
 
 
 def test_another_process_reads_shared_pixels_from_their_file(tmp_path: Path) -> None:

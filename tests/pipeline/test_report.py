@@ -20,6 +20,8 @@ from pipeline.artifacts import (
     REID_RESULTS,
     SYNTHETIC,
     TABLE4_SUMMARY,
+    read_index,
+    read_pose_table,
 )
 from pipeline.params import ArmSettings, FilterSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv, write_json
@@ -213,7 +215,7 @@ def test_the_worst_images_may_be_those_of_another_generator(run: Params) -> None
     write_csv(pd.DataFrame({"name": names, "pid": pids, "md5": "-"}), folder / "manifest.csv")
     write_csv(pd.DataFrame({"percent": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
     arms = run.arms | {"pidm": ArmSettings(generator="pidm")}
-    worst = report.worst_generated(pd.read_csv("data/index.csv"), run.model_copy(update={"arms": arms}))
+    worst = report.worst_generated(read_index(), read_pose_table(), run.model_copy(update={"arms": arms}))
     assert worst[0]["score"] == 0 and worst[0]["pose"] is None and worst[0]["sources"] == []
     assert sum(image["pose"] is not None for image in worst) == len(worst) - 2 > 0
 
