@@ -38,7 +38,7 @@ def main() -> None:
         torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = 10_000
     settings = tiny.TRAIN.model_copy(update={"compile": backend is not None})
     views = tiny.views([1] * 5 + [2])
-    denoiser = tiny.denoiser(levels=1 if backend else 2)
+    denoiser = tiny.denoiser(levels=1)
     average = train(denoiser, views, tiny.scheduler(), settings, 1, Checkpoints(folder), log=log)
     if os.environ.get("RANK", "0") == "0":
         save_file(average.state_dict(), out)

@@ -9,7 +9,7 @@ from tests.generator import tiny
 
 
 def gradients(size: int, batch):
-    denoiser = tiny.denoiser(trained=True)
+    denoiser = tiny.denoiser(trained=True, levels=1)
     micro_batches = MicroBatches(DenoisingLoss(denoiser, tiny.scheduler(), 5.0), Accelerator(), size)
     loss = micro_batches.backward(batch)
     return loss, [parameter.grad for parameter in denoiser.parameters()], micro_batches.size

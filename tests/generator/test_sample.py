@@ -21,7 +21,7 @@ def pipeline(denoiser=None, scheduler=None):
     imagpose = IMAGPosePipeline(
         tiny.vae(),
         tiny.image_encoder(),
-        denoiser or tiny.denoiser(trained=True),
+        denoiser or tiny.denoiser(trained=True, levels=1),
         scheduler or tiny.scheduler(),
         *tiny.VIEW_SIZE,
         *tiny.TOKEN_SIZE,

@@ -23,7 +23,13 @@ def run(folder, denoiser=None, log=lambda step, values: None, views=None, seed=1
     settings = tiny.TRAIN.model_copy(update=changes)
     views = views or tiny.views([1] * 5 + [2])
     return train(
-        denoiser or tiny.denoiser(), views, tiny.scheduler(), settings, seed, Checkpoints(folder), log=log
+        denoiser or tiny.denoiser(levels=1),
+        views,
+        tiny.scheduler(),
+        settings,
+        seed,
+        Checkpoints(folder),
+        log=log,
     )
 
 
@@ -41,7 +47,7 @@ def assert_same(a, b):
 
 @pytest.mark.slow
 def test_a_training_on_four_images_learns_them(tmp_path):
-    views, before = tiny.views([1] * 4), tiny.denoiser()
+    views, before = tiny.views([1] * 4), tiny.denoiser(levels=1)
     changes = {"flip": 0.0, "drop_features": 0.0, "drop_image": 0.0, "masked_views": (1, 3)}
     fixed = tiny.TRAIN.model_copy(update=changes | {"batch_size": 32})
     batch = JointSampler(views, fixed, 1000, seed=99).draw(0)  # samples that the training does not see
@@ -67,7 +73,7 @@ def test_a_training_on_four_images_learns_them(tmp_path):
 
 @pytest.mark.slow
 def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
-    denoiser = tiny.denoiser()
+    denoiser = tiny.denoiser(levels=1)
     before = {name: parameter.clone() for name, parameter in denoiser.named_parameters()}
     views = tiny.views([1] * 5)
     copies = [tensor.clone() for tensor in (views.latent_mean, views.tokens, views.black)]
@@ -79,7 +85,7 @@ def test_training_changes_every_parameter_and_nothing_frozen(tmp_path):
 
 @pytest.mark.slow
 def test_the_result_is_the_average_and_the_log_tells_the_run(tmp_path):
-    denoiser, lines = tiny.denoiser(), []
+    denoiser, lines = tiny.denoiser(levels=1), []
     first = next(denoiser.parameters())
     expected, steps = first.detach().clone(), []
 
@@ -142,7 +148,7 @@ def test_bf16_autocast_keeps_single_precision_weights(tmp_path):
 
 @pytest.mark.slow
 def test_gradient_checkpointing_trains_the_same_weights(tmp_path, uninterrupted):
-    denoiser = tiny.denoiser()
+    denoiser = tiny.denoiser(levels=1)
     average = run(tmp_path, denoiser, gradient_checkpointing=True)
     assert denoiser.is_gradient_checkpointing and not average.is_gradient_checkpointing
     torch.testing.assert_close(average.state_dict(), dict(uninterrupted))
@@ -151,10 +157,10 @@ def test_gradient_checkpointing_trains_the_same_weights(tmp_path, uninterrupted)
 @pytest.mark.slow
 def test_a_compiled_step_is_the_same_step(tmp_path, monkeypatch):
     """With the backend that traces both passes as the default one does, which writes kernels for minutes."""
-    eager = run(tmp_path / "eager", tiny.denoiser(levels=1), steps=1)
+    eager = run(tmp_path / "eager", steps=1)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     counters.clear()
-    compiled = run(tmp_path / "compiled", tiny.denoiser(levels=1), steps=1, compile=True)
+    compiled = run(tmp_path / "compiled", steps=1, compile=True)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict())
 
@@ -235,7 +241,7 @@ def train_on_two_processes(folder, *environments):
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_compiled(tmp_path):
-    one = run(tmp_path / "one", tiny.denoiser(levels=1)).state_dict()
+    one = run(tmp_path / "one").state_dict()
     two = train_on_two_processes(tmp_path, {"COMPILE": "eager"}, {"COMPILE": "eager"})
     torch.testing.assert_close(two, dict(one), rtol=1e-3, atol=1e-4)
 
@@ -266,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(t
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_ruins_the_weights(tmp_path):
-    denoiser = tiny.denoiser()
+    denoiser = tiny.denoiser(levels=1)
     first = next(denoiser.parameters())
     first.register_hook(lambda gradient: gradient * float("inf"))
     before = [parameter.detach().clone() for parameter in denoiser.parameters()]
@@ -278,7 +284,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_ruins_the_weights
 
 
 def test_a_weight_that_is_not_finite_after_the_last_step_is_in_no_checkpoint(tmp_path, monkeypatch):
-    denoiser = tiny.denoiser()
+    denoiser = tiny.denoiser(levels=1)
 
     def spoil(*_):
         next(denoiser.parameters()).data.fill_(float("inf"))
@@ -292,4 +298,6 @@ def test_a_weight_that_is_not_finite_after_the_last_step_is_in_no_checkpoint(tmp
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
     three = types.SimpleNamespace(process_index=0, num_processes=3)
     with pytest.raises(ValueError, match="batch_size is 4, which 3 processes cannot share evenly"):
-        train(tiny.denoiser(), tiny.views([1]), tiny.scheduler(), tiny.TRAIN, 0, None, accelerator=three)
+        train(
+            tiny.denoiser(levels=1), tiny.views([1]), tiny.scheduler(), tiny.TRAIN, 0, None, accelerator=three
+        )

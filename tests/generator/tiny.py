@@ -52,7 +52,7 @@ TRAIN = TrainSettings(
 
 
 def unet(seed: int = 0, levels: int = 2) -> UNet2DConditionModel:
-    """A UNet of one or two levels; one without a middle is the least for torch.compile to trace."""
+    """A UNet of two levels and a middle, or of one level alone."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         in_channels=4,
