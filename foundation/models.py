@@ -117,6 +117,8 @@ def assemble(
 def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipeline:
     """The pipeline that a training begins with: the one in `start`, or an untrained one.
 
+    Where `anew` names the VAE, the denoiser is still that of `start`, for the latents of the VAE there.
+
     Args:
         settings: Settings of the training.
         profile: File of the settings, for the sentences.
@@ -128,6 +130,8 @@ def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipelin
     if settings.start:
         imagpose = load_pipeline(settings.start)
         _check_architecture(imagpose, settings, profile)
+        if "vae" in settings.anew:
+            imagpose.register_modules(vae=build_vae(settings.vae, settings.seed))
     else:
         shape, seed = settings.image_encoder, settings.seed
         denoiser = build_denoiser(
@@ -140,8 +144,50 @@ def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipelin
     return imagpose
 
 
+def follow_latents(
+    denoiser: IMAGPoseDenoiser, to_old: torch.Tensor, to_new: torch.Tensor
+) -> IMAGPoseDenoiser:
+    """Make a denoiser of one VAE's latents into one of another VAE's, by linear maps between the two.
+
+    The maps are folded into the convolutions that read and write latents, so that the denoiser goes on from
+    what it knows. For latents that are mapped exactly, by a rotation, it predicts what it predicted before.
+
+    Args:
+        denoiser: Denoiser of latents with C channels.
+        to_old: Map from the new latents to those that it knows, [C, D].
+        to_new: Map from those that it knows to the new ones, [D, C].
+
+    Returns:
+        A denoiser of latents with D channels.
+    """
+    channels = len(to_new)
+    unet = dict(denoiser.config.unet_config) | {"in_channels": channels, "out_channels": channels}
+    settings = {name: denoiser.config[name] for name in DenoiserSettings.model_fields}
+    moved = IMAGPoseDenoiser(unet_config=unet, encoder_width=denoiser.config.encoder_width, **settings)
+    state = denoiser.state_dict()
+
+    # What reads latents, [outputs, channels, k, k]: the noisy ones, the mask, and with ILC the visible ones
+    def read(weight: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ochw,cd->odhw", weight, to_old.to(weight))
+
+    name = "unet.conv_in.conv.weight"
+    noisy, mask, visible = state[name].tensor_split((len(to_old), len(to_old) + 1), dim=1)
+    state[name] = torch.cat([read(noisy), mask, read(visible) if denoiser.config.ilc else visible], dim=1)
+    if denoiser.config.flc_texture:
+        name = "texture_tokenizer.weight"
+        state[name] = read(state[name])
+    # What writes latents: [channels, inputs, k, k], and one bias per channel
+    for name in ("unet.conv_out.weight", "unet.conv_out.bias"):
+        state[name] = torch.einsum("dc,c...->d...", to_new.to(state[name]), state[name])
+    moved.load_state_dict(state)
+    return moved
+
+
 def _check_sizes(imagpose: IMAGPosePipeline, settings: FoundationSettings, profile: Path) -> None:
     """Raise a ValueError unless the models fit together and take photos of the settings' size."""
+    unet = dict(imagpose.denoiser.config.unet_config)
+    if "vae" in settings.anew:  # the denoiser will follow its latents, however many channels they have
+        unet |= dict.fromkeys(("in_channels", "out_channels"), imagpose.vae.config.latent_channels)
     design = Design(
         view_height=settings.height,
         view_width=settings.width,
@@ -149,7 +195,7 @@ def _check_sizes(imagpose: IMAGPosePipeline, settings: FoundationSettings, profi
         token_width=settings.width,
         denoiser=settings.denoiser,
         vae=imagpose.vae.config,
-        unet=imagpose.denoiser.config.unet_config,
+        unet=unet,
         image_encoder=imagpose.image_encoder.config.to_dict(),
     )
     for name, sentence in misfits(design):
@@ -165,6 +211,8 @@ def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings
         raise ValueError(f"{settings.start} has a {kind} as image_encoder; expected a Dinov2Model.")
     values = settings.model_dump(mode="json")
     for section, architecture in _architecture(imagpose).items():
+        if section in settings.anew:
+            continue
         for name, theirs in architecture.items():
             ours, theirs = values[section][name], list(theirs) if isinstance(theirs, tuple) else theirs
             if ours != theirs:

@@ -36,7 +36,7 @@ def measure(
 
     Args:
         folder: Folder of the saved pipeline.
-        people: Photos of people the pipeline was not trained on, twice `images_per_identity` of each.
+        people: Photos of people the pipeline was not trained on, `LEAST_PHOTOS` of each or more.
         settings: Settings of the judge and of the sampling.
 
     Returns:
@@ -44,8 +44,9 @@ def measure(
     """
     imagpose = load_pipeline(folder)
     # A person's photos are in the order of their cameras, so each half has photos of all of them.
-    judge = train_judge(people[::2], settings.judge, settings.seed)
-    people = people[1::2]
+    is_for_judge = number_photos(people.pids) % 2 == 0
+    judge = train_judge(people[is_for_judge], settings.judge, settings.seed)
+    people = people[~is_for_judge]
     size = settings.height, settings.width
     views = encode_views(
         people.images,
@@ -59,8 +60,8 @@ def measure(
         batch_size=64,
     )
 
-    # Sources [persons, SOURCES] and targets [persons, POSES] are indices of photos.
-    sources, targets = choose_photos(len(people.pids), settings.images_per_identity)
+    # Sources [persons, SOURCES] and targets [persons, T] are indices of photos.
+    sources, targets = choose_photos(people.pids)
     photos = people[targets.ravel()]
     scores = {
         "vae_psnr": psnr(imagpose.vae, people.images),
@@ -87,21 +88,29 @@ def train_judge(people: People, settings: ReidSettings, seed: int) -> BoT:
     return train(people.images, people.pids, no_synthetic, settings, seed, title="judge")
 
 
-def choose_photos(count: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+def number_photos(pids: np.ndarray) -> np.ndarray:
+    """Number each person's photos from 0 on, [N]; those of one person follow each other."""
+    first = np.flatnonzero(np.diff(pids, prepend=-1))
+    return np.arange(len(pids)) - np.repeat(first, np.diff(first, append=len(pids)))
+
+
+def choose_photos(pids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Choose sources and targets, spread evenly over each person's photos and so over their cameras.
 
     Args:
-        count: Number of photos, those of one person after the other.
-        each: Photos of each person.
+        pids: Identities of the photos, [N]; those of one person follow each other, more than SOURCES each.
 
     Returns:
-        Indices of the source photos [persons, SOURCES] and of the target photos [persons, POSES].
+        Indices of the source photos [persons, SOURCES] and of the target photos [persons, T]. T is POSES, or
+        what the person with the fewest photos has beside the sources.
     """
-    positions = np.linspace(0, each - 1, SOURCES + POSES).astype(int)
-    sources = positions[[0, len(positions) // 2, -1]]
-    targets = np.setdiff1d(positions, sources)
-    first = np.arange(0, count, each)[:, None]
-    return first + sources, first + targets
+    first = np.flatnonzero(np.diff(pids, prepend=-1))
+    each = np.diff(first, append=len(pids))
+    chosen = min(SOURCES + POSES, each.min())
+    # [persons, chosen], of which the first, the middle and the last are sources
+    photos = first[:, None] + np.linspace(0, each - 1, chosen, axis=1).astype(int)
+    is_source = np.isin(np.arange(chosen), (0, chosen // 2, chosen - 1))
+    return photos[:, is_source], photos[:, ~is_source]
 
 
 def generate(
@@ -119,18 +128,18 @@ def generate(
         views: The encoded photos of `people`.
         people: The photos, for their keypoints.
         sources: Indices of the source photos, [persons, 1 to 3].
-        targets: Indices of the target photos, [persons, POSES].
+        targets: Indices of the target photos, [persons, T].
         settings: Settings of the sampler.
 
     Returns:
-        Images uint8 [persons * POSES, H, W, 3], in the order of the targets.
+        Images uint8 [persons * T, H, W, 3], in the order of the targets.
     """
     # The slots that the sources leave free in a joint image are filled with target poses.
     poses = VIEWS - sources.shape[1]
     requests = [
         JointRequest(tuple(row), people.keypoints[group], tuple(group))
         for row, own in zip(sources, targets, strict=True)
-        for group in np.split(own, range(poses, POSES, poses))
+        for group in np.split(own, range(poses, len(own), poses))
     ]
     return np.concatenate(list(imagpose.generate(views, requests, settings)))
 
@@ -158,14 +167,14 @@ def contact_sheet(
     Args:
         people: The photos.
         sources: Indices of the source photos, [persons, SOURCES].
-        targets: Indices of the target photos, [persons, POSES].
-        from_one: Images from one source, uint8 [persons * POSES, H, W, 3].
+        targets: Indices of the target photos, [persons, T].
+        from_one: Images from one source, uint8 [persons * T, H, W, 3].
         from_all: Images from all sources, in the same shape.
     """
     rows = []
     for person, (own_sources, target) in enumerate(zip(sources[:_ROWS], targets[:_ROWS, 0], strict=True)):
         skeleton = draw_skeleton(people.keypoints[target], *people.images.shape[1:3])
-        image = person * POSES  # the image of the person's first target
+        image = person * targets.shape[1]  # the image of the person's first target
         cells = [
             *people.images[own_sources],
             skeleton,

@@ -7,11 +7,13 @@ from pydantic import Field, model_validator
 
 from common.settings import Settings
 from generator.settings import DenoiserSettings, SampleSettings, TrainSettings
-from pipeline.params import Seed
+from pipeline.params import Format, PosesSettings, Seed
 from reid.settings import ReidSettings
 
 SOURCES = 3  # source photos per held-out person in the measurements
-POSES = 6  # target poses per held-out person in the measurements
+POSES = 6  # target poses per held-out person in the measurements, or fewer where there are fewer photos
+# Half of a held-out person's photos are for the judge; the others are sources, and at least one target.
+LEAST_PHOTOS = 2 * (SOURCES + 1)
 
 Channels = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
@@ -103,6 +105,28 @@ class UnetSettings(Settings):
         return self
 
 
+class RenderedSettings(Settings):
+    """People that are rendered, with cameras of their own."""
+
+    identities: int = Field(ge=2, description="people to train on")
+    held_out_identities: int = Field(ge=2, description="people to measure on")
+    images_per_identity: int = Field(ge=SOURCES + POSES, description="photos of each")
+    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
+    camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
+
+
+class PhotographedSettings(Settings):
+    """People of a data set: all that it names, in whichever split; none may be in the data set of a run."""
+
+    format: Format = Field(description="layout of the folder, as dataset.format of params.yaml")
+    root: Path = Field(strict=False, description="folder of the data set")
+    border: int = Field(ge=0, le=128, description="as dataset.border of params.yaml")
+    poses: PosesSettings
+    held_out_identities: int = Field(
+        ge=2, description=f"people to measure on, of those with {LEAST_PHOTOS} photos or more"
+    )
+
+
 class FoundationSettings(Settings):
     """People to learn from, the three models to train on them, and how the result is measured."""
 
@@ -115,11 +139,11 @@ class FoundationSettings(Settings):
     keep: tuple[Literal["vae", "image_encoder"], ...] = Field(
         strict=False, description="models of start that are not trained any further"
     )
-    identities: int = Field(ge=2, description="people to train on")
-    held_out_identities: int = Field(ge=2, description="people to measure on")
-    images_per_identity: int = Field(ge=SOURCES + POSES, description="photos of each")
-    cameras: int = Field(ge=1, description="cameras, none of them one of the data set's")
-    camera_strength: float = Field(ge=0, le=1, description="how strongly they distort colours")
+    anew: tuple[Literal["vae"], ...] = Field(
+        strict=False, description="models that are trained from scratch whatever is in start"
+    )
+    rendered: RenderedSettings | None = Field(description="people to render; null for photographs")
+    photographed: PhotographedSettings | None = Field(description="photographs of people; null renders them")
     height: int = Field(ge=32, description="pixels")
     width: int = Field(ge=32, description="pixels")
     vae: VaeSettings
@@ -132,9 +156,22 @@ class FoundationSettings(Settings):
     sample: SampleSettings
 
     @model_validator(mode="after")
+    def _people_are_of_one_kind(self) -> Self:
+        if (self.rendered is None) == (self.photographed is None):
+            which = "both are null" if self.rendered is None else "neither is null"
+            raise ValueError(
+                f"rendered and photographed: {which}; expected one of them, and null for the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _start_fits(self) -> Self:
         if self.start is None and self.keep:
             raise ValueError(f"keep is {list(self.keep)}; expected [], since start is null")
+        if self.start is None and self.anew:
+            raise ValueError(f"anew is {list(self.anew)}; expected [], since start is null")
+        if both := set(self.keep) & set(self.anew):
+            raise ValueError(f"keep and anew both name {' and '.join(both)}; expected it in one of them")
         if self.start == self.output:
             raise ValueError(f"output is {self.output}, which is start too; expected another folder")
         return self

@@ -26,24 +26,25 @@ from transformers import Dinov2Model, PreTrainedModel
 import common
 import generator
 import reid
-from foundation.models import assemble, first_models
-from foundation.people import People, render_people
+from foundation.models import assemble, first_models, follow_latents
+from foundation.people import People, find_people
 from foundation.quality import measure
 from foundation.settings import FoundationSettings
-from foundation.vae import train_vae
+from foundation.vae import map_latents, train_vae
 from generator.data import encode_views
 from generator.encoders import load_image_encoder, load_vae
 from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline
 from generator.train import train
 from generator.weights import load_model
+from pipeline.artifacts import BASE_PHOTOGRAPHS
 from pipeline.datasets.marks import save_composite
 from pipeline.params import load
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
 from pipeline.runtime.hashes import model_hash
 from pipeline.runtime.memory import keep_memory
-from pipeline.runtime.outputs import atomic, write_json
+from pipeline.runtime.outputs import atomic, write_csv, write_json
 from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
 from reid.train import train as train_bot
@@ -60,12 +61,7 @@ def main(profile: Path = PROFILE) -> None:
     check_output(settings.output)
     imagpose = first_models(settings, profile)
 
-    # The people to measure on are the next ones after those to train on, with twice as many photos: half of
-    # them are for the judge.
-    each = settings.images_per_identity
-    people = render_people(settings, 0, settings.identities, each)
-    held_out = render_people(settings, settings.identities, settings.held_out_identities, 2 * each)
-
+    people, held_out, photographs = find_people(settings)
     folders = train_models(imagpose, people, settings)
     with atomic(settings.output) as temporary:
         imagpose = assemble(
@@ -81,6 +77,8 @@ def main(profile: Path = PROFILE) -> None:
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
         save_composite(sheet, temporary / "contact_sheet.jpg")
         shutil.copy(profile, temporary / "settings.yaml")
+        if photographs is not None:
+            write_csv(photographs, temporary / BASE_PHOTOGRAPHS)
         for name, folder in folders.items():
             if (folder / CURVE).is_file():
                 shutil.copy(folder / CURVE, temporary / f"curve_{name}.csv")
@@ -225,9 +223,14 @@ def make_denoiser(
                 batch_size=64,
                 progress=bar.update,
             )
+        # Weights of `start` know the latents of its VAE
+        denoiser = imagpose.denoiser
+        if settings.start and "vae" not in settings.keep:
+            maps = map_latents(load_vae(settings.start / "vae"), load_vae(vae), people.images)
+            denoiser = follow_latents(denoiser, *maps)
         curve = Curve(folder / "curve.jsonl")
         denoiser = train(
-            imagpose.denoiser,
+            denoiser,
             views,
             imagpose.scheduler,
             settings.train,

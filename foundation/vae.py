@@ -174,6 +174,25 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
     vae.register_to_config(scaling_factor=1.0, shift_factor=None)
 
 
+@torch.no_grad()
+def map_latents(before: AutoencoderKL, after: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Fit the linear maps between the latents of two VAEs of the same factor, by least squares.
+
+    Args:
+        before: A VAE with C latent channels.
+        after: A VAE with D latent channels.
+        images: Images uint8 [N, H, W, 3], of which about 512 are used.
+
+    Returns:
+        The map from latents of `after` to those of `before`, [C, D], and the one back, [D, C], float32.
+    """
+    # Means of the scaled latents at the same places, [C, places] and [D, places]
+    old, new = (_latents(vae, images)[0] for vae in (before, after))
+    to_old = torch.linalg.lstsq(new.T, old.T).solution.T
+    to_new = torch.linalg.lstsq(old.T, new.T).solution.T
+    return to_old.float(), to_new.float()
+
+
 def _latents(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Means and deviations of the scaled latents of about 512 images, float64 [C, places], on its device."""
     sample = torch.from_numpy(images[:: max(1, len(images) // 512)])

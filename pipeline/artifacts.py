@@ -94,6 +94,9 @@ def read_plan(percent: int) -> pd.DataFrame:
 
 
 # --- train_generator, generate, import_images, filter, identity ---------------------------------------------
+# In a folder of base weights: the photographs that they were trained and measured on
+BASE_PHOTOGRAPHS = "photographs.csv"
+BASE_PHOTOGRAPH_COLUMNS = {"image": str, "pid": int, "md5": str}
 GENERATORS = Path("models/generator")
 GENERATOR_CURVES = Path("reports/generator")  # <train_on>.csv
 CURVE_COLUMNS = {"percent": int, "step": int, "loss": float}

@@ -19,14 +19,22 @@ import pipeline.shared.imagpose
 from generator.cost import in_words, pipeline_flops, training_flops
 from generator.sample import IMAGPosePipeline
 from generator.train import make_accelerator, train
-from pipeline.artifacts import GENERATOR_CURVES, GENERATORS, POSES, read_index, read_subset
+from pipeline.artifacts import (
+    BASE_PHOTOGRAPH_COLUMNS,
+    BASE_PHOTOGRAPHS,
+    GENERATOR_CURVES,
+    GENERATORS,
+    POSES,
+    read_index,
+    read_subset,
+)
 from pipeline.params import GeneratorSection, Params, load_params
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
 from pipeline.runtime.hashes import md5, model_hash
 from pipeline.runtime.launch import launched_processes
 from pipeline.runtime.memory import keep_memory
-from pipeline.runtime.outputs import atomic, write_csv
+from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.shared.imagpose import encode_images, load_base_model
@@ -36,6 +44,27 @@ from pipeline.shared.model_card import CARD, model_card
 def base_folders(settings: GeneratorSection) -> list[Path]:
     """Return the folders that are read of the base model: a change of any other file trains nothing anew."""
     return [settings.base / "vae", settings.base / "scheduler", settings.denoiser_folder]
+
+
+def refuse_known_photographs(base: Path, index: pd.DataFrame) -> None:
+    """See that base weights were made without the photographs of the data set.
+
+    Args:
+        base: Folder of the base weights; what `foundation.train` makes of photographs lists them.
+        index: Table of the data set's images, with their names as index and a column md5.
+
+    Raises:
+        ValueError: Some are among them.
+    """
+    file = base / BASE_PHOTOGRAPHS
+    if not file.is_file():
+        return
+    known = index.index[index.md5.isin(read_csv(file, BASE_PHOTOGRAPH_COLUMNS, "foundation").md5)]
+    if len(known):
+        raise ValueError(
+            f"{base}: these base weights were made with {len(known)} photographs of the data set, the first "
+            f"is {known[0]}; make them with people who are in none of its splits (docs/base_weights.md)"
+        )
 
 
 def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[IMAGPosePipeline, Curve]:
@@ -107,6 +136,7 @@ def main() -> None:
     keep_memory()
     params = load_params()
     index = read_index().set_index("image")
+    refuse_known_photographs(params.generator.base, index)
     launched_processes()  # refuses processes that do not know of each other
     accelerator = make_accelerator(params.generator.train)
 

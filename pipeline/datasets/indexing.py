@@ -57,7 +57,7 @@ def index_dataset(name: str, root: Path, settings: IndexSettings) -> Index:
         ValueError: The format cannot read the folder, a split has no image, an identity is in training and
             test, no query has a match, or no identity is left to train on.
     """
-    listing, contents = _read_contents(root, FORMATS[name].list_images(root))
+    listing, contents = read_contents(root, FORMATS[name].list_images(root))
     refuse_empty_splits(listing)
     images = divide_test(listing.images.join(contents.drop(columns="pixels")), settings.seed)
     _refuse_splits(root, images)
@@ -75,7 +75,7 @@ def index_dataset(name: str, root: Path, settings: IndexSettings) -> Index:
     return Index(images, rejected, leaked)
 
 
-def _read_contents(root: Path, listing: Listing) -> tuple[Listing, pd.DataFrame]:
+def read_contents(root: Path, listing: Listing) -> tuple[Listing, pd.DataFrame]:
     """Decode the listed images.
 
     Returns:

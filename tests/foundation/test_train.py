@@ -11,25 +11,26 @@ from safetensors.torch import load_file
 
 from foundation import train as foundation
 from foundation.models import first_models
+from foundation.people import find_people
 from foundation.settings import FoundationSettings
 from generator.model import load_denoiser
 from generator.sample import IMAGPosePipeline, load_pipeline
 from pipeline.params import ParamsError, load, parse
 from pipeline.runtime.checkpoints import Checkpoints
+from pipeline.runtime.hashes import md5
+from pipeline.train_generator import refuse_known_photographs
 from tests import REPOSITORY
+from tests.pipeline.market import keypoints_frame, save_image
 
 PROFILE = REPOSITORY / foundation.PROFILE
 SHIPPED = REPOSITORY / "weights/embedded"
 TINY = {
     "": {
         "output": "trained",
-        "identities": 4,
-        "held_out_identities": 2,
-        "images_per_identity": 9,
-        "cameras": 3,
         "height": 64,
         "width": 32,
     },
+    "rendered": {"identities": 4, "held_out_identities": 2, "images_per_identity": 9, "cameras": 3},
     "vae": {
         "latent_channels": 4,
         "channels": [16, 16],
@@ -161,14 +162,16 @@ def test_a_training_that_is_stopped_at_every_checkpoint_ends_in_the_same_bytes(
 def test_a_training_goes_on_from_a_saved_pipeline_with_other_people(project, monkeypatch):
     monkeypatch.chdir(project)
     still = {f"{key}.learning_rate": 1e-30 for key in ("vae", "image_encoder_training", "train")}
-    run({"start": "trained", "output": "adapted", "seed": 8, "camera_strength": 1.0} | still)
+    run({"start": "trained", "output": "adapted", "seed": 8, "rendered.camera_strength": 1.0} | still)
     before, after = tensors(project / "trained"), tensors(project / "adapted")
     assert before.keys() == after.keys()
-    # A learning rate of almost 0 shows where each model began; the VAE's latents are whitened for its people.
-    whitened = {("vae", name) for _, name in before if "quant_conv" in name}
-    for name in before.keys() - whitened:
+    # A learning rate of almost 0 shows where each model began; the VAE's latents are whitened for its people,
+    # and the denoiser follows them.
+    latents = ("quant_conv", "unet.conv_in", "unet.conv_out", "texture_tokenizer.weight")
+    moved = {name for name in before if any(part in name[1] for part in latents)}
+    for name in before.keys() - moved:
         torch.testing.assert_close(after[name], before[name])
-    assert any(not torch.equal(after[name], before[name]) for name in whitened)
+    assert {name[0] for name in moved if not torch.equal(after[name], before[name])} == {"vae", "denoiser"}
 
 
 @pytest.mark.slow
@@ -178,6 +181,92 @@ def test_models_to_keep_stay_as_they_are(project, monkeypatch):
     before, after = bytes_of(project / "trained"), bytes_of(project / "longer")
     assert {name for name in before if after[name] == before[name]} == {"vae", "image_encoder"}
     assert [file.name for file in (project / "longer").glob("*.csv")] == ["curve_denoiser.csv"]
+
+
+@pytest.mark.slow
+def test_a_vae_of_more_channels_is_trained_anew_and_the_denoiser_goes_on(project, monkeypatch):
+    monkeypatch.chdir(project)
+    changes = {"start": "trained", "output": "finer", "keep": ["image_encoder"], "anew": ["vae"]}
+    run(changes | {"vae.latent_channels": 6, "train.learning_rate": 1e-30})
+    before, after = tensors(project / "trained"), tensors(project / "finer")
+    shapes = {name: after[name].shape for name in before if after[name].shape != before[name].shape}
+    assert shapes["denoiser", "unet.conv_in.conv.weight"] == (16, 6 + 1 + 6, 3, 3)
+    assert {name for model, name in shapes if model == "denoiser"} == {
+        *("unet.conv_in.conv.weight", "unet.conv_out.weight", "unet.conv_out.bias"),
+        "texture_tokenizer.weight",
+    }
+    name = "denoiser", "unet.mid_block.resnets.0.conv1.weight"
+    torch.testing.assert_close(after[name], before[name])
+    assert load_pipeline(project / "finer").vae.config.latent_channels == 6
+
+
+# ---- photographs ----
+
+
+def photographs(folder, people, each):
+    """A data set of noise: a table, keypoints, a distractor, and a file that is no image."""
+    rows = [(f"{pid}/{n}.jpg", pid, n % 2 + 1, "train") for pid in people for n in range(each)]
+    rows.append(("nobody.jpg", 0, 1, "gallery"))
+    for seed, (image, *_) in enumerate(rows):
+        save_image(folder / image, seed)
+    keypoints = keypoints_frame([image for image, *_ in rows])
+    keypoints.iloc[0, 1:] = 0.0  # nobody is seen in the first
+    keypoints.to_csv(folder / "keypoints.csv", index=False)
+    (folder / "broken.jpg").write_text("no image")
+    rows.append(("broken.jpg", people[0], 1, "train"))
+    table = pd.DataFrame(rows, columns=["image", "pid", "camid", "split"])
+    table.to_csv(folder / "images.csv", index=False)
+    return folder
+
+
+def photographed(held_out):
+    """Settings of a training on the folder `photographs`."""
+    source = {"source": "annotations", "path": "photographs/keypoints.csv", "min_score": None}
+    return {
+        "rendered": None,
+        "photographed": {
+            "format": "table",
+            "root": "photographs",
+            "border": 0,
+            "poses": source | {"allow_missing": False},
+            "held_out_identities": held_out,
+        },
+    }
+
+
+@pytest.mark.slow
+def test_photographs_of_a_data_set_take_the_place_of_rendered_people(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = photographs(tmp_path / "photographs", people=range(11, 16), each=9)
+    run(photographed(held_out=2))
+    said = capsys.readouterr().out
+    assert "photographs: 44 photographs of 5 people; 1 files are not used, and 1 photographs without" in said
+    scores = json.loads((tmp_path / "trained/quality.json").read_text())
+    assert 0 <= scores["judge_top1_2_sources"] <= 100 and scores["vae_psnr"] > 0
+    listed = pd.read_csv(tmp_path / "trained/photographs.csv")
+    assert sorted(listed.pid.unique()) == [11, 12, 13, 14, 15] and len(listed) == 44
+    assert listed.md5.tolist() == [md5(folder / image) for image in listed.image]
+
+    # Base weights are for other people than these.
+    index = pd.DataFrame({"md5": ["another", listed.md5[3]]}, index=["a.jpg", "b.jpg"])
+    with pytest.raises(
+        ValueError, match=r"^trained: these base weights were made with 1 photographs of .* b\.jpg"
+    ):
+        refuse_known_photographs(Path("trained"), index)
+    refuse_known_photographs(Path("trained"), index.head(1))
+    refuse_known_photographs(SHIPPED, index)
+
+
+def test_people_to_measure_on_have_enough_photographs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "photographs", people=(1, 2, 3), each=8)
+    settings = parse(tiny(photographed(held_out=2)), FoundationSettings, "profile.yaml")
+    with pytest.raises(ValueError) as caught:
+        find_people(settings)
+    assert str(caught.value) == (
+        "photographed.held_out_identities is 2; expected at most 1: of 3 people in photographs, 2 have 8 "
+        "photographs or more, and two must be left to train on"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +320,15 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_trained(key, value
     ("changes", "sentence"),
     [
         ({"keep": ["vae"]}, "keep is ['vae']; expected [], since start is null"),
+        ({"anew": ["vae"]}, "anew is ['vae']; expected [], since start is null"),
+        (
+            {"start": "a", "keep": ["vae"], "anew": ["vae"]},
+            "keep and anew both name vae; expected it in one of them",
+        ),
+        (
+            {"rendered": None},
+            "rendered and photographed: both are null; expected one of them, and null for the other",
+        ),
         ({"start": "trained"}, "output is trained, which is start too; expected another folder"),
     ],
 )
