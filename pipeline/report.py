@@ -58,7 +58,7 @@ from pipeline.shared.statistics import INTERVALS, Summary, difference
 from reid.cameras import NO_CAMERA, cameras_separate, count_cameras
 
 PROFILES = tuple(  # the defaults that are shipped
-    f"profiles/{name}.yaml" for name in ("embedded", "market1501", "market1501_authors")
+    f"profiles/{name}.yaml" for name in ("embedded", "market1501", "market1501_authors", "market1501_judges")
 )
 
 _MODEL_QUERY = ["percent", "seed", "query"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import parse, parse_params
+from foundation.settings import FoundationSettings
+from pipeline.params import Params, parse
 from tests import REPOSITORY, read_yaml
 from tools.replicate import Replication
 
@@ -80,15 +81,15 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
 
 @EVERY_PAGE
 def test_every_block_of_parameters_can_be_put_into_its_profile(page: Path) -> None:
-    """Those of the page on paper scale change the profile for Market-1501, all others the shipped one."""
-    profile = "market1501" if page.name == "paper_scale.md" else "embedded"
+    """Pages on paper scale and on base weights change profiles of their own, all others the shipped one."""
+    profile = {"paper_scale.md": "market1501", "base_weights.md": "foundation"}.get(page.name, "embedded")
     for block in yaml_blocks(page):
         if "runs" in block:
             parse(block, Replication, page)
             continue
         values = read_yaml(REPOSITORY / f"profiles/{profile}.yaml")
         merge(values, block)
-        parse_params(values)
+        parse(values, FoundationSettings if profile == "foundation" else Params, page)
 
 
 def test_every_page_stands_in_the_table_of_contents() -> None:

@@ -3,8 +3,6 @@
 import copy
 import math
 from collections.abc import Iterator
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +58,16 @@ def test_the_profiles_are_valid_immutable_and_have_the_same_keys() -> None:
     assert outside == {key for key in keys(VALUES) if key[0] not in ("world", "arms")}
 
 
-def test_the_two_profiles_of_market_1501_differ_in_the_generator_alone() -> None:
-    """One follows the paper, the other its authors' code; data, re-ID models and arms are the same."""
-
-    def flat(name: str) -> dict[tuple[str, ...], Any]:
-        values = YAML_FILE.load(PROFILES / name)
-        return {key: reduce(getitem, key, values) for key in keys(values)}
-
-    paper, authors = flat("market1501.yaml"), flat("market1501_authors.yaml")
-    load_params(PROFILES / "market1501_authors.yaml")
-    assert paper.keys() == authors.keys()
-    changed = {key for key in paper if paper[key] != authors[key]}
-    assert {key[0] for key in changed} == {"generator", "generate"}
+@pytest.mark.parametrize(
+    ("profile", "sections"),
+    [("market1501_authors.yaml", {"generator", "generate"}), ("market1501_judges.yaml", {"judges", "arms"})],
+)
+def test_the_profiles_of_market_1501_differ_in_what_they_are_about(profile: str, sections: set[str]) -> None:
+    """One follows the paper; one the code of its authors; one has further judges."""
+    load_params(PROFILES / profile)
+    paper, other = (YAML_FILE.load(PROFILES / name) for name in ("market1501.yaml", profile))
+    assert paper.keys() == other.keys()
+    assert {section for section in paper if paper[section] != other[section]} == sections
 
 
 def test_sections_stand_in_the_order_of_the_settings() -> None:
