@@ -16,7 +16,7 @@ from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
-from pipeline.shared.reid_models import ImageSet, evaluate_model
+from pipeline.shared.reid_models import ImageSet, evaluate_model, name_memory_keys
 
 MEASURES = ("rank1", "mAP", "rank1_rerank", "mAP_rerank")
 
@@ -69,7 +69,8 @@ def evaluate_all(name: str, params: Params) -> tuple[pd.DataFrame, pd.DataFrame,
         weights = REID_MODELS / arm / reid_weights(percent, seed)
         if not weights.is_file():
             raise FileNotFoundError(f"{weights} is missing; run the stage that trains the arm {arm}")
-        values, _ = evaluate_model(weights, query, gallery, settings)
+        with name_memory_keys("testing", params.section_of(arm), settings, "evaluation_batch"):
+            values, _ = evaluate_model(weights, query, gallery, settings)
         measures = {f"{key}_{name}": values[key] for key in MEASURES if key in values}
         rows.append({"arm": arm, "percent": percent, "seed": seed, **measures})
     return pd.DataFrame(rows), rejected, leaked

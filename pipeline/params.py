@@ -487,6 +487,11 @@ class Params(Settings):
         """Return the settings by which the re-ID models of an arm are trained and tested."""
         return self._settings_of(self.judge_of(arm))
 
+    def section_of(self, arm: str) -> str:
+        """Return the section with the settings of an arm's re-ID models: reid, or judges.<name>."""
+        judge = self.judge_of(arm)
+        return f"judges.{judge}" if judge else "reid"
+
     @property
     def judge_settings(self) -> dict[str, ReidSection]:
         """Settings of all judges, by their section: reid, judges.<name>."""

@@ -120,21 +120,20 @@ def train_model(
     weights, done = folder / "model.safetensors", folder / "done.json"
     if not is_sealed(done):
         curve = Curve(folder / _CURVE, f"reid/{title.split()[0]}")  # of the model that is in training
-        with name_memory_keys("training", settings, "identities_per_batch", "images_per_identity"):
-            model = train(
-                np.concatenate([images.pixels for images in sets]),
-                np.concatenate([images.table.pid for images in sets]),
-                np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
-                settings,
-                seed,
-                mix=mix,
-                device=reid_device(),
-                checkpoints=Checkpoints(folder),
-                checkpoint_every=settings.checkpoint_every,
-                title=title,
-                bar_position=bar_position(),
-                log=curve.log,
-            )
+        model = train(
+            np.concatenate([images.pixels for images in sets]),
+            np.concatenate([images.table.pid for images in sets]),
+            np.repeat([False, True][: len(sets)], [len(images.table) for images in sets]),
+            settings,
+            seed,
+            mix=mix,
+            device=reid_device(),
+            checkpoints=Checkpoints(folder),
+            checkpoint_every=settings.checkpoint_every,
+            title=title,
+            bar_position=bar_position(),
+            log=curve.log,
+        )
         curve.close()
         with atomic(weights) as file, atomic(settings_file(weights)) as description:
             save_model(model, file, description)
@@ -153,8 +152,11 @@ def train_and_test(name: str, params: Params, job: Job) -> Outcome:
         torch.set_num_threads(1)
     settings, arm = params.reid_of(name), params.arms.get(name)
     title = f"{name} {job.percent} % seed {job.seed}"
-    weights = train_model(job.real, job.added, arm, job.seed, settings, title)
-    values, queries = evaluate_model(weights, job.query, job.gallery, settings)
+    section = params.section_of(name)
+    with name_memory_keys("training", section, settings, "identities_per_batch", "images_per_identity"):
+        weights = train_model(job.real, job.added, arm, job.seed, settings, title)
+    with name_memory_keys("testing", section, settings, "evaluation_batch"):
+        values, queries = evaluate_model(weights, job.query, job.gallery, settings)
     added = len(job.added.table) if job.added else 0
     repeated = added if arm and arm.repeat_real else 0  # images of the control are real ones
     row: dict[str, str | int | float] = {
@@ -270,16 +272,18 @@ def _work_at_once(name: str, params: Params, workers: int) -> Iterator[Outcome]:
     """
     work = partial(train_and_test, name, params)
     folder = scratch("pixels", __file__, arm=name)
-    with worker_pool(workers, setup=keep_memory) as pool:
-        waiting: deque[Future[Outcome]] = deque()
-        for job in list_jobs(name, params, folder):  # and not pool.map, which would ask for all jobs at once
-            waiting.append(pool.submit(work, job))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        yield from (job.result() for job in waiting)
-    for file in folder.glob("*.npy"):
-        file.unlink()
-    release(folder)
+    try:
+        with worker_pool(workers, setup=keep_memory) as pool:
+            waiting: deque[Future[Outcome]] = deque()
+            for job in list_jobs(name, params, folder):  # not pool.map, which would ask for all jobs at once
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            yield from (job.result() for job in waiting)
+    finally:  # also after a mistake: they may be gigabytes
+        for file in folder.glob("*.npy"):
+            file.unlink()
+        release(folder)
 
 
 def main() -> None:

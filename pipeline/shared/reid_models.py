@@ -119,9 +119,8 @@ def _rank(
     model: BoT, query: ImageSet, gallery: ImageSet, settings: ReidSection
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """Return the summaries, shares in [0, 1], and the table of the queries."""
-    with name_memory_keys("testing", settings, "evaluation_batch"):
-        query_features = features(model, query.pixels, settings.evaluation_batch)
-        gallery_features = features(model, gallery.pixels, settings.evaluation_batch)
+    query_features = features(model, query.pixels, settings.evaluation_batch)
+    gallery_features = features(model, gallery.pixels, settings.evaluation_batch)
     pids, camids = gallery.labels()
     ranking = evaluate(distances(query_features, gallery_features), *query.labels(), pids, camids, top=TOP)
     values = {
@@ -162,7 +161,7 @@ def _rank(
 
 
 @contextmanager
-def name_memory_keys(work: str, settings: ReidSection, *keys: str) -> Iterator[None]:
+def name_memory_keys(work: str, section: str, settings: ReidSection, *keys: str) -> Iterator[None]:
     """Name the keys that decide how much memory `work` needs, when a GPU has too little.
 
     A batch of a training is not taken in parts as the generator's is: batch normalisation and the hardest
@@ -171,7 +170,7 @@ def name_memory_keys(work: str, settings: ReidSection, *keys: str) -> Iterator[N
     try:
         yield
     except torch.OutOfMemoryError as error:
-        named = " and ".join(f"reid.{key} ({getattr(settings, key)})" for key in keys)
+        named = " and ".join(f"{section}.{key} ({getattr(settings, key)})" for key in keys)
         reason = str(error).split(". ")[0]
         raise ValueError(f"{work} does not fit into the memory ({reason}); lower {named}") from None
 

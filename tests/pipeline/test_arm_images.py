@@ -13,7 +13,7 @@ import torch
 
 from pipeline import subset, train_reid
 from pipeline.artifacts import SYNTHETIC
-from pipeline.params import Params
+from pipeline.params import JudgeSettings, Params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.scratch import SCRATCH
@@ -70,32 +70,45 @@ def test_bad_images_of_the_last_subset_end_the_stage_before_the_first_training(
     assert str(caught.value) == sentence
 
 
+def run_out_of_memory(*arguments: object, **options: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+
+
 @pytest.mark.parametrize(
-    ("module", "part", "sentence"),
+    ("module", "part", "work", "keys"),
     [
-        (
-            train_reid,
-            "train",
-            "training {}; lower reid.identities_per_batch (2) and reid.images_per_identity (2)",
-        ),
-        (reid_models, "features", "testing {}; lower reid.evaluation_batch (256)"),
+        (train_reid, "train", "training", "{0}.identities_per_batch (2) and {0}.images_per_identity (2)"),
+        (reid_models, "features", "testing", "{0}.evaluation_batch (256)"),
     ],
 )
+@pytest.mark.parametrize(("arm", "section"), [("standard", "reid"), ("standard@other", "judges.other")])
 def test_too_little_memory_names_the_keys_to_lower(
     module: ModuleType,
     part: str,
-    sentence: str,
+    work: str,
+    keys: str,
+    arm: str,
+    section: str,
     params: Params,
     one_core: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
-
-    monkeypatch.setattr(module, part, fail)
+    monkeypatch.setattr(module, part, run_out_of_memory)
+    params = params.model_copy(update={"judges": {"other": JudgeSettings()}})
     with pytest.raises(ValueError) as caught:
-        train_reid.run_arm("standard", params)
-    assert str(caught.value) == sentence.format("does not fit into the memory (CUDA out of memory)")
+        train_reid.run_arm(arm, params)
+    assert str(caught.value) == (
+        f"{work} does not fit into the memory (CUDA out of memory); lower {keys.format(section)}"
+    )
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_worker_leaves_no_pixels(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_reid, "models_at_once", lambda: 2)
+    settings = params.reid.model_copy(update={"backbone": "timm:none"})  # no worker finds it
+    with pytest.raises(ValueError, match="timm has no none"):
+        train_reid.run_arm("imagpose", params.model_copy(update={"reid": settings}))
+    assert not list((SCRATCH / "pixels").rglob("*.npy"))
 
 
 @pytest.mark.slow
