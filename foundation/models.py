@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from common.seeding import make_torch_seed
 from foundation.settings import FoundationSettings, ImageEncoderSettings, UnetSettings, VaeSettings
-from generator.encoders import ImageEncoder
+from generator.encoders import ImageEncoder, Vae
 from generator.fit import Design, block_size, misfits
 from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline, load_pipeline
@@ -95,7 +95,7 @@ def build_scheduler(settings: UnetSettings) -> DDIMScheduler:
 
 
 def assemble(
-    vae: AutoencoderKL,
+    vae: Vae,
     image_encoder: ImageEncoder,
     denoiser: IMAGPoseDenoiser,
     scheduler: DDIMScheduler,
@@ -209,10 +209,15 @@ def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings
     if not isinstance(imagpose.image_encoder, Dinov2Model):
         kind = type(imagpose.image_encoder).__name__
         raise ValueError(f"{settings.start} has a {kind} as image_encoder; expected a Dinov2Model.")
+    if not isinstance(imagpose.vae, AutoencoderKL) and not {"vae"} & {*settings.keep, *settings.anew}:
+        raise ValueError(
+            f"{settings.start} has an {type(imagpose.vae).__name__} as vae, which is not trained further; "
+            "name vae in keep, or in anew for another one."
+        )
     values = settings.model_dump(mode="json")
     for section, architecture in _architecture(imagpose).items():
         if section in settings.anew:
-            continue
+            continue  # trained to what the settings describe
         for name, theirs in architecture.items():
             ours, theirs = values[section][name], list(theirs) if isinstance(theirs, tuple) else theirs
             if ours != theirs:
@@ -224,17 +229,10 @@ def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings
 
 def _architecture(imagpose: IMAGPosePipeline) -> dict[str, dict[str, Any]]:
     """The settings of a pipeline's architecture, by section, as its models' own configurations have them."""
-    vae, encoder = imagpose.vae.config, imagpose.image_encoder.config
+    encoder = imagpose.image_encoder.config
     denoiser, scheduler = imagpose.denoiser.config, imagpose.scheduler.config
     unet = denoiser.unet_config
-    return {
-        "vae": {
-            "unshuffle": block_size(vae),
-            "latent_channels": vae.latent_channels,
-            "channels": vae.block_out_channels,
-            "layers": vae.layers_per_block,
-            "norm_groups": vae.norm_num_groups,
-        },
+    return _vae_architecture(imagpose.vae) | {
         "image_encoder": {
             "hidden_size": encoder.hidden_size,
             "layers": encoder.num_hidden_layers,
@@ -255,4 +253,20 @@ def _architecture(imagpose: IMAGPosePipeline) -> dict[str, dict[str, Any]]:
             "zero_terminal_snr": scheduler.rescale_betas_zero_snr,
         },
         "denoiser": {name: denoiser[name] for name in DenoiserSettings.model_fields},
+    }
+
+
+def _vae_architecture(vae: Vae) -> dict[str, dict[str, Any]]:
+    """The settings of a VAE; of one that is not trained here, the width of its latents alone."""
+    config = vae.config
+    if not isinstance(vae, AutoencoderKL):
+        return {"vae": {"latent_channels": config.latent_channels}}
+    return {
+        "vae": {
+            "unshuffle": block_size(config),
+            "latent_channels": config.latent_channels,
+            "channels": config.block_out_channels,
+            "layers": config.layers_per_block,
+            "norm_groups": config.norm_num_groups,
+        }
     }

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common.seeding import make_rng
 from foundation.settings import VaeSettings
-from generator.encoders import decode_latents, encode_latents, to_bytes, to_float
+from generator.encoders import Vae, decode_latents, encode_latents, to_bytes, to_float
 from generator.train import Checkpoints
 
 LOG_EVERY = 50  # steps
@@ -175,7 +175,7 @@ def whiten(vae: AutoencoderKL, images: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def map_latents(before: AutoencoderKL, after: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+def map_latents(before: Vae, after: Vae, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Fit the linear maps between the latents of two VAEs of the same factor, by least squares.
 
     Args:
@@ -193,7 +193,7 @@ def map_latents(before: AutoencoderKL, after: AutoencoderKL, images: np.ndarray)
     return to_old.float(), to_new.float()
 
 
-def _latents(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
+def _latents(vae: Vae, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Means and deviations of the scaled latents of about 512 images, float64 [C, places], on its device."""
     sample = torch.from_numpy(images[:: max(1, len(images) // 512)])
     batches = [encode_latents(vae, to_float(batch)) for batch in sample.split(64)]
@@ -204,7 +204,7 @@ def _latents(vae: AutoencoderKL, images: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+def reconstruct(vae: Vae, images: np.ndarray) -> np.ndarray:
     """Encode and decode images, uint8 [N, H, W, 3]."""
     batches = [to_float(batch).to(vae.device) for batch in torch.from_numpy(images).split(64)]
     decoded = [to_bytes(decode_latents(vae, encode_latents(vae, batch)[0])).cpu() for batch in batches]
@@ -212,7 +212,7 @@ def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
+def psnr(vae: Vae, images: np.ndarray) -> float:
     """Mean peak signal-to-noise ratio, dB, of images uint8 [N, H, W, 3] after encoding and decoding."""
     values = []
     for batch in torch.from_numpy(images).split(64):

@@ -6,12 +6,11 @@ from typing import Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from common.seeding import make_rng
-from generator.encoders import ImageEncoder, encode_latents, encode_tokens, resize, to_float
+from generator.encoders import ImageEncoder, Vae, encode_latents, encode_tokens, resize, to_float
 from generator.grid import VIEWS, join, joint_mask
 from generator.keypoints import flip_keypoints, resize_keypoints
 from generator.pose import draw_skeleton
@@ -70,7 +69,7 @@ def encode_views(
     images: Iterable[NDArray[np.uint8]],
     keypoints: NDArray[np.floating],
     pids: NDArray[np.integer],
-    vae: AutoencoderKL,
+    vae: Vae,
     encoder: ImageEncoder,
     *,
     view_size: tuple[int, int],

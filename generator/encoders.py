@@ -1,8 +1,8 @@
 """The two frozen encoders: images to VAE latents and back, and images to the tokens of an image encoder.
 
 Images are floats [N, 3, H, W] in [-1, 1] everywhere between these functions; bytes exist only at the edges
-(`to_float`, `to_bytes`). The VAE is a diffusers `AutoencoderKL`, the image encoder a transformers
-`Dinov2Model` or `CLIPVisionModel`.
+(`to_float`, `to_bytes`). The VAE is a diffusers `AutoencoderKL` or `AutoencoderTiny`, the image encoder a
+transformers `Dinov2Model` or `CLIPVisionModel`.
 
 A VAE whose `in_channels` is 3 k^2 with k > 1 works on pixel-unshuffled images: blocks of k x k pixels become
 channels before its encoder and pixels again after its decoder, which saves the convolutions at full
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 from transformers import CLIPVisionModel, Dinov2Model
@@ -25,6 +25,8 @@ from generator import fit
 from generator.model_files import read_config, read_json
 from generator.weights import load_model
 
+# A tiny autoencoder, such as TAESD for the latents of Stable Diffusion, has no variance
+Vae: TypeAlias = AutoencoderKL | AutoencoderTiny
 ImageEncoder: TypeAlias = Dinov2Model | CLIPVisionModel
 Channels: TypeAlias = tuple[float, float, float]  # of R, G and B in [0, 1]
 
@@ -58,6 +60,7 @@ _CLIP = _Kind(
     ("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
     {"interpolate_pos_encoding": True},
 )
+_VAES = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
 # All that must be said of a kind, by the model_type of its config.json: whole CLIPs and their vision half.
 _KINDS = {"dinov2": _DINOV2, "clip": _CLIP, "clip_vision_model": _CLIP}
 
@@ -79,7 +82,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
-def load_vae(folder: Path, meta: bool = False) -> AutoencoderKL:
+def load_vae(folder: Path, meta: bool = False) -> Vae:
     """Load the frozen VAE in a diffusers folder (config.json and safetensors weights).
 
     Args:
@@ -87,10 +90,10 @@ def load_vae(folder: Path, meta: bool = False) -> AutoencoderKL:
         meta: Read no weights, as in `load_model`.
 
     Raises:
-        ValueError: The folder holds no AutoencoderKL for RGB images, or `load_model` refuses its weights.
+        ValueError: The folder holds no VAE for RGB images, or `load_model` refuses its weights.
     """
-    read_config(folder, [AutoencoderKL.__name__])
-    vae = load_model(AutoencoderKL, folder, meta=meta)
+    name, _ = read_config(folder, _VAES)
+    vae: Vae = load_model(_VAES[name], folder, meta=meta)
     try:
         fit.block_size(vae.config)
     except ValueError as error:
@@ -125,13 +128,13 @@ def load_image_encoder(folder: Path, meta: bool = False) -> ImageEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def vae_factor(vae: AutoencoderKL) -> int:
+def vae_factor(vae: Vae) -> int:
     """Return the pixels of an image per pixel of its latent, along each side: 8 for Stable Diffusion."""
     return fit.vae_factor(vae.config)
 
 
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode_latents(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
     """Encode images [N, 3, H, W] in [-1, 1] to the mean and standard deviation of their scaled latents.
 
     Returns:
@@ -140,15 +143,19 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """
     # [N, 3, H, W] -> [N, 3 k^2, H / k, W / k] -> a Gaussian over latents [N, C, H / f, W / f]
     pixels = pixel_unshuffle(images.to(vae.device, vae.dtype), fit.block_size(vae.config))
-    posterior = vae.encode(pixels).latent_dist
+    encoding = vae.encode(pixels)
+    if isinstance(vae, AutoencoderTiny):
+        mean, std = encoding.latents, torch.zeros_like(encoding.latents)
+    else:
+        mean, std = encoding.latent_dist.mean, encoding.latent_dist.std
     # The VAE's latents in the denoiser's scale: z -> (z - shift) * scale
     shift = vae.config.shift_factor or 0.0
     scale = vae.config.scaling_factor
-    return (posterior.mean - shift) * scale, posterior.std * scale
+    return (mean - shift) * scale, std * scale
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode_latents(vae: Vae, latents: Tensor) -> Tensor:
     """Decode scaled latents [N, C, H / f, W / f] to images [N, 3, H, W], about [-1, 1] but not clipped."""
     latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     return pixel_shuffle(vae.decode(latents).sample, fit.block_size(vae.config))

@@ -22,7 +22,7 @@ class Design:
         view_height, view_width: Size of a view, in pixels.
         token_height, token_width: Size of the image encoder's input, in pixels.
         denoiser: What IMAGPose adds to the UNet.
-        vae: Configuration of the `AutoencoderKL`.
+        vae: Configuration of the VAE.
         unet: Configuration of the stock UNet.
         image_encoder: Configuration of the image encoder.
     """

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.seeding import make_rng
 from generator.data import Conditions, EncodedViews, encode_views, make_conditions
-from generator.encoders import ImageEncoder, decode_latents, load_image_encoder, load_vae, to_bytes
+from generator.encoders import ImageEncoder, Vae, decode_latents, load_image_encoder, load_vae, to_bytes
 from generator.grid import VIEWS, join, split
 from generator.micro_batches import halve
 from generator.model import IMAGPoseDenoiser
@@ -107,7 +107,7 @@ class IMAGPosePipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Vae,
         image_encoder: ImageEncoder,
         denoiser: IMAGPoseDenoiser,
         scheduler: DDIMScheduler,

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch import nn
 
-from generator.encoders import ImageEncoder, encode_latents, encode_tokens, load_image_encoder, load_vae
+from generator.encoders import ImageEncoder, Vae, encode_latents, encode_tokens, load_image_encoder, load_vae
 from generator.fit import MisfitError
 from generator.metrics import load_inception, load_lpips
 from generator.model import IMAGPoseDenoiser, load_denoiser
@@ -61,7 +60,7 @@ class Size(Protocol):
 class Models(NamedTuple):
     """The models of the generator on the meta device: with shapes, without values."""
 
-    vae: AutoencoderKL
+    vae: Vae
     image_encoder: ImageEncoder
     denoiser: IMAGPoseDenoiser
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import find_executable_batch_size
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ import pipeline.datasets.marks as marks_module
 import pipeline.datasets.views as views_module
 from generator.cost import in_words, pipeline_flops, sampling_flops
 from generator.data import EncodedViews, encode_views
-from generator.encoders import ImageEncoder, load_image_encoder, load_vae
+from generator.encoders import ImageEncoder, Vae, load_image_encoder, load_vae
 from generator.fit import MisfitError
 from generator.model import IMAGPoseDenoiser, load_denoiser
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
@@ -33,9 +32,7 @@ from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import is_sealed, scratch, seal
 
 
-def check_models(
-    params: Params, vae: AutoencoderKL, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser
-) -> None:
+def check_models(params: Params, vae: Vae, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser) -> None:
     """Raise a ValueError, one sentence per key, unless the models fit each other and the settings."""
     sentences = params.misfits(
         vae=vae.config, unet=denoiser.unet.config, image_encoder=encoder.config.to_dict()

@@ -20,6 +20,7 @@ from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.hashes import md5
 from pipeline.train_generator import refuse_known_photographs
 from tests import REPOSITORY
+from tests.generator import tiny as tiny_models
 from tests.pipeline.market import keypoints_frame, save_image
 
 PROFILE = REPOSITORY / foundation.PROFILE
@@ -198,6 +199,19 @@ def test_a_vae_of_more_channels_is_trained_anew_and_the_denoiser_goes_on(project
     name = "denoiser", "unet.mid_block.resnets.0.conv1.weight"
     torch.testing.assert_close(after[name], before[name])
     assert load_pipeline(project / "finer").vae.config.latent_channels == 6
+
+
+@pytest.mark.slow
+def test_a_tiny_autoencoder_is_kept_as_it_is(project, monkeypatch):
+    monkeypatch.chdir(project)
+    imagpose = load_pipeline(project / "trained")
+    imagpose.register_modules(vae=tiny_models.tiny_autoencoder())
+    imagpose.to(torch.float16).save_pretrained("with TAESD")
+    with pytest.raises(ValueError, match=r"^with TAESD has an AutoencoderTiny as vae, which is not"):
+        run({"start": "with TAESD", "output": "on"})
+    run({"start": "with TAESD", "output": "on", "keep": ["vae", "image_encoder"]})
+    before, after = bytes_of(project / "with TAESD"), bytes_of(project / "on")
+    assert after["vae"] == before["vae"] and after["denoiser"] != before["denoiser"]
 
 
 # ---- photographs ----

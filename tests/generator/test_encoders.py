@@ -43,6 +43,18 @@ def test_decoding_undoes_the_scaling():
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
+def test_a_tiny_autoencoder_has_latents_without_a_variance(tmp_path):
+    tiny.tiny_autoencoder().save_pretrained(tmp_path)
+    vae = encoders.load_vae(tmp_path)
+    assert encoders.vae_factor(vae) == 8 and not any(weight.requires_grad for weight in vae.parameters())
+    mean, std = encoders.encode_latents(vae, images())
+    assert mean.shape == (2, *tiny.LATENT) and not std.any()
+    # Oracle: the model's own way there and back
+    torch.testing.assert_close(
+        encoders.decode_latents(vae, mean), vae.decode(vae.encode(images()).latents).sample
+    )
+
+
 def test_a_vae_for_other_images_is_refused(tmp_path):
     AutoencoderKL(in_channels=4, norm_num_groups=2, block_out_channels=(4,)).save_pretrained(tmp_path)
     for meta in (False, True):
@@ -123,7 +135,8 @@ def test_wrong_folders_are_named(tmp_path):
             load(tmp_path / "nowhere")
     UNet2DConditionModel.from_config(tiny.unet().config).save_config(tmp_path)
     with pytest.raises(
-        ValueError, match="holds a model of kind UNet2DConditionModel; expected AutoencoderKL"
+        ValueError,
+        match="holds a model of kind UNet2DConditionModel; expected AutoencoderKL or AutoencoderTiny",
     ):
         encoders.load_vae(tmp_path)
     with pytest.raises(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from transformers import Dinov2Config, Dinov2Model
 
 from generator.data import EncodedViews, JointBatch
@@ -126,6 +126,18 @@ def vae(blocks: int = 1) -> AutoencoderKL:
         .eval()
         .requires_grad_(False)
     )
+
+
+def tiny_autoencoder() -> AutoencoderTiny:
+    """A TAESD of factor 8 with one block and four channels per level."""
+    torch.manual_seed(2)
+    levels: dict[str, Any] = {
+        "encoder_block_out_channels": (4,) * 4,
+        "decoder_block_out_channels": (4,) * 4,
+        "num_encoder_blocks": (1,) * 4,
+        "num_decoder_blocks": (1,) * 4,
+    }
+    return AutoencoderTiny(**levels).eval().requires_grad_(False)
 
 
 def image_encoder() -> Dinov2Model:

@@ -209,7 +209,11 @@ OTHER = "holds no weights of the .* describes: "
         (UNET, {"block_out_channels": []}, OTHER),
         (UNET, {"block_out_channels": [8, "16"]}, OTHER),
         (UNET, {"down_block_types": ["DownBlock2D"]}, OTHER),
-        (VAE, {"_class_name": "VQModel"}, "holds a model of kind VQModel; expected AutoencoderKL"),
+        (
+            VAE,
+            {"_class_name": "VQModel"},
+            "holds a model of kind VQModel; expected AutoencoderKL or AutoencoderTiny",
+        ),
         (VAE, {"in_channels": 1}, OTHER),
         (SCHEDULER, {"prediction_type": "sample"}, "'sample'; expected epsilon or v_prediction"),
         (SCHEDULER, {"rescale_betas_zero_snr": True}, "zero_terminal_snr is on .* expected v_prediction"),
