@@ -92,9 +92,8 @@ def _read_people(settings: FoundationSettings, photographed: PhotographedSetting
     """Read a data set's people, of whom some are drawn to measure on."""
     root = photographed.root
     listing, contents = read_contents(root, FORMATS[photographed.format].list_images(root))
-    photos = (
-        listing.images[["image", "pid", "camid"]].join(contents).query("pid > 0")
-    )  # no junk, no distractors
+    photos = listing.images[["image", "pid", "camid"]].join(contents)
+    photos = photos.query("pid > 0")  # neither junk nor distractors
     dataset = DatasetSettings(
         name=root.name,
         format=photographed.format,
