@@ -49,7 +49,7 @@ LONG = {
     "generate": (["python", "-m", "pipeline.generate", "all", "50"], "data/synthetic", "*.jpg"),
     "train_reid": (["python", "-m", "pipeline.train_reid", "standard"], "data/reid", "step-*/*"),
 }
-KILLS = 4  # of each stage
+KILLS = 3  # of each stage
 
 
 @pytest.fixture(scope="module")

@@ -205,6 +205,8 @@ def test_stages_start_with_the_plain_interpreter(project: Path, tmp_path: Path) 
     """All other runs start them in a process that has imported the libraries already."""
     other = clone(tmp_path / "project")
     plain = {"PATH": f"{stages.SCRIPTS}:{os.environ['PATH']}", "SHELL": "/bin/sh"}
+    (other / "data").mkdir()
+    shutil.copy(project / "data/checked.txt", other / "data")
     assert repro(other, "--single-item", "world", environment=plain) == ["world"]
     assert checksums(other / "data/world") == checksums(project / "data/world")
 

@@ -115,7 +115,7 @@ def test_a_mistake_in_a_worker_leaves_no_pixels(params: Params, monkeypatch: pyt
 def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     params: Params, one_core: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    several = params.reid.model_copy(update={"seeds": (0, 1), "iterations": 21, "rerank": True})
+    several = params.reid.model_copy(update={"seeds": (1,), "iterations": 21, "rerank": True})
     params = params.model_copy(update={"reid": several})
     alone = train_reid.run_arm("imagpose", params)
     weights = [md5(outcome.weights) for outcome in alone]
@@ -123,7 +123,7 @@ def test_models_that_train_at_the_same_time_are_those_that_train_alone(
     monkeypatch.setattr(train_reid, "models_at_once", lambda: 2)
     together = train_reid.run_arm("imagpose", params)
     assert [outcome.row for outcome in together] == [outcome.row for outcome in alone]
-    assert [(o.row["percent"], o.row["seed"]) for o in alone] == [(p, s) for p in (50, 75) for s in (0, 1)]
+    assert [(o.row["percent"], o.row["seed"]) for o in alone] == [(50, 1), (75, 1)]
     for one, other in zip(alone, together, strict=True):
         pd.testing.assert_frame_equal(one.queries, other.queries)
         pd.testing.assert_frame_equal(one.curve, other.curve)

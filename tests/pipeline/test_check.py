@@ -364,7 +364,10 @@ def test_resnet_file(params: Params, tmp_path: Path) -> None:
     """What training takes is what passes: BoT has a classifier of its own, and no use for the file's."""
 
     def sentences(file: Path) -> list[str]:
-        return check.problems(changed(params, reid={"backbone": "resnet50", "weights": str(file)}))
+        settings = params.reid.model_copy(update={"backbone": "resnet50", "weights": str(file)})
+        mistakes = check.Mistakes()
+        mistakes.look(check.check_judge, "reid", settings)
+        return mistakes
 
     with torch.device("meta"):
         networks = {
@@ -425,7 +428,9 @@ def test_judges_are_made_before_any_work_starts(params: Params, tmp_path: Path) 
 @pytest.mark.skipif(find_spec("controlnet_aux") is None, reason="controlnet-aux is not installed")
 def test_openpose_file(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sentences(file: Path) -> list[str]:
-        return check.problems(changed(params, poses={"source": "openpose", "path": file}))
+        mistakes = check.Mistakes()
+        mistakes.look(check.check_poses, changed(params, poses={"source": "openpose", "path": file}))
+        return mistakes
 
     (tmp_path / "market/keypoints.csv").unlink()  # of no use now
     save_random_model(tmp_path / "body.pth")
@@ -508,7 +513,9 @@ def test_cross_data_sets_must_be_there(params: Params, market: Path, tmp_path: P
 @pytest.mark.slow
 def test_what_the_scores_compare_by(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sentences(**changes: object) -> list[str]:
-        return check.problems(changed(params, scores=changes))
+        mistakes = check.Mistakes()
+        check.check_scores(changed(params, scores=changes), mistakes)
+        return mistakes
 
     with torch.device("meta"):
         networks = {
@@ -543,6 +550,9 @@ def test_what_the_scores_compare_by(params: Params, tmp_path: Path, monkeypatch:
     assert sentence.startswith(f"scores.lpips_weights: {files['other']} does not hold torchvision's alex")
     monkeypatch.setitem(sys.modules, "lpips", None)  # the stage leaves the score out without the package
     assert sentences(lpips_backbone="alex", lpips_weights=files["other"]) == []
+    assert sentences(pairs=files["other"]) == check.problems(
+        changed(params, scores={"pairs": files["other"]})
+    )
 
 
 @pytest.mark.slow
