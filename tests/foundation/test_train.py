@@ -293,6 +293,7 @@ def start(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "before"),
     [
@@ -359,6 +360,7 @@ def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path):
         foundation.check_output(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_profile_has_the_architecture_of_the_shipped_weights():
     settings = load(PROFILE, FoundationSettings)
     assert settings.start is None and REPOSITORY / settings.output == SHIPPED

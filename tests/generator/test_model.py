@@ -23,6 +23,7 @@ def cross_view_attentions(denoiser):
     return [module for module in denoiser.modules() if isinstance(module, AnimateDiffTransformer3D)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_at_initialisation_it_is_the_stock_unet(name):
     stock, denoiser, given = tiny.unet(), tiny.denoiser(**ABLATIONS[name]), tiny.inputs()
@@ -187,6 +188,7 @@ def test_wrong_folders_and_settings_are_named(tmp_path):
         load_denoiser(tmp_path / "saved", tiny.DENOISER, 13, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", ["unet", "denoiser"])
 def test_on_the_meta_device_a_denoiser_has_all_shapes_and_no_values(tmp_path, saved):
     getattr(tiny, saved)().save_pretrained(tmp_path)

@@ -113,6 +113,7 @@ def test_the_unet_and_cva_have_the_known_number_of_parameters(sd, stock_millions
     assert round(cva / 1e6) == cva_millions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CLIP, *DINOV2])
 def test_image_encoders_have_their_size_and_number_of_tokens(name):
     encoder = full_size_encoder(name)
@@ -273,6 +274,7 @@ def test_hub_folders_train_and_generate(hub, tmp_path, sd, encoder):
     assert made.shape == (1, 128, 64, 3) and made.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_what_the_hubs_files_say_is_what_is_loaded(hub):
     """Weights to the bit, and CLIP's own normalisation from its preprocessor."""
     imagpose = load_base_model(parameters_for(hub, "2.1", "CLIP-H"))

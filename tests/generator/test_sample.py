@@ -98,6 +98,7 @@ def test_numbers_that_do_not_fit_are_named():
 # ---- scenarios ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sources", "targets", "fill", "expected"),
     [

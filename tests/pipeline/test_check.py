@@ -154,6 +154,7 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
         assert sentence.startswith(start) and "\n" not in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "sizes"),
     [
@@ -241,6 +242,7 @@ def test_a_malformed_saved_denoiser_is_named(params: Params, tmp_path: Path) -> 
     assert sentence.startswith(f"{path.parent}/diffusion_pytorch_model.safetensors holds no weights of the")
 
 
+@pytest.mark.slow
 def test_every_kind_of_image_encoder_passes(params: Params, tmp_path: Path) -> None:
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**small, "patch_size": 4, "image_size": 16}
@@ -334,6 +336,7 @@ def test_weights_in_several_files_are_followed_and_files_that_are_cut_short_are_
     assert f"{shards[1]} is missing" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["base/unet", "base/vae", "encoder"])
 def test_a_tensor_too_few_or_too_many_is_named(params: Params, tmp_path: Path, folder: str) -> None:
     (file,) = (tmp_path / "models" / folder).glob("*.safetensors")

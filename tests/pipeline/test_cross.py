@@ -81,6 +81,7 @@ def test_every_model_is_tested_and_the_table_shows_it(
     assert "mAP_other" not in table4.collect(without)
 
 
+@pytest.mark.slow
 def test_a_known_result_is_read_again_and_belongs_to_its_weights(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_the_judge_reads_no_image_but_those_of_the_subset(
         pd.testing.assert_frame_equal(before[percent], after[percent])
 
 
+@pytest.mark.slow
 def test_a_disk_without_hard_links_gets_copies(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")

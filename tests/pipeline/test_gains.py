@@ -99,6 +99,7 @@ def test_queries_are_described_by_their_right_gallery_images(index: pd.DataFrame
     assert len(validation) == 6 and not set(validation.pid) & set(queries.pid)
 
 
+@pytest.mark.slow
 def test_the_stage_answers_every_question_and_draws_a_figure(
     index: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:

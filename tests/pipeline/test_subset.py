@@ -47,6 +47,7 @@ def test_subsets_are_nested_exact_and_cover_everybody(
     assert set(ordered[-1]) == set(train.image)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(counts=COUNTS, percent=st.integers(1, 99))
 def test_a_subset_that_would_miss_somebody_is_refused_with_the_least_percent(

@@ -26,6 +26,7 @@ def test_parts_that_fit_pass() -> None:
     check_models(load_params(SHIPPED), tiny.vae(), tiny.image_encoder(), tiny.denoiser())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "latent_channels", "sentence"),
     [

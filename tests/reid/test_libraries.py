@@ -118,6 +118,7 @@ def test_position_embeddings_are_interpolated_as_timm_does(library, tmp_path):
     torch.testing.assert_close(model.backbone.net.pos_embed, theirs.pos_embed)
 
 
+@pytest.mark.slow
 def test_a_resnets_last_stage_is_fine(library):
     """The stride is that of all three libraries' ResNets; networks without such a stage stay as they are."""
     maps = {}
@@ -221,6 +222,7 @@ def test_another_models_file_is_refused(library, tmp_path, backbone, other, devi
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

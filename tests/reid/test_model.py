@@ -60,6 +60,7 @@ def test_features_are_float32_under_mixed_precision(small):
     assert not torch.equal(mixed(images)[1], full(images)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "save"), [(".pth", torch.save), (".safetensors", save_file)])
 def test_imagenet_weights_give_torchvisions_features(bot, imagenet, tmp_path, suffix, save):
     path = tmp_path / f"resnet50{suffix}"

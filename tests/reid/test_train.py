@@ -157,6 +157,7 @@ def test_optimizers_are_torchs(bot, name, theirs):
 # --- training -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_separates_people(small):
     settings = small(iterations=60, learning_rate=3e-3, milestones=(90,), padding=0, erasing_probability=0.0)
     untrained = train(IMAGES, PIDS, REAL, settings.model_copy(update={"iterations": 1}), 0)
@@ -197,6 +198,7 @@ def test_training_leaves_the_global_generator_alone(small):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [3, 5, 8])
 def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
     arguments = IMAGES, PIDS, HALF, small(), 0
@@ -248,6 +250,7 @@ def test_centers_move_at_their_own_rate(small):
     assert (slow != 0).any(dim=1).sum() == 4  # one row for each identity of the batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -178,6 +178,7 @@ def test_a_card_that_would_describe_another_generator_is_refused(
     assert not Path("exports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "camid", "exported"),
     [
@@ -241,6 +242,7 @@ def test_what_loaders_cannot_read_is_refused_and_a_table_takes_it(
         run(export, monkeypatch, "imagpose", "50", "--to", "elsewhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -75,6 +75,7 @@ def test_the_card_says_data_settings_curve_and_base_scores(params: Params) -> No
     assert "A random 20 % of" in model_card("subset", 20, TRAIN, CURVE, params)
 
 
+@pytest.mark.slow
 def test_the_lines_on_the_card_run(params: Params) -> None:
     text = (GENERATORS / "all" / "100" / CARD).read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)

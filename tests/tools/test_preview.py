@@ -73,6 +73,7 @@ def test_joint_images_hold_all_poses_beside_all_sources(sources: int, sizes: lis
     assert [seed for request in requests for seed in request.seeds] == list(range(40, 47))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -17,6 +17,7 @@ def launch(*arguments: str, code: int = 0, **variables: str) -> CompletedProcess
     return run(REPOSITORY, *command, code=code, environment=variables)
 
 
+@pytest.mark.slow
 def test_without_a_launcher_the_stage_runs_with_its_arguments() -> None:
     done = launch("pipeline.generate", "--help")
     assert done.stdout.startswith("usage: python -m pipeline.generate")
