@@ -209,7 +209,7 @@ def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings
     if not isinstance(imagpose.image_encoder, Dinov2Model):
         kind = type(imagpose.image_encoder).__name__
         raise ValueError(f"{settings.start} has a {kind} as image_encoder; expected a Dinov2Model.")
-    if not isinstance(imagpose.vae, AutoencoderKL) and not {"vae"} & {*settings.keep, *settings.anew}:
+    if not isinstance(imagpose.vae, AutoencoderKL) and "vae" not in (*settings.keep, *settings.anew):
         raise ValueError(
             f"{settings.start} has an {type(imagpose.vae).__name__} as vae, which is not trained further; "
             "name vae in keep, or in anew for another one."

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
@@ -44,7 +45,7 @@ def measure(
     """
     imagpose = load_pipeline(folder)
     # A person's photos are in the order of their cameras, so each half has photos of all of them.
-    is_for_judge = number_photos(people.pids) % 2 == 0
+    is_for_judge = pd.Series(people.pids).groupby(people.pids).cumcount().to_numpy() % 2 == 0
     judge = train_judge(people[is_for_judge], settings.judge, settings.seed)
     people = people[~is_for_judge]
     size = settings.height, settings.width
@@ -88,12 +89,6 @@ def train_judge(people: People, settings: ReidSettings, seed: int) -> BoT:
     return train(people.images, people.pids, no_synthetic, settings, seed, title="judge")
 
 
-def number_photos(pids: np.ndarray) -> np.ndarray:
-    """Number each person's photos from 0 on, [N]; those of one person follow each other."""
-    first = np.flatnonzero(np.diff(pids, prepend=-1))
-    return np.arange(len(pids)) - np.repeat(first, np.diff(first, append=len(pids)))
-
-
 def choose_photos(pids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Choose sources and targets, spread evenly over each person's photos and so over their cameras.
 
@@ -104,8 +99,7 @@ def choose_photos(pids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Indices of the source photos [persons, SOURCES] and of the target photos [persons, T]. T is POSES, or
         what the person with the fewest photos has beside the sources.
     """
-    first = np.flatnonzero(np.diff(pids, prepend=-1))
-    each = np.diff(first, append=len(pids))
+    _, first, each = np.unique(pids, return_index=True, return_counts=True)
     chosen = min(SOURCES + POSES, each.min())
     # [persons, chosen], of which the first, the middle and the last are sources
     photos = first[:, None] + np.linspace(0, each - 1, chosen, axis=1).astype(int)

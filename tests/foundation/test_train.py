@@ -200,6 +200,14 @@ def test_a_vae_of_more_channels_is_trained_anew_and_the_denoiser_goes_on(project
     torch.testing.assert_close(after[name], before[name])
     assert load_pipeline(project / "finer").vae.config.latent_channels == 6
 
+    # With as many channels it is another VAE than the one that goes on.
+    still = {"vae.learning_rate": 1e-30, "keep": ["image_encoder"], "start": "trained"}
+    run(still | {"output": "on again"})
+    run(still | {"output": "of its own", "anew": ["vae"]})
+    name = "vae", "encoder.conv_in.weight"
+    torch.testing.assert_close(tensors(project / "on again")[name], before[name])
+    assert not torch.allclose(tensors(project / "of its own")[name], before[name])
+
 
 @pytest.mark.slow
 def test_a_tiny_autoencoder_is_kept_as_it_is(project, monkeypatch):
