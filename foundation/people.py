@@ -94,6 +94,11 @@ def _read_people(settings: FoundationSettings, photographed: PhotographedSetting
     listing, contents = read_contents(root, FORMATS[photographed.format].list_images(root))
     photos = listing.images[["image", "pid", "camid"]].join(contents)
     photos = photos.query("pid > 0")  # neither junk nor distractors
+    if photos.empty:
+        raise ValueError(
+            f"{root} holds no photograph of a person that can be used; {len(listing.rejected)} files are "
+            "rejected"
+        )
     dataset = DatasetSettings(
         name=root.name,
         format=photographed.format,

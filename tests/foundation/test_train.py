@@ -291,6 +291,17 @@ def test_people_to_measure_on_have_enough_photographs(tmp_path, monkeypatch):
     )
 
 
+def test_a_data_set_without_a_photograph_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in photographs(tmp_path / "photographs", people=(1, 2), each=1).rglob("*.jpg"):
+        file.write_bytes(file.read_bytes()[:200])
+    settings = parse(tiny(photographed(held_out=2)), FoundationSettings, "profile.yaml")
+    with pytest.raises(
+        ValueError, match=r"^photographs holds no photograph of a person .*; 4 files are rejected$"
+    ):
+        find_people(settings)
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """The folder of an untrained pipeline."""
