@@ -13,7 +13,7 @@
 - `split` is train, query, gallery, or test: people of the test without queries of their own.
 - Further columns are kept. For poses.source annotations, keypoints.csv may lie beside the table.
 
-Folders per identity get such a table from `python -m tools.table`. No class of torchreid reads one.
+`python -m tools.table` writes such a table from the names of folders or files. No class of torchreid reads one.
 """
 
 import csv
@@ -42,7 +42,7 @@ def list_images(root: Path) -> Listing:
     if not file.is_file():
         raise ValueError(
             f"{file} is missing; a data set of the format table has it, with the columns image, pid, camid, "
-            "split (python -m tools.table writes it for folders per identity)"
+            "split (python -m tools.table writes it)"
         )
     rows = _read_rows(file)
     rows["image"] = [_to_path(file, line, image) for line, image in rows.image.items()]

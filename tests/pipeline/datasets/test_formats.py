@@ -57,7 +57,8 @@ def folders_per_identity(root: Path) -> None:
         for _ in range(6)
     ):
         save_image(root / split / person / f"cam{seed % 2 + 3}-{seed}.jpg", seed)
-    table, _ = table_tool.make_table(root, re.compile(r"cam(\d+)"))
+    images, _ = table_tool.list_images(root)
+    table, _ = table_tool.split_by_folders(root, images, table_tool.read_camera([r"cam(\d+)"]))
     write_csv(table, root / "images.csv")
     keypoints_frame(table.image.tolist()).to_csv(root / "keypoints.csv", index=False)
 
