@@ -2,9 +2,10 @@
 
 FILE, for example experiments/study.yaml, lists runs. Each is a `dvc repro` in a workspace of its own under
 .scratch/replicate, with the parameters of a profile (profiles/embedded.yaml unless FILE names another) and
-the run's changes. All runs share the repository's DVC cache: what two of them have in common is computed
-once, and a command that was stopped goes on where it was. Writes the rows of all runs' Table 4 as the CSV
-that FILE names, and beside it the gains, with their intervals, as Markdown.
+the run's changes. Data sets and models that git does not track are read where they lie. All runs share the
+repository's DVC cache: what two of them have in common is computed once, and a command that was stopped goes
+on where it was. Writes the rows of all runs' Table 4 as the CSV that FILE names, and beside it the gains,
+with their intervals, as Markdown.
 """
 
 import copy
@@ -95,6 +96,30 @@ def change_params(values: dict[str, Any], changes: dict[str, Any], name: str | P
     return changed
 
 
+def reach_untracked(values: dict[str, Any], repository: Path) -> dict[str, Any]:
+    """Make the paths absolute that a workspace would not have: data sets and models that git does not track.
+
+    Args:
+        values: Contents of a parameter file.
+        repository: Folder in which relative paths begin.
+    """
+    tracked = set(tracked_files(repository))
+    copied = tracked.union(*(name.parents for name in tracked))
+
+    def reach(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: reach(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [reach(part) for part in value]
+        if not isinstance(value, str) or not (repository / value).exists():
+            return value
+        # A workspace's own stages make data/.
+        is_there = Path(value) in copied or Path(value).parts[:1] in ((), ("data",))
+        return value if is_there else str((repository / value).absolute())
+
+    return {key: reach(part) for key, part in values.items()}
+
+
 def prepare(repository: Path, workspace: Path, values: dict[str, Any]) -> None:
     """Put the repository's present files into a workspace, with these parameters; keep its results."""
     # Code that was deleted in the repository must not stay.
@@ -137,7 +162,7 @@ def replicate(repository: Path, settings: Replication, scratch: Path) -> pd.Data
     params = [change_params(profile, settings.every | run.changes, settings.profile) for run in settings.runs]
     workspaces = [scratch / name for name in names]
     for workspace, values in zip(workspaces, params, strict=True):
-        prepare(repository, workspace, values)
+        prepare(repository, workspace, reach_untracked(values, repository))
 
     tables = []
     for number, (run, workspace) in enumerate(zip(settings.runs, workspaces, strict=True), 1):

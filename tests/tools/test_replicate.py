@@ -11,7 +11,7 @@ from pipeline.params import load, load_params
 from pipeline.runtime.scratch import SCRATCH, release
 from tests import REPOSITORY
 from tools import replicate as stage
-from tools.replicate import Replication, change_params, gains, replicate
+from tools.replicate import Replication, change_params, gains, reach_untracked, replicate
 
 STAGE = """
 import pandas as pd
@@ -111,6 +111,35 @@ def test_two_runs_that_nothing_tells_apart_are_refused(repository, tmp_path):
         ValueError, match=r"two runs have the columns .*-.*, which tell runs apart; give each its own"
     ):
         replicate(repository, experiment, tmp_path / "scratch")
+
+
+def test_what_git_does_not_track_is_read_where_it_lies(repository, tmp_path):
+    (tmp_path / "disk/other").mkdir(parents=True)
+    for name in ("datasets/mine/images.csv", "models/net.pth", "data/world/images.csv", "weights/w/x"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).touch()
+    (repository / "linked").symlink_to(tmp_path / "disk")
+    (repository / ".gitignore").write_text("/datasets/\n/models/\n/data/\n")
+    values = {
+        "dataset": {
+            "root": "datasets/mine",
+            "height": 128,
+            "gone": "datasets/gone",
+            "linked": "linked/other",
+        },
+        "poses": {"path": "data/world"},
+        "generator": {"base": "weights/w", "train_on": ["all", "models/net.pth"], "null": None, "empty": ""},
+        "absolute": str(tmp_path),
+    }
+    changed = reach_untracked(values, repository)
+    assert changed["dataset"] == values["dataset"] | {
+        "root": str(repository / "datasets/mine"),
+        "linked": str(repository / "linked/other"),
+    }
+    assert changed["generator"]["train_on"] == ["all", str(repository / "models/net.pth")]
+    values["generator"]["train_on"] = changed["generator"]["train_on"]
+    values["dataset"] = changed["dataset"]
+    assert changed == values  # nothing else
 
 
 def test_a_second_replication_waits(tmp_path, monkeypatch):
