@@ -58,7 +58,8 @@ from pipeline.shared.statistics import INTERVALS, Summary, difference
 from reid.cameras import NO_CAMERA, cameras_separate, count_cameras
 
 PROFILES = tuple(  # the defaults that are shipped
-    f"profiles/{name}.yaml" for name in ("embedded", "market1501", "market1501_authors", "market1501_judges")
+    f"profiles/{name}.yaml"
+    for name in ("embedded", "market1501", "market1501_authors", "market1501_judges", "photographs")
 )
 
 _MODEL_QUERY = ["percent", "seed", "query"]

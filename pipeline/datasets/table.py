@@ -13,7 +13,8 @@
 - `split` is train, query, gallery, or test: people of the test without queries of their own.
 - Further columns are kept. For poses.source annotations, keypoints.csv may lie beside the table.
 
-`python -m tools.table` writes such a table from the names of folders or files. No class of torchreid reads one.
+`python -m tools.table` writes such a table from the names of folders or files. No class of torchreid reads
+one.
 """
 
 import csv

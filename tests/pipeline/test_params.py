@@ -54,8 +54,10 @@ def test_the_profiles_are_valid_immutable_and_have_the_same_keys() -> None:
         params.dataset.height = 1
     paper = PROFILES / "market1501.yaml"
     assert load_params(paper).reid.backbone == "resnet50"
-    outside = {key for key in keys(YAML_FILE.load(paper)) if key[0] not in ("world", "arms")}
-    assert outside == {key for key in keys(VALUES) if key[0] not in ("world", "arms")}
+    for profile in (paper, PROFILES / "photographs.yaml"):
+        load_params(profile)
+        outside = {key for key in keys(YAML_FILE.load(profile)) if key[0] not in ("world", "arms")}
+        assert outside == {key for key in keys(VALUES) if key[0] not in ("world", "arms")}
 
 
 @pytest.mark.parametrize(
@@ -458,6 +460,17 @@ def test_a_bad_key_of_the_foundation_is_named(key: str, value: Any, sentence: st
     with pytest.raises(ParamsError) as caught:
         parse(values, FoundationSettings, "foundation.yaml")
     assert str(caught.value).startswith(f"foundation.yaml: {sentence}")
+
+
+def test_both_profiles_of_the_foundation_have_the_same_keys() -> None:
+    rendered, photographed = (
+        YAML_FILE.load(PROFILES / f"{name}.yaml") for name in ("foundation", "foundation_photographs")
+    )
+    settings = parse(photographed, FoundationSettings, "foundation_photographs.yaml")
+    assert settings.photographed and rendered.keys() == photographed.keys()
+    # So that the layers of start, which the denoiser goes on from, are found again.
+    for section in ("image_encoder", "unet", "denoiser"):
+        assert rendered[section] == photographed[section]
 
 
 @pytest.mark.parametrize("page", ["arms.md", "judges.md"])
