@@ -291,7 +291,7 @@ def test_the_shipped_experiments_fit_their_profiles(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ablations", "arms", "choices", "study"])
+@pytest.mark.parametrize("name", ["ablations", "arms", "choices", "judges", "study"])
 def test_the_shipped_tables_are_of_the_shipped_runs_and_arms(name):
     """Nothing in reports/ is about a recipe that nobody can repeat."""
     experiment = load(REPOSITORY / f"experiments/{name}.yaml", Replication)
