@@ -19,9 +19,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
-from common.seeding import make_rng
 from generator.keypoints import pose_distance
 from pipeline.artifacts import (
     GAINS,
@@ -38,12 +36,11 @@ from pipeline.params import Params, load_params
 from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.statistics import CONFIDENCE
+from pipeline.shared.statistics import RESAMPLES, interval_over_people
 from reid.cameras import NO_CAMERA, comparable_cameras, count_cameras
 
 QUESTIONS = ("subset_size", "camera_pair", "gallery_images", "gallery_cameras", "pose_distance")
 _BINS = 4  # groups of about equally many queries
-_RESAMPLES = 1000
 _AXES = {
     "subset_size": "real images per training identity",
     "gallery_images": "right gallery images",
@@ -129,29 +126,11 @@ def gain_by(
     rows = []
     for group, queries in frame.groupby("group", sort=False):
         means = queries[["value", "standard", "augmented", "gain"]].mean()
-        low, high = _bootstrap(queries, str(group))
+        low, high = interval_over_people(queries.gain, queries.pid, str(group))
         counts = {"queries": len(queries), "identities": queries.pid.nunique()}
         rows.append({"group": str(group), **counts, **means, "low": low, "high": high})
     columns = ["group", "value", "queries", "identities", "standard", "augmented", "gain", "low", "high"]
     return pd.DataFrame(rows, columns=columns).sort_values(["value", "group"], ignore_index=True)
-
-
-def _bootstrap(queries: pd.DataFrame, purpose: str) -> tuple[float, float]:
-    """Return the ends of the interval of the mean gain, from samples of identities (columns pid and gain)."""
-    people = queries.groupby("pid").gain.agg(["sum", "count"])
-    if len(people) < 2:
-        return np.nan, np.nan
-    interval = stats.bootstrap(
-        (people["sum"].to_numpy(), people["count"].to_numpy()),
-        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=make_rng(0, purpose),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def bins(values: pd.Series, digits: int) -> pd.Series:
@@ -332,7 +311,7 @@ def main() -> None:
     params = load_params()
     print(
         f"{len(params.arms)} arms at {len(params.subset.percents)} percents to compare query by query, "
-        f"{len(QUESTIONS)} questions each, intervals of {_RESAMPLES} resamples",
+        f"{len(QUESTIONS)} questions each, intervals of {RESAMPLES} resamples",
         flush=True,
     )
     answers = collect(params)

@@ -17,24 +17,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import torch
 
-from common.seeding import make_rng
 from pipeline.artifacts import read_index
 from pipeline.datasets.images import load_images
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
-from pipeline.shared.statistics import CONFIDENCE, aligned_table
-from reid.cameras import NO_CAMERA
+from pipeline.shared.statistics import aligned_table, interval_over_people
+from reid.cameras import NO_CAMERA, cameras_separate
+from reid.data import normalise
 
 REPORT = Path("reports/recognised.csv")
 RANKS = (1, 5)
-_BATCH = 64  # images at once through the network
-_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's, in RGB
+_BATCH = 64  # images at once through a network that takes any number
 _BLOCK = 256  # images compared with all real ones at once
-_RESAMPLES = 2000
 
 Network = Callable[[list[Path]], np.ndarray]  # maps image files to features float32 [N, D] of length 1
 
@@ -43,10 +41,12 @@ def load_network(file: Path) -> Network:
     """Load a re-ID network from an ONNX file.
 
     Its input is either float [N, 3, H, W] in RGB, normalised as for ImageNet, or uint8 [N, H, W, 3] as from
-    tools.export_reid. Height and width are those of the file; where it leaves them free, 256 x 128.
+    tools.export_reid; its first output is [N, D]. N, height and width are those of the file; where it leaves
+    height and width free, 256 x 128.
 
     Raises:
-        ValueError: The package onnxruntime is missing, or the file is no network with such an input.
+        FileNotFoundError: The file is missing.
+        ValueError: The package onnxruntime is missing, or the file is no network of that form.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise ValueError(
@@ -61,25 +61,35 @@ def load_network(file: Path) -> Network:
     except Exception as error:  # the runtime has a dozen kinds without a common one
         raise ValueError(f"{file} is no network that ONNX Runtime can load ({error})") from None
     entry, *others = session.get_inputs()
+    answer = session.get_outputs()[0]
     takes_pixels = entry.type == "tensor(uint8)"
-    if others or len(entry.shape) != 4 or entry.shape[3 if takes_pixels else 1] != 3:
-        shapes = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in session.get_inputs())
-        raise ValueError(f"{file} takes {shapes}; expected images, float [N, 3, H, W] or uint8 [N, H, W, 3]")
+    has_form = not others and len(entry.shape) == 4 and entry.shape[3 if takes_pixels else 1] == 3
+    if not has_form or len(answer.shape) != 2 or not (takes_pixels or entry.type == "tensor(float)"):
+        shapes = ", ".join(f"{one.name} {one.type} {one.shape}" for one in session.get_inputs())
+        raise ValueError(
+            f"{file} maps {shapes} to {answer.name} {answer.shape}; expected images, float [N, 3, H, W] or "
+            "uint8 [N, H, W, 3], and features [N, D]"
+        )
     size = entry.shape[1:3] if takes_pixels else entry.shape[2:]
-    height, width = (
-        side if isinstance(side, int) else usual for side, usual in zip(size, (256, 128), strict=True)
+    count, height, width = (
+        side if isinstance(side, int) else usual
+        for side, usual in zip((entry.shape[0], *size), (_BATCH, 256, 128), strict=True)
     )
+    is_fixed = isinstance(entry.shape[0], int)
 
     def features(files: list[Path]) -> np.ndarray:
         parts = []
-        starts = range(0, len(files), _BATCH)
+        starts = range(0, len(files), count)
         for start in progress(starts, len(starts), "features"):
-            images: Any = load_images(files[start : start + _BATCH], height, width)
+            batch = files[start : start + count]
+            filled = batch + batch[-1:] * (count - len(batch)) if is_fixed else batch
+            images = load_images(filled, height, width)
             if not takes_pixels:
-                images = ((images / 255 - _MEAN) / _STD).transpose(0, 3, 1, 2).astype(np.float32)
-            (found,) = session.run([session.get_outputs()[0].name], {entry.name: images})
-            parts.append(found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12))
-        return np.concatenate(parts)
+                images = np.ascontiguousarray(normalise(torch.from_numpy(images)).numpy())
+            (found,) = session.run([answer.name], {entry.name: images})
+            parts.append(found[: len(batch)])
+        vectors = np.concatenate(parts)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
 
     return features
 
@@ -107,35 +117,6 @@ def ranks(
     return np.where(np.isneginf(own), 0, 1 + nearer)
 
 
-def share(is_right: np.ndarray, pids: np.ndarray) -> tuple[float, float, float]:
-    """Return the share of right answers in percent, and its 95 % interval.
-
-    The interval is a bootstrap over people, whose images stay together; NaN for one person.
-
-    Args:
-        is_right: Bool [N].
-        pids: Identities, int [N].
-    """
-    sums = pd.DataFrame({"right": is_right, "all": 1}).groupby(pids).sum()
-
-    def of(right: np.ndarray, every: np.ndarray, axis: int = -1) -> np.ndarray:
-        return 100 * right.sum(axis=axis) / every.sum(axis=axis)
-
-    mean = 100 * float(is_right.mean())
-    if len(sums) < 2:
-        return mean, np.nan, np.nan
-    interval = stats.bootstrap(
-        (sums["right"].to_numpy(), sums["all"].to_numpy()),
-        of,
-        paired=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=make_rng(0, "people recognised"),
-    ).confidence_interval
-    return mean, float(interval.low), float(interval.high)
-
-
 def answers(
     queries: np.ndarray, table: pd.DataFrame, real: pd.DataFrame, features: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -149,9 +130,9 @@ def answers(
         features: Their features, float [M, D].
 
     Returns:
-        One row for the answers of all cameras and, where all sources are known, one for those of other
-        cameras: the cameras, the number of images that can be answered, and for each rank the share with its
-        interval.
+        One row for the answers of all cameras and, where all sources are known and cameras can be told
+        apart, one for those of other cameras: the cameras, the number of images that can be answered, and for
+        each rank the share with its interval. A row about no image is left out.
     """
     place = pd.Series(np.arange(len(real)), real.image)
     pids, camids, own = real.pid.to_numpy(), real.camid.to_numpy(), table.pid.to_numpy()
@@ -167,17 +148,21 @@ def answers(
             same_camera[row] = (pids == own[start + row]) & np.isin(camids, known)
         for cameras, left_out in (("all", is_source), ("other", is_source | same_camera)):
             found[cameras].append(ranks(queries[block], own[block], features, pids, left_out))
-    if not all(map(len, sources)):
+    if not all(map(len, sources)) or not cameras_separate(camids, camids):
         del found["other"]
 
     rows = []
     for cameras, parts in found.items():
         rank = np.concatenate(parts)
         can = rank > 0
+        if not can.any():
+            continue
         cells: dict[str, Any] = {"cameras": cameras, "images": int(can.sum())}
+        people = pd.Series(own[can])
         for k in RANKS:
-            values = share(rank[can] <= k, own[can]) if can.any() else (np.nan,) * 3
-            cells |= dict(zip((f"rank{k}", f"rank{k}_low", f"rank{k}_high"), values, strict=True))
+            is_right = pd.Series(100.0 * (rank[can] <= k))
+            low, high = interval_over_people(is_right, people, "people recognised")
+            cells |= {f"rank{k}": is_right.mean(), f"rank{k}_low": low, f"rank{k}_high": high}
         rows.append(cells)
     return rows
 

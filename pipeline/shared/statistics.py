@@ -6,9 +6,11 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from common.seeding import make_rng
 from pipeline.artifacts import GENERATOR_COLUMN, JUDGE_COLUMN, METRICS, RESULT_COLUMNS, is_standard
 
 CONFIDENCE = 0.95
+RESAMPLES = 1000  # of a bootstrap
 INTERVALS = (
     "Intervals cover the chance of re-ID training alone: all seeds share one subset, one generator with its "
     "images, and one set of people to test on."
@@ -117,6 +119,35 @@ def interval(values: pd.Series) -> tuple[float | None, float | None, float | Non
     error = math.sqrt(deviations.pow(2).sum() / freedom / len(values))
     half = float(error * stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     return mean, mean - half, mean + half
+
+
+def interval_over_people(values: pd.Series, pids: pd.Series, purpose: str) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a mean, by a bootstrap over people.
+
+    The values of one person stay together, so that the interval covers the choice of people.
+
+    Args:
+        values: One value per image, [N].
+        pids: Identities, int [N], with the same index.
+        purpose: What is drawn: other purposes have other resamples.
+
+    Returns:
+        Both ends; NaN for one person.
+    """
+    people = values.groupby(pids).agg(["sum", "count"])
+    if len(people) < 2:
+        return math.nan, math.nan
+    ends = stats.bootstrap(
+        (people["sum"].to_numpy(), people["count"].to_numpy()),
+        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=make_rng(0, purpose),
+    ).confidence_interval
+    return float(ends.low), float(ends.high)
 
 
 def _excludes_zero(mean: float | None, low: float | None, high: float | None) -> bool:

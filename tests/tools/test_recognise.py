@@ -18,10 +18,10 @@ from tools import recognise
 COLOURS = {"anna": (200, 40, 40), "bert": (40, 200, 40), "cleo": (40, 40, 200)}
 
 
-def save_network(file: Path, kind: int, shape: list[object]) -> None:
+def save_network(file: Path, kind: int, shape: list[object], number: object = "n") -> None:
     """Save a network whose features are the mean colours of an image."""
     entry = helper.make_tensor_value_info("images", kind, shape)
-    out = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3])
+    out = helper.make_tensor_value_info("features", TensorProto.FLOAT, [number, 3])
     nodes = [
         helper.make_node("GlobalAveragePool", ["planes"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["features"]),
@@ -163,15 +163,22 @@ def test_both_forms_of_input_see_the_same_image(project: Path) -> None:
     np.testing.assert_allclose(pixels, colours / np.linalg.norm(colours, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_intervals_are_over_people() -> None:
-    rng = np.random.default_rng(0)
-    of_person = rng.random(60) < 0.5  # all ten images of a person are right or wrong together
-    is_right, pids = np.repeat(of_person, 10), np.repeat(np.arange(60), 10)
-    mean, low, high = recognise.share(is_right, pids)
-    error = 196 * np.sqrt(of_person.mean() * (1 - of_person.mean()) / 60)
-    assert mean == pytest.approx(100 * of_person.mean())
-    assert high - mean == pytest.approx(error, rel=0.15) and mean - low == pytest.approx(error, rel=0.15)
-    assert np.isnan(recognise.share(is_right[:10], pids[:10])[1:]).all()
+def test_a_network_for_a_fixed_number_of_images_gets_that_number(project: Path) -> None:
+    files = sorted((project / "people").glob("*.png"))
+    save_network(project / "any.onnx", TensorProto.UINT8, ["n", 16, 8, 3])
+    expected = recognise.load_network(project / "any.onnx")(files)
+    for number in (1, 7):
+        save_network(project / "fixed.onnx", TensorProto.UINT8, [number, 16, 8, 3], number)
+        np.testing.assert_allclose(recognise.load_network(project / "fixed.onnx")(files), expected)
+
+
+def test_with_one_camera_there_is_no_other_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.read_csv("people/images.csv").assign(camid=1)
+    table.to_csv("people/images.csv", index=False)
+    index.main()
+    save_generated()
+    save_network(project / "colours.onnx", TensorProto.UINT8, ["n", 16, 8, 3])
+    assert set(run(monkeypatch, project / "colours.onnx").cameras) == {"all"}
 
 
 def test_files_that_are_no_networks_are_named(project: Path) -> None:
@@ -182,6 +189,6 @@ def test_files_that_are_no_networks_are_named(project: Path) -> None:
         recognise.load_network(project / "text.onnx")
     save_network(project / "grey.onnx", TensorProto.FLOAT, ["n", 1, 16, 8])
     with pytest.raises(
-        ValueError, match=r"takes images tensor\(float\) .*expected images, float \[N, 3, H, W\]"
+        ValueError, match=r"maps images tensor\(float\) .*expected images, float \[N, 3, H, W\]"
     ):
         recognise.load_network(project / "grey.onnx")

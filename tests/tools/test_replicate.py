@@ -7,6 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 
+from pipeline.artifacts import is_standard
 from pipeline.params import load, load_params
 from pipeline.runtime.scratch import SCRATCH, release
 from tests import REPOSITORY
@@ -301,7 +302,10 @@ def test_the_shipped_tables_are_of_the_shipped_runs_and_arms(name):
         tuple(run.columns.values()) for run in experiment.runs
     ]
     arms = {key.removeprefix("arms.") for key in experiment.every if key.count(".") == 1 and "arms." in key}
-    assert set(rows.arm) == {"standard", "imagpose", *arms}
+    assert {arm for arm in rows.arm if not is_standard(arm)} == {"imagpose", *arms}
+    judges = {key.removeprefix("judges.") for key in experiment.every if key.startswith("judges.")}
+    standards = {"standard", *(f"standard@{judge}" for judge in judges)}
+    assert {arm for arm in rows.arm if is_standard(arm)} == standards
     report = (REPOSITORY / experiment.table).with_suffix(".md").read_text()
     assert report == gains(rows, experiment) + "\n"
 
