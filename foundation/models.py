@@ -117,7 +117,8 @@ def assemble(
 def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipeline:
     """The pipeline that a training begins with: the one in `start`, or an untrained one.
 
-    Where `anew` names the VAE, the denoiser is still that of `start`, for the latents of the VAE there.
+    Where the settings give the latents more channels than `start` has, the VAE is widened. The denoiser is
+    still that of `start`, for the latents there.
 
     Args:
         settings: Settings of the training.
@@ -130,8 +131,8 @@ def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipelin
     if settings.start:
         imagpose = load_pipeline(settings.start)
         _check_architecture(imagpose, settings, profile)
-        if "vae" in settings.anew:
-            imagpose.register_modules(vae=build_vae(settings.vae, settings.seed))
+        if settings.vae.latent_channels > imagpose.vae.config.latent_channels:
+            imagpose.register_modules(vae=widen_vae(imagpose.vae, settings.vae, settings.seed))
     else:
         shape, seed = settings.image_encoder, settings.seed
         denoiser = build_denoiser(
@@ -142,6 +143,58 @@ def first_models(settings: FoundationSettings, profile: Path) -> IMAGPosePipelin
         imagpose = assemble(build_vae(settings.vae, seed), encoder, denoiser, scheduler, settings)
     _check_sizes(imagpose, settings, profile)
     return imagpose
+
+
+def widen_vae(vae: AutoencoderKL, settings: VaeSettings, seed: int) -> AutoencoderKL:
+    """Give the latents of a trained VAE more channels; reconstructions do not change.
+
+    The encoder fills the new channels at random and the decoder does not read them yet. So a training goes on
+    from all that the VAE knows, and finds what the new channels are good for.
+
+    Args:
+        vae: A VAE with C latent channels.
+        settings: The same architecture with D latent channels, D > C.
+        seed: Seed of the new weights.
+
+    Returns:
+        A VAE with D latent channels, of which the first C are those of `vae`.
+    """
+    wide = build_vae(settings, seed)
+    old, new = vae.state_dict(), wide.state_dict()
+    few, many = vae.config.latent_channels, settings.latent_channels
+
+    # The new channels: whatever the encoder's last convolution begins with, with a deviation of e^-3
+    identity = torch.eye(2 * many)[..., None, None]
+    new["quant_conv.weight"] = identity.clone()
+    new["quant_conv.weight"][many:] = 0.0
+    new["quant_conv.bias"] = torch.tensor([0.0, -6.0]).repeat_interleave(many)  # means, then log-variances
+    new["post_quant_conv.weight"] = identity[:many, :many].clone()
+    new["post_quant_conv.bias"] = torch.zeros(many)
+    new["decoder.conv_in.weight"][:, few:] = 0.0
+
+    # The old ones: the convolutions around the latent have fewer inputs or outputs, all others are as before
+    latent = torch.arange(few)
+    moments = torch.cat([latent, many + latent])
+    everything = torch.arange(len(new["decoder.conv_in.weight"]))
+    features = torch.arange(new["encoder.conv_out.weight"].shape[1])
+    places = {
+        "encoder.conv_out": (moments, features),
+        "quant_conv": (moments, moments),
+        "post_quant_conv": (latent, latent),
+        "decoder.conv_in": (everything, latent),
+    }
+    for name, tensor in old.items():
+        layer, _, kind = name.rpartition(".")
+        outputs, inputs = places.get(layer, (None, None))
+        if outputs is None:
+            new[name] = tensor
+        elif kind == "weight":
+            new[name][outputs[:, None], inputs] = tensor
+        else:
+            new[name][outputs] = tensor
+    wide.load_state_dict(new)
+    wide.register_to_config(scaling_factor=vae.config.scaling_factor, shift_factor=vae.config.shift_factor)
+    return wide
 
 
 def follow_latents(
@@ -186,7 +239,7 @@ def follow_latents(
 def _check_sizes(imagpose: IMAGPosePipeline, settings: FoundationSettings, profile: Path) -> None:
     """Raise a ValueError unless the models fit together and take photos of the settings' size."""
     unet = dict(imagpose.denoiser.config.unet_config)
-    if "vae" in settings.anew:  # the denoiser will follow its latents, however many channels they have
+    if settings.start and "vae" not in settings.keep:  # the denoiser will follow the VAE's latents
         unet |= dict.fromkeys(("in_channels", "out_channels"), imagpose.vae.config.latent_channels)
     design = Design(
         view_height=settings.height,
@@ -209,18 +262,17 @@ def _check_architecture(imagpose: IMAGPosePipeline, settings: FoundationSettings
     if not isinstance(imagpose.image_encoder, Dinov2Model):
         kind = type(imagpose.image_encoder).__name__
         raise ValueError(f"{settings.start} has a {kind} as image_encoder; expected a Dinov2Model.")
-    if not isinstance(imagpose.vae, AutoencoderKL) and "vae" not in (*settings.keep, *settings.anew):
+    if not isinstance(imagpose.vae, AutoencoderKL) and "vae" not in settings.keep:
         raise ValueError(
             f"{settings.start} has an {type(imagpose.vae).__name__} as vae, which is not trained further; "
-            "name vae in keep, or in anew for another one."
+            "name vae in keep."
         )
     values = settings.model_dump(mode="json")
     for section, architecture in _architecture(imagpose).items():
-        if section in settings.anew:
-            continue  # trained to what the settings describe
         for name, theirs in architecture.items():
             ours, theirs = values[section][name], list(theirs) if isinstance(theirs, tuple) else theirs
-            if ours != theirs:
+            is_wider = name == "latent_channels" and "vae" not in settings.keep and ours > theirs
+            if ours != theirs and not is_wider:
                 raise ValueError(
                     f"{section}.{name} is {ours} in {profile}, but {theirs} in {settings.start}, where the "
                     "training begins; set it to that, or start to null."

@@ -36,7 +36,9 @@ class VaeSettings(Settings):
     """A diffusers AutoencoderKL and its training."""
 
     unshuffle: int = Field(ge=1, description="k: blocks of k x k pixels become channels before the VAE")
-    latent_channels: int = Field(ge=1, description="channels of the latent (Stable Diffusion: 4)")
+    latent_channels: int = Field(
+        ge=1, description="channels of the latent (Stable Diffusion: 4); may be more than those of start"
+    )
     channels: Channels
     layers: Layers = Field(description="residual blocks per level")
     norm_groups: Groups
@@ -44,6 +46,7 @@ class VaeSettings(Settings):
     batch_size: int = Field(ge=1, description="images per step")
     learning_rate: float = Field(gt=0, le=1, description="AdamW's largest rate; cosine decay to 0")
     warmup_steps: int = Field(ge=1, description="steps over which the learning rate rises linearly from 0")
+    flip_probability: float = Field(ge=0, le=1, description="probability of a horizontal flip")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
     chroma_weight: float = Field(
         ge=0, description="weight of a colour's two differences; its brightness has weight 1"
@@ -139,9 +142,6 @@ class FoundationSettings(Settings):
     keep: tuple[Literal["vae", "image_encoder"], ...] = Field(
         strict=False, description="models of start that are not trained any further"
     )
-    anew: tuple[Literal["vae"], ...] = Field(
-        strict=False, description="models that are trained from scratch whatever is in start"
-    )
     rendered: RenderedSettings | None = Field(description="people to render; null for photographs")
     photographed: PhotographedSettings | None = Field(description="photographs of people; null renders them")
     height: int = Field(ge=32, description="pixels")
@@ -168,10 +168,6 @@ class FoundationSettings(Settings):
     def _start_fits(self) -> Self:
         if self.start is None and self.keep:
             raise ValueError(f"keep is {list(self.keep)}; expected [], since start is null")
-        if self.start is None and self.anew:
-            raise ValueError(f"anew is {list(self.anew)}; expected [], since start is null")
-        if both := set(self.keep) & set(self.anew):
-            raise ValueError(f"keep and anew both name {' and '.join(both)}; expected it in one of them")
         if self.start == self.output:
             raise ValueError(f"output is {self.output}, which is start too; expected another folder")
         return self

@@ -130,7 +130,7 @@ def make_vae(
     imagpose: IMAGPosePipeline, people: People, settings: FoundationSettings, key: dict[str, Any]
 ) -> Path:
     """Train the VAE, unless that is done, and return its folder."""
-    folder = _model_scratch("vae", settings, ("vae",), key | {"anew": "vae" in settings.anew})
+    folder = _model_scratch("vae", settings, ("vae",), key)
     if not (folder / "model").is_dir():
         curve = Curve(folder / "curve.jsonl")
         vae = train_vae(

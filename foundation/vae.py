@@ -87,6 +87,8 @@ def train_vae(
             rng = make_rng(seed, "vae", step)
             index = rng.integers(len(images), size=settings.batch_size)
             batch = to_float(torch.from_numpy(images[index]).to(device))
+            is_flipped = torch.from_numpy(rng.random(len(index)) < settings.flip_probability).to(device)
+            batch = torch.where(is_flipped[:, None, None, None], batch.flip(-1), batch)
             rate = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -3,10 +3,44 @@
 import numpy as np
 import torch
 
-from foundation.models import follow_latents
+from foundation.models import build_vae, follow_latents, widen_vae
+from foundation.settings import VaeSettings
 from foundation.vae import map_latents
-from generator.encoders import encode_latents, to_float
+from generator.encoders import decode_latents, encode_latents, to_float
+from tests.foundation.test_vae import SETTINGS
 from tests.generator import tiny
+
+
+def trained_vae(settings: VaeSettings):
+    """A VAE whose weights and biases are all different, as training leaves them."""
+    vae = build_vae(settings, 1)
+    torch.manual_seed(0)
+    for weight in vae.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
+    vae.register_to_config(scaling_factor=0.5, shift_factor=0.25)
+    return vae.eval().requires_grad_(False)
+
+
+def test_a_widened_vae_reconstructs_what_it_did_before() -> None:
+    vae = trained_vae(SETTINGS)
+    wide = widen_vae(vae, SETTINGS.model_copy(update={"latent_channels": 6}), 0).eval().requires_grad_(False)
+    images = to_float(torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8)))
+    (old, old_deviation), (new, new_deviation) = (encode_latents(model, images) for model in (vae, wide))
+    torch.testing.assert_close(new[:, :4], old)
+    torch.testing.assert_close(new_deviation[:, :4], old_deviation)
+    torch.testing.assert_close(decode_latents(wide, new), decode_latents(vae, old))
+
+
+def test_the_new_channels_of_a_widened_vae_can_learn() -> None:
+    vae = trained_vae(SETTINGS)
+    wide = widen_vae(vae, SETTINGS.model_copy(update={"latent_channels": 6}), 0)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8))
+    latents, deviations = encode_latents(wide, to_float(images))
+    assert (latents[:, 4:].std(dim=(0, 2, 3)) > 0.01).all()  # they differ from place to place
+    torch.testing.assert_close(deviations[:, 4:], torch.full_like(deviations[:, 4:], 0.5 * np.exp(-3)))
+    wide.requires_grad_(True)
+    wide.decode(wide.encode(torch.randn(2, 12, 16, 8)).latent_dist.mean).sample.sum().backward()
+    assert wide.decoder.conv_in.weight.grad[:, 4:].abs().min() > 0
 
 
 def test_a_denoiser_of_turned_latents_predicts_the_turned_prediction() -> None:

@@ -20,6 +20,7 @@ SETTINGS = VaeSettings(
     batch_size=4,
     learning_rate=3e-3,
     warmup_steps=2,
+    flip_probability=0.0,
     max_grad_norm=1.0,
     chroma_weight=1.0,
     kl_weight=1e-4,
@@ -80,6 +81,19 @@ def test_an_interrupted_training_ends_in_the_same_bits(images, tmp_path, monkeyp
             train(images, tmp_path / "torn")
     resumed = train(images, tmp_path / "torn").state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_photos_are_flipped_with_the_given_probability(images, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+
+    def weights(photos, probability):
+        folder = tmp_path / str(probability)
+        return train(photos, folder, steps=2, flip_probability=probability).encoder.state_dict()
+
+    mirrored = np.ascontiguousarray(noise[:, :, ::-1])
+    never, always, some = weights(mirrored, 0.0), weights(noise, 1.0), weights(noise, 0.5)
+    assert all(torch.equal(never[name], always[name]) for name in never)
+    assert not torch.equal(some["conv_in.weight"], always["conv_in.weight"])
 
 
 def test_a_loss_that_is_not_finite_is_refused(images, tmp_path):
