@@ -32,6 +32,17 @@ def _check_groups(channels: tuple[int, ...], groups: int) -> None:
             raise ValueError(f"norm_groups is {groups}; expected a divisor of {level}, one of channels")
 
 
+class PerceptualSettings(Settings):
+    """A network that knows photographs, whose features a reconstruction should keep."""
+
+    backbone: str = Field(
+        pattern="^(torchvision|torchreid|timm):",
+        description="torchvision:NAME, torchreid:NAME or timm:NAME, as reid.backbone of params.yaml",
+    )
+    weights: str = Field(description="file of its weights, as the library publishes it")
+    weight: float = Field(gt=0, description="of the distance, where the error of the pixels has 1")
+
+
 class VaeSettings(Settings):
     """A diffusers AutoencoderKL and its training."""
 
@@ -50,6 +61,9 @@ class VaeSettings(Settings):
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this L2 norm")
     chroma_weight: float = Field(
         ge=0, description="weight of a colour's two differences; its brightness has weight 1"
+    )
+    perceptual: PerceptualSettings | None = Field(
+        description="distance between feature maps, as part of the loss; null where no network is at hand"
     )
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent value")
     checkpoint_every: int = Field(ge=1, description="steps between checkpoints")

@@ -28,6 +28,7 @@ import generator
 import reid
 from foundation.models import assemble, first_models, follow_latents
 from foundation.people import People, find_people
+from foundation.perceptual import PerceptualDistance
 from foundation.quality import measure
 from foundation.settings import FoundationSettings
 from foundation.vae import map_latents, train_vae
@@ -42,16 +43,21 @@ from pipeline.datasets.marks import save_composite
 from pipeline.params import load
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
-from pipeline.runtime.hashes import model_hash
+from pipeline.runtime.hashes import md5, model_hash
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv, write_json
 from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, stage_main
+from reid.model import make_backbone
+from reid.settings import BackboneSettings
 from reid.train import train as train_bot
 
 PROFILE = Path("profiles/foundation.yaml")
 CURVE = "curve.csv"  # beside a trained model
-_CODE = (__file__, *(str(Path(__file__).with_name(name)) for name in ("models.py", "vae.py")))
+_CODE = (
+    __file__,
+    *(str(Path(__file__).with_name(name)) for name in ("models.py", "perceptual.py", "vae.py")),
+)
 
 
 def main(profile: Path = PROFILE) -> None:
@@ -60,9 +66,10 @@ def main(profile: Path = PROFILE) -> None:
     settings = load(profile, FoundationSettings)
     check_output(settings.output)
     imagpose = first_models(settings, profile)
+    perceptual = make_perceptual(settings, profile)
 
     people, held_out, photographs = find_people(settings)
-    folders = train_models(imagpose, people, settings)
+    folders = train_models(imagpose, perceptual, people, settings)
     with atomic(settings.output) as temporary:
         imagpose = assemble(
             load_vae(folders["vae"]),
@@ -97,7 +104,12 @@ def check_output(folder: Path) -> None:
         )
 
 
-def train_models(imagpose: IMAGPosePipeline, people: People, settings: FoundationSettings) -> dict[str, Path]:
+def train_models(
+    imagpose: IMAGPosePipeline,
+    perceptual: PerceptualDistance | None,
+    people: People,
+    settings: FoundationSettings,
+) -> dict[str, Path]:
     """Train the models of a pipeline, except those that `keep` names.
 
     Each has a scratch folder named after everything that determines it, so a change of the denoiser's
@@ -105,6 +117,7 @@ def train_models(imagpose: IMAGPosePipeline, people: People, settings: Foundatio
 
     Args:
         imagpose: The models that the training begins with; they are changed in place.
+        perceptual: A part of the VAE's loss.
         people: Photos to learn.
         settings: Settings of the training.
 
@@ -117,7 +130,7 @@ def train_models(imagpose: IMAGPosePipeline, people: People, settings: Foundatio
         key["start"] = model_hash(settings.start)
         folders |= {name: settings.start / name for name in settings.keep}
     if "vae" not in folders:
-        folders["vae"] = make_vae(imagpose, people, settings, key)
+        folders["vae"] = make_vae(imagpose, perceptual, people, settings, key)
     if "image_encoder" not in folders:
         folders["image_encoder"] = make_image_encoder(imagpose, people, settings, key)
     folders["denoiser"] = make_denoiser(
@@ -126,11 +139,44 @@ def train_models(imagpose: IMAGPosePipeline, people: People, settings: Foundatio
     return folders
 
 
+def make_perceptual(settings: FoundationSettings, profile: Path) -> PerceptualDistance | None:
+    """Make the distance that is a part of the VAE's loss, where the settings have one.
+
+    Args:
+        settings: Settings of the training.
+        profile: File of the settings, for the sentences.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+        ValueError: The network cannot be made, or makes no feature maps.
+    """
+    chosen = settings.vae.perceptual
+    if chosen is None:
+        return None
+    try:
+        network = BackboneSettings(
+            backbone=chosen.backbone,
+            channels=64,  # a ResNet's own
+            weights=chosen.weights,
+            last_stride=2,
+            height=settings.height,
+            width=settings.width,
+        )
+        return PerceptualDistance(make_backbone(network), settings.height, settings.width)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{profile}: vae.perceptual: {error}") from error
+
+
 def make_vae(
-    imagpose: IMAGPosePipeline, people: People, settings: FoundationSettings, key: dict[str, Any]
+    imagpose: IMAGPosePipeline,
+    perceptual: PerceptualDistance | None,
+    people: People,
+    settings: FoundationSettings,
+    key: dict[str, Any],
 ) -> Path:
     """Train the VAE, unless that is done, and return its folder."""
-    folder = _model_scratch("vae", settings, ("vae",), key)
+    network = md5(settings.vae.perceptual.weights) if settings.vae.perceptual else None
+    folder = _model_scratch("vae", settings, ("vae",), key | {"perceptual": network})
     if not (folder / "model").is_dir():
         curve = Curve(folder / "curve.jsonl")
         vae = train_vae(
@@ -140,6 +186,7 @@ def make_vae(
             settings.seed,
             Checkpoints(folder),
             log=_with_seconds(curve),
+            perceptual=perceptual,
         )
         _save(vae, curve, folder / "model")
     return folder / "model"

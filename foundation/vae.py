@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from common.seeding import make_rng
+from foundation.perceptual import PerceptualDistance
 from foundation.settings import VaeSettings
 from generator.encoders import Vae, decode_latents, encode_latents, to_bytes, to_float
 from generator.train import Checkpoints
@@ -25,10 +26,9 @@ _OPPONENT = torch.tensor(  # rows: brightness, red - green, yellow - blue; ortho
 def reconstruction_loss(reconstruction: Tensor, images: Tensor, chroma_weight: float) -> Tensor:
     """L1 of the pixels plus L1 of their horizontal and vertical differences, in opponent colours.
 
-    The differences stand in for LPIPS, whose backbone cannot be had offline. Without them, contours and
-    patterns, which are few of the pixels, are blurred first. Most of the variance of an image is brightness,
-    and a VAE that weighs red, green and blue equally leaves hue to small directions of its latents, where a
-    denoiser does not find it. `chroma_weight` corrects that.
+    Without the differences, contours and patterns, which are few of the pixels, are blurred first. Most of
+    the variance of an image is brightness, and a VAE that weighs red, green and blue equally leaves hue to
+    small directions of its latents, where a denoiser does not find it. `chroma_weight` corrects that.
 
     Args:
         reconstruction: Decoded images, [N, 3, H, W] in [-1, 1].
@@ -53,6 +53,7 @@ def train_vae(
     seed: int,
     checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], object] = lambda step, values: None,
+    perceptual: PerceptualDistance | None = None,
 ) -> AutoencoderKL:
     """Train a VAE and whiten its latents (Rombach et al. 2022 set one scaling factor for all channels).
 
@@ -63,6 +64,7 @@ def train_vae(
         seed: Seed for the choice of images and the latent noise of every step.
         checkpoints: Checkpoints of exactly this run; it continues from the newest.
         log: Called with the number of steps done and the batch's measurements every 50 steps.
+        perceptual: What measures `settings.perceptual`; it is moved to the device.
 
     Returns:
         The trained VAE, float32, frozen, in evaluation mode.
@@ -72,6 +74,8 @@ def train_vae(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae.to(device).train().requires_grad_(True)
+    if perceptual is not None:
+        perceptual.to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     first = checkpoints.load(vae=vae, optimizer=optimizer)
 
@@ -102,6 +106,10 @@ def train_vae(
             error = reconstruction_loss(reconstruction, batch, settings.chroma_weight)
             kl = posterior.kl().float().mean() / noise[0].numel()
             loss = error + settings.kl_weight * kl
+            measurements = {"loss": error, "kl": kl}
+            if settings.perceptual and perceptual is not None:
+                measurements["perceptual"] = perceptual(reconstruction, batch)
+                loss = loss + settings.perceptual.weight * measurements["perceptual"]
 
             # --- backward and step ----------------------------------------------------------------------
             optimizer.zero_grad()
@@ -125,10 +133,8 @@ def train_vae(
                 bar.set_postfix(
                     {"loss": f"{error.item():.3f}", "PSNR": f"{decibels:.1f}", "rate": f"{rate:.1e}"}
                 )
-                log(
-                    done,
-                    {"loss": error.item(), "kl": kl.item(), "psnr": decibels, "learning_rate": rate},
-                )
+                values = {name: value.item() for name, value in measurements.items()}
+                log(done, values | {"psnr": decibels, "learning_rate": rate})
             if saves:
                 checkpoints.save(done, vae=vae, optimizer=optimizer)
 

@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from reid.data import IMAGENET_MEAN, IMAGENET_STD
-from reid.settings import ReidSettings
+from reid.settings import BackboneSettings
 from reid.weights import fill, not_of, read_weights
 
 
@@ -34,7 +34,7 @@ class Backbone(NamedTuple):
     std: tuple[float, ...] = IMAGENET_STD
 
 
-def make_torchvision(settings: ReidSettings) -> Backbone:
+def make_torchvision(settings: BackboneSettings) -> Backbone:
     """Make a classification model of torchvision without its last linear layer.
 
     Raises:
@@ -55,7 +55,7 @@ def make_torchvision(settings: ReidSettings) -> Backbone:
     return Backbone(net, _adapt(net, settings))
 
 
-def make_torchreid(settings: ReidSettings) -> Backbone:
+def make_torchreid(settings: BackboneSettings) -> Backbone:
     """Make a model of torchreid's zoo without its classifier; raises as `make_torchvision` does."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Cython evaluation")  # not in the wheel, and not used
@@ -90,7 +90,7 @@ class _TimmNet(nn.Module):
             return self.net.forward_head(maps.float(), pre_logits=True)
 
 
-def make_timm(settings: ReidSettings) -> Backbone:
+def make_timm(settings: BackboneSettings) -> Backbone:
     """Make a model of timm without its classifier; raises as `make_torchvision` does.
 
     Position embeddings, and whatever else depends on the input's size, are made for the size of the settings.
@@ -131,11 +131,11 @@ def set_last_stride(stage: nn.Module, stride: int) -> None:
                 module.kernel_size = stride
 
 
-def _name(settings: ReidSettings) -> str:
+def _name(settings: BackboneSettings) -> str:
     return settings.backbone.partition(":")[2]
 
 
-def _check_name(settings: ReidSettings, name: str, names: Iterable[str]) -> None:
+def _check_name(settings: BackboneSettings, name: str, names: Iterable[str]) -> None:
     """Raise a ValueError unless a library has a model of that name."""
     library, known = settings.backbone.partition(":")[0], list(names)
     if name not in known:
@@ -154,7 +154,7 @@ def _make(function: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _one_sentence(settings: ReidSettings, key: str) -> Iterator[None]:
+def _one_sentence(settings: BackboneSettings, key: str) -> Iterator[None]:
     """Turn whatever a library raises when it makes a model into a ValueError that names a key."""
     try:
         yield
@@ -170,7 +170,7 @@ def _line(error: Exception) -> str:
 
 def _load(
     net: nn.Module,
-    settings: ReidSettings,
+    settings: BackboneSettings,
     heads: tuple[str, ...],
     convert: Callable[..., dict[str, torch.Tensor]] | None = None,
 ) -> None:
@@ -206,7 +206,7 @@ def _pool_in_float32(net: nn.Module, name: str) -> None:
         setattr(net, name, _InFloat32(pool))
 
 
-def _check_patches(net: nn.Module, settings: ReidSettings) -> None:
+def _check_patches(net: nn.Module, settings: BackboneSettings) -> None:
     """Raise a ValueError if patches do not cover the images: timm would leave out the rest without a word."""
     embed = getattr(net, "patch_embed", None)
     cut = getattr(embed, "proj", None)
@@ -220,7 +220,7 @@ def _check_patches(net: nn.Module, settings: ReidSettings) -> None:
         )
 
 
-def _adapt(net: nn.Module, settings: ReidSettings) -> int:
+def _adapt(net: nn.Module, settings: BackboneSettings) -> int:
     """Set the stride of the last stage where there is one, and return the number of features, D.
 
     It comes from sending images through a copy on the meta device, which costs no arithmetic.

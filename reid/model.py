@@ -11,7 +11,7 @@ from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
 from reid.data import normalise
 from reid.libraries import Backbone, make_timm, make_torchreid, make_torchvision, set_last_stride
-from reid.settings import ReidSettings
+from reid.settings import BackboneSettings, ReidSettings
 from reid.weights import fill, read_weights
 
 
@@ -39,7 +39,7 @@ class BoT(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        made = Backbone(*backbone) if backbone else _BACKBONES[settings.backbone.split(":")[0]](settings)
+        made = Backbone(*backbone) if backbone else make_backbone(settings)
         self.backbone, self.dimension, self.mean, self.std = made
         self.classifier = nn.Linear(self.dimension, classes, bias=not settings.bnneck)
         self.neck: nn.Module = nn.Identity()
@@ -146,7 +146,7 @@ def load_model(weights: Path, device: str = "cpu", backbone: tuple[nn.Module, in
 # --- backbones ----------------------------------------------------------------------------------------------
 
 
-def _resnet50(settings: ReidSettings) -> Backbone:
+def _resnet50(settings: BackboneSettings) -> Backbone:
     """Make torchvision's ResNet-50 up to its feature maps."""
     net = torchvision.models.resnet50()
     dimension = net.fc.in_features
@@ -160,7 +160,7 @@ def _resnet50(settings: ReidSettings) -> Backbone:
     return Backbone(nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4), dimension)
 
 
-def _resnet10(settings: ReidSettings) -> Backbone:
+def _resnet10(settings: BackboneSettings) -> Backbone:
     """Make a ResNet with one block per stage up to its feature maps."""
     # torchvision's and torchreid's ResNets fix the number of channels; transformers' takes it from its
     # configuration.
@@ -181,3 +181,13 @@ _BACKBONES = {
     "torchreid": make_torchreid,
     "timm": make_timm,
 }
+
+
+def make_backbone(settings: BackboneSettings) -> Backbone:
+    """Make the network that the settings name, without its classifier; it may not be "given".
+
+    Raises:
+        FileNotFoundError: The file that settings.weights names does not exist.
+        ValueError: The library has no such model, or it does not fit the size, the options or the file.
+    """
+    return _BACKBONES[settings.backbone.split(":")[0]](settings)

@@ -11,16 +11,8 @@ from common.settings import Settings
 BACKBONE = r"resnet10|resnet50|given|(torchvision|torchreid|timm):[a-z0-9][a-zA-Z0-9_.-]*"
 
 
-class ReidSettings(Settings):
-    """Everything that determines a trained model, apart from the images and the seed.
-
-    "BoT" in the descriptions is reid-strong-baseline's published value for Market-1501 (Luo et al., "Bag of
-    Tricks and a Strong Baseline for Deep Person Re-identification", CVPRW 2019).
-
-    The length of training is `iterations`, whatever the number of images, so that arms with and without
-    generated images train equally long. The schedule keeps BoT's unit, the epoch, as a share of that length:
-    one epoch is `iterations / epochs` iterations.
-    """
+class BackboneSettings(Settings):
+    """A network that makes features of images, and the size of the images."""
 
     backbone: str = Field(
         description="BoT: resnet50; resnet10 is a small one for CPUs; torchvision:NAME, torchreid:NAME or "
@@ -40,6 +32,46 @@ class ReidSettings(Settings):
     last_stride: Literal[1, 2] = Field(
         description="stride of a ResNet's last stage (BoT: 1; its own is 2); other networks have none"
     )
+    height: int = Field(ge=32, le=1024, description="input height, pixels (BoT: 256)")
+    width: int = Field(ge=16, le=1024, description="input width, pixels (BoT: 128)")
+
+    @model_validator(mode="after")
+    def _check_backbone(self) -> Self:
+        if not re.fullmatch(BACKBONE, self.backbone):
+            raise ValueError(
+                f"backbone is {self.backbone!r}; expected resnet10, resnet50, torchvision:NAME, "
+                "torchreid:NAME or timm:NAME"
+            )
+        if self.backbone == "resnet50" and self.channels != 64:
+            raise ValueError(
+                f"channels is {self.channels}, but resnet50 has 64 in its first stage; set channels to 64"
+            )
+        if self.backbone == "resnet10" and self.weights is not None:
+            raise ValueError(
+                f"weights is {self.weights}, but resnet10 is trained from scratch; set weights to null"
+            )
+        loads = [name for name in self.backbone_options if re.match("pretrained|weights|checkpoint", name)]
+        if loads:
+            raise ValueError(
+                f"backbone_options has {loads[0]}; take it out, since weights come from the file that the "
+                "key weights names"
+            )
+        if self.backbone_options and ":" not in self.backbone:
+            raise ValueError(f"backbone_options are given, but {self.backbone} takes none; set them to {{}}")
+        return self
+
+
+class ReidSettings(BackboneSettings):
+    """Everything that determines a trained model, apart from the images and the seed.
+
+    "BoT" in the descriptions is reid-strong-baseline's published value for Market-1501 (Luo et al., "Bag of
+    Tricks and a Strong Baseline for Deep Person Re-identification", CVPRW 2019).
+
+    The length of training is `iterations`, whatever the number of images, so that arms with and without
+    generated images train equally long. The schedule keeps BoT's unit, the epoch, as a share of that length:
+    one epoch is `iterations / epochs` iterations.
+    """
+
     bnneck: bool = Field(
         description="batch normalisation between the triplet feature and the classifier (BoT: true)"
     )
@@ -48,8 +80,6 @@ class ReidSettings(Settings):
         description="feature that images are compared by: after or before BNNeck (BoT: after)",
     )
 
-    height: int = Field(ge=32, le=1024, description="input height, pixels (BoT: 256)")
-    width: int = Field(ge=16, le=1024, description="input width, pixels (BoT: 128)")
     flip_probability: float = Field(ge=0, le=1, description="probability of a horizontal flip (BoT: 0.5)")
     padding: int = Field(ge=0, description="black border before the random crop, pixels (BoT: 10 at 256x128)")
     erasing_probability: float = Field(
@@ -112,31 +142,6 @@ class ReidSettings(Settings):
         description="precision of the backbone, in training and evaluation"
     )
     evaluation_batch: int = Field(ge=1, le=65_536, description="images per batch when features are extracted")
-
-    @model_validator(mode="after")
-    def _check_backbone(self) -> Self:
-        if not re.fullmatch(BACKBONE, self.backbone):
-            raise ValueError(
-                f"backbone is {self.backbone!r}; expected resnet10, resnet50, torchvision:NAME, "
-                "torchreid:NAME or timm:NAME"
-            )
-        if self.backbone == "resnet50" and self.channels != 64:
-            raise ValueError(
-                f"channels is {self.channels}, but resnet50 has 64 in its first stage; set channels to 64"
-            )
-        if self.backbone == "resnet10" and self.weights is not None:
-            raise ValueError(
-                f"weights is {self.weights}, but resnet10 is trained from scratch; set weights to null"
-            )
-        loads = [name for name in self.backbone_options if re.match("pretrained|weights|checkpoint", name)]
-        if loads:
-            raise ValueError(
-                f"backbone_options has {loads[0]}; take it out, since weights come from the file that the "
-                "key weights names"
-            )
-        if self.backbone_options and ":" not in self.backbone:
-            raise ValueError(f"backbone_options are given, but {self.backbone} takes none; set them to {{}}")
-        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -349,6 +350,40 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_trained(key, value
     settings = parse(tiny({key: value}), FoundationSettings, "profile.yaml")
     with pytest.raises(ValueError, match=f"^profile.yaml: {sentence}"):
         first_models(settings, Path("profile.yaml"))
+
+
+@pytest.mark.slow
+def test_a_vae_is_trained_with_a_network_that_knows_photographs(project, monkeypatch):
+    """Its weights are part of what names the scratch folder: another file trains another VAE."""
+    monkeypatch.chdir(project)
+    perceptual = {"backbone": "torchvision:mobilenet_v2", "weights": "net.pth", "weight": 0.1}
+    settings = parse(tiny({"vae.perceptual": perceptual}), FoundationSettings, "profile.yaml")
+    people, folders = find_people(settings).train, []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.mobilenet_v2().state_dict(), "net.pth")
+        network = foundation.make_perceptual(settings, Path("profile.yaml"))
+        imagpose = first_models(settings, Path("profile.yaml"))
+        folders.append(foundation.make_vae(imagpose, network, people, settings, {}))
+    assert folders[0] != folders[1]
+    assert "perceptual" in pd.read_csv(folders[0] / "curve.csv")
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (None, "weights names net.pth, which does not exist; give the path of a file of torchvision's"),
+        (b"no weights", "weights names net.pth, "),
+    ],
+)
+def test_perceptual_weights_that_cannot_be_read_are_named(tmp_path, monkeypatch, file, sentence):
+    monkeypatch.chdir(tmp_path)
+    if file:
+        Path("net.pth").write_bytes(file)
+    perceptual = {"backbone": "torchvision:mobilenet_v2", "weights": "net.pth", "weight": 0.1}
+    settings = parse(tiny({"vae.perceptual": perceptual}), FoundationSettings, "profile.yaml")
+    with pytest.raises((FileNotFoundError, ValueError), match=f"^profile.yaml: vae.perceptual: {sentence}"):
+        foundation.make_perceptual(settings, Path("profile.yaml"))
 
 
 @pytest.mark.parametrize(

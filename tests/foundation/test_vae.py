@@ -3,12 +3,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from foundation.models import build_vae
-from foundation.settings import VaeSettings
-from foundation.vae import psnr, reconstruction_loss, train_vae, whiten
+from foundation.perceptual import PerceptualDistance
+from foundation.settings import PerceptualSettings, VaeSettings
+from foundation.vae import psnr, reconstruct, reconstruction_loss, train_vae, whiten
 from generator.encoders import decode_latents, encode_latents, to_float
 from pipeline.runtime.checkpoints import Checkpoints
+from reid.libraries import Backbone
 
 SETTINGS = VaeSettings(
     unshuffle=2,
@@ -23,6 +26,7 @@ SETTINGS = VaeSettings(
     flip_probability=0.0,
     max_grad_norm=1.0,
     chroma_weight=1.0,
+    perceptual=None,
     kl_weight=1e-4,
     checkpoint_every=2,
 )
@@ -94,6 +98,34 @@ def test_photos_are_flipped_with_the_given_probability(images, tmp_path):
     never, always, some = weights(mirrored, 0.0), weights(noise, 1.0), weights(noise, 0.5)
     assert all(torch.equal(never[name], always[name]) for name in never)
     assert not torch.equal(some["conv_in.weight"], always["conv_in.weight"])
+
+
+@pytest.mark.slow
+def test_a_perceptual_distance_takes_part_with_its_weight(images, tmp_path):
+    """With a great weight the features come nearer than without any, and the pixels stay behind."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+    distance = PerceptualDistance(Backbone(net, 8), 32, 16)
+    chosen = PerceptualSettings(backbone="torchvision:resnet18", weights="given above", weight=10.0)
+    changes = {"steps": 40, "learning_rate": 1e-2}
+    without = train(images, tmp_path / "without", **changes)
+    seen: list[dict[str, float]] = []
+    settings = SETTINGS.model_copy(update=changes | {"perceptual": chosen})
+    having = train_vae(
+        build_vae(settings, 0),
+        images,
+        settings,
+        0,
+        Checkpoints(tmp_path / "with"),
+        log=lambda step, values: seen.append(values),
+        perceptual=distance,
+    )
+    pixels = to_float(torch.from_numpy(images))
+    near, far = (
+        distance(to_float(torch.from_numpy(reconstruct(vae, images))), pixels) for vae in (having, without)
+    )
+    assert near < 0.8 * far and psnr(having, images) < psnr(without, images)
+    assert set(seen[-1]) == {"loss", "kl", "perceptual", "psnr", "learning_rate"}
 
 
 def test_a_loss_that_is_not_finite_is_refused(images, tmp_path):
