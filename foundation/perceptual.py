@@ -19,9 +19,9 @@ class PerceptualDistance(nn.Module):
 
     A decoder that learns from differences of pixels alone blurs what it is uncertain of, and a re-ID network
     does not recognise blurred people well. Features of a network that was trained on photographs notice blur
-    (Johnson et al., ECCV 2016). This is LPIPS (Zhang et al., CVPR 2018) with all features
-    weighing alike, of whichever network is at hand: at 1/2, 1/4, 1/8 and 1/16 of the resolution the last
-    feature map, where the features of each pixel are divided by their L2 norm.
+    (Johnson et al., ECCV 2016). This is LPIPS (Zhang et al., CVPR 2018) with all features weighing alike, of
+    whichever network is at hand: at 1/2, 1/4, 1/8 and 1/16 of the resolution the last feature map, where the
+    features of each pixel are divided by their L2 norm.
 
     Args:
         backbone: Network that makes feature maps on the way; it is frozen in place.

@@ -140,7 +140,7 @@ def train_models(
 
 
 def make_perceptual(settings: FoundationSettings, profile: Path) -> PerceptualDistance | None:
-    """Make the distance that is a part of the VAE's loss, where the settings have one.
+    """Make the distance that is a part of the VAE's loss; None where there is none, or the VAE is kept.
 
     Args:
         settings: Settings of the training.
@@ -151,7 +151,7 @@ def make_perceptual(settings: FoundationSettings, profile: Path) -> PerceptualDi
         ValueError: The network cannot be made, or makes no feature maps.
     """
     chosen = settings.vae.perceptual
-    if chosen is None:
+    if chosen is None or "vae" in settings.keep:
         return None
     try:
         network = BackboneSettings(

@@ -70,8 +70,11 @@ def train_vae(
         The trained VAE, float32, frozen, in evaluation mode.
 
     Raises:
-        ValueError: The loss or a weight is not finite. No checkpoint has it.
+        ValueError: The settings ask for a perceptual distance and none is given, or the other way round. Or
+            the loss or a weight is not finite; no checkpoint has it.
     """
+    if (settings.perceptual is None) != (perceptual is None):
+        raise ValueError("vae.perceptual of the settings and the distance that is given do not agree")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae.to(device).train().requires_grad_(True)
     if perceptual is not None:

@@ -369,6 +369,13 @@ def test_a_vae_is_trained_with_a_network_that_knows_photographs(project, monkeyp
     assert "perceptual" in pd.read_csv(folders[0] / "curve.csv")
 
 
+def test_a_vae_that_is_kept_needs_no_network():
+    perceptual = {"backbone": "torchvision:mobilenet_v2", "weights": "absent.pth", "weight": 0.1}
+    changes = {"start": "trained", "output": "on", "keep": ["vae"], "vae.perceptual": perceptual}
+    settings = parse(tiny(changes), FoundationSettings, "profile.yaml")
+    assert foundation.make_perceptual(settings, Path("profile.yaml")) is None
+
+
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [

@@ -128,6 +128,13 @@ def test_a_perceptual_distance_takes_part_with_its_weight(images, tmp_path):
     assert set(seen[-1]) == {"loss", "kl", "perceptual", "psnr", "learning_rate"}
 
 
+def test_a_distance_that_the_settings_ask_for_is_not_left_out(images, tmp_path):
+    chosen = PerceptualSettings(backbone="torchvision:resnet18", weights="net.pth", weight=1.0)
+    with pytest.raises(ValueError, match=r"^vae\.perceptual of the settings and the distance .* not agree"):
+        train(images, tmp_path, perceptual=chosen)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_not_finite_is_refused(images, tmp_path):
     message = r"loss is .* at step 2 with learning rate .*; the last good state is no checkpoint; lower vae\."
     with pytest.raises(ValueError, match=message):
