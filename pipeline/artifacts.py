@@ -4,6 +4,7 @@ A stage that needs another one's output imports it from here, and never from tha
 the project's folder; `percent` is always the whole share of the real training images, such as 20.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -70,11 +71,12 @@ def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
 
 # --- subset, plan -------------------------------------------------------------------------------------------
 SUBSETS = Path("data/subsets")  # <percent>.csv, and 100.csv with all training images
-PLANS = Path("data/plans")  # <percent>.csv
+PLANS = Path("data/plans")  # <generator>.json, and <generator>/<percent>.csv where IMAGPose makes the images
 PLAN_COLUMNS = {
     "name": str,  # file name of the synthetic image: `speaking_stem` of its first source and a counter
     "pid": int,
     "camid": int,  # that of the first source
+    "order": int,  # an arm of n images has those of 0 to n - 1
     "sources": str,  # 1 to 3 images of the identity, joined by |
     "pose": str,  # image whose keypoints are the target pose
     "joint": int,  # rows of one joint image are adjacent and share identity and sources
@@ -88,9 +90,17 @@ def read_subset(percent: int) -> list[str]:
     return read_csv(SUBSETS / f"{percent}.csv", {"image": str}, "subset").image.tolist()
 
 
-def read_plan(percent: int) -> pd.DataFrame:
-    """Read the plan of a subset; the columns are `PLAN_COLUMNS`."""
-    return read_csv(PLANS / f"{percent}.csv", PLAN_COLUMNS, "plan")
+def read_plan(generator: str, percent: int) -> pd.DataFrame:
+    """Read the plan of a generator's images for a subset; the columns are `PLAN_COLUMNS`."""
+    return read_csv(PLANS / generator / f"{percent}.csv", PLAN_COLUMNS, "plan")
+
+
+def read_needs(generator: str) -> dict[int, int]:
+    """Read how many images of a generator its largest arm needs, by the percents at which one needs any."""
+    file = PLANS / f"{generator}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; run the stage 'plan', which writes it")
+    return {int(percent): count for percent, count in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 # --- train_generator, generate, import_images, filter, identity ---------------------------------------------
@@ -102,7 +112,8 @@ GENERATOR_CURVES = Path("reports/generator")  # <train_on>.csv
 CURVE_COLUMNS = {"percent": int, "step": int, "loss": float}
 SYNTHETIC = Path("data/synthetic")  # <generator>/<percent>/, images and MANIFEST
 MANIFEST = "manifest.csv"
-MANIFEST_COLUMNS = {"name": str, "pid": int, "md5": str}  # those of a plan follow where this pipeline made it
+# An arm of n images has the first n by order. The other columns of a plan follow where there was one.
+MANIFEST_COLUMNS = {"name": str, "pid": int, "order": int, "md5": str}
 FILTER_FIGURES = Path("reports/filters")  # <filter>.png
 COPIES = Path("data/copies")  # <import>.csv
 IDENTITY = Path("data/identity")  # <arm>.csv
@@ -212,6 +223,7 @@ JUDGE_COLUMN = "judge"  # of table4.csv where there are several: reid for that s
 SECTION_JUDGE = "reid"
 TABLE4_SUMMARY = TABLE4.with_suffix(".json")
 HEADLINE = Path("reports/summary.json")
+NUMBERS_FIGURE = Path("reports/numbers.png")
 GAINS = Path("reports/gains")  # <question>.csv
 GAINS_FIGURE = Path("reports/gains.png")
 CONTACT_SHEETS = Path("reports/contact_sheets")  # <train_on>-<percent>.png

@@ -97,7 +97,8 @@ def problems(params: Params) -> list[str]:
     for section, reid in params.judge_settings.items():
         mistakes.look(check_judge, section, reid)
     for name, settings in params.imports.items():
-        for percent in params.subset.percents:
+        arms = [arm for arm, recipe in params.arms.items() if params.made_by(recipe.generator) == name]
+        for percent in sorted({percent for arm in arms for percent in params.percents_of(arm)}):
             mistakes.look(check_import, f"imports.{name}.folder", settings.folder, percent)
     if params.generator.train.compile:
         mistakes.look(check_compiler)
@@ -289,7 +290,7 @@ def check_disk(params: Params, models: Models) -> None:
     Each training keeps its newest checkpoints, also when it is done, and one of them writes one more. A
     trained generator holds the frozen models too. Re-ID models are not counted, which are far smaller.
     """
-    counts = {"all": 1, "subset": len(params.subset.percents)}
+    counts = {"all": 1, "subset": sum(percent < 100 for percent in params.subset.percents)}
     trainings = sum(counts[protocol] for protocol in params.generator.train_on)
     trained, whole = parameters(models.denoiser), sum(map(parameters, models))
     needed = _BYTES * ((KEEP * trainings + 1) * _STATES * trained + trainings * whole)

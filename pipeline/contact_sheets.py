@@ -56,6 +56,13 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
         params: Size of the images, root of the data set, number of rows and seed.
     """
     # Groups of four tiles, three groups side by side.
+    font = ImageFont.load_default(20)
+    if manifest.empty:
+        sheet = Image.new("RGB", (560, 2 * _LABEL), _PAPER)
+        ImageDraw.Draw(sheet).text(
+            (_GROUP_GAP, _LABEL // 2), "No arm has images of this generator here.", _INK, font
+        )
+        return sheet
     height, width = params.dataset.height, params.dataset.width
     tile = (round(_TILE_HEIGHT * (width - 2 * params.dataset.border) / height), _TILE_HEIGHT)
     group_width = len(TILES) * (tile[0] + _GAP) - _GAP + _GROUP_GAP
@@ -65,7 +72,6 @@ def draw_sheet(manifest: pd.DataFrame, folder: Path, index: pd.DataFrame, params
     size = (_GROUP_GAP + columns * group_width, _LABEL + lines * (_LABEL + tile[1] + _GAP))
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(20)
     poses = read_pose_table()
     for i, row in enumerate(rows.to_dict("records")):
         left = _GROUP_GAP + i % _PER_LINE * group_width

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.artifacts import FILTER_FIGURES, MANIFEST, SYNTHETIC, read_index, read_subset
+from pipeline.artifacts import FILTER_FIGURES, MANIFEST, SYNTHETIC, read_index, read_needs, read_subset
 from pipeline.datasets.images import load_images
 from pipeline.datasets.marks import save_composite
 from pipeline.datasets.synthetic import read_synthetic
@@ -29,8 +29,15 @@ from pipeline.shared.judges import agreement, encoder_judge
 _EXAMPLES = 12  # images of each kind in the figure
 
 
-def filter_subset(name: str, percent: int, params: Params, output: Path) -> pd.DataFrame:
+def filter_subset(name: str, percent: int, count: int, params: Params, output: Path) -> pd.DataFrame:
     """Filter the images for one subset into the folder `output`.
+
+    Args:
+        name: Key of the filter.
+        percent: Share of the subset.
+        count: Number of images to look at: what an arm without the filter would have.
+        params: Parameters of the run.
+        output: Folder to write to, which exists.
 
     Returns:
         The columns of scores.csv (name, agreement, kept), and for the figure: file, the image, and source,
@@ -42,6 +49,7 @@ def filter_subset(name: str, percent: int, params: Params, output: Path) -> pd.D
     settings = params.filters[name]
     real = read_index().set_index("image", drop=False).loc[read_subset(percent)]
     folder, table = read_synthetic(settings.generator, percent, set(real.pid))
+    table = table.sort_values("order").head(count).sort_index()
     print(f"{percent} %: {len(table)} images to judge by {len(real)} real ones", flush=True)
     judge, real_features = encoder_judge(real, params, params.generator.image_encoder)
     features = judge([folder / image for image in table.name])
@@ -118,9 +126,10 @@ def main() -> None:
     keep_memory()
     scores = {}
     with atomic(SYNTHETIC / name) as folder:
-        for percent in tqdm(params.subset.percents, desc="filtering", unit="subset", delay=2):
+        needs = read_needs(name).items()
+        for percent, count in tqdm(needs, desc="filtering", unit="subset", delay=2):
             (folder / str(percent)).mkdir(parents=True)
-            scores[percent] = filter_subset(name, percent, params, folder / str(percent))
+            scores[percent] = filter_subset(name, percent, count, params, folder / str(percent))
     drawn = BytesIO()
     draw(scores, name, params).savefig(drawn, dpi=110)
     with atomic(FILTER_FIGURES / f"{name}.png") as file, Image.open(drawn) as picture:

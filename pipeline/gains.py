@@ -207,7 +207,7 @@ def collect(params: Params) -> dict[str, pd.DataFrame]:
         train_on = read_results(arm).train_on.iloc[0]
         judge = params.judge_of(arm)
         both = pair(_in_use(read_queries(arm), params), references[judge])
-        for percent in params.subset.percents:
+        for percent in params.percents_of(arm):
             if percent not in both.index.get_level_values("percent"):
                 raise ValueError(
                     f"{results_file(arm, 'queries')} has no query at {percent} % with a seed and an image "

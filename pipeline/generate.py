@@ -1,6 +1,6 @@
 """Stage `generate`: make the synthetic images of one subset's plan.
 
-Reads data/plans/<percent>.csv and the generator that may be used for it; writes
+Reads data/plans/<train_on>/<percent>.csv and the generator that may be used for it; writes
 data/synthetic/<train_on>/<percent>/ with the images, under Market-1501 names, and manifest.csv. On n
 processes: `accelerate launch --multi_gpu --num_processes n -m pipeline.generate all 20`; the files are the
 same, byte for byte.
@@ -16,7 +16,7 @@ from pipeline.runtime.launch import launched_processes
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.imagpose import generate, plan_marks, scratch_images
+from pipeline.shared.imagpose import generate, scratch_images
 
 
 def main() -> None:
@@ -26,30 +26,34 @@ def main() -> None:
     parser.add_argument("percent", type=int, help="share of the training images in the subset")
     arguments = parser.parse_args()
     keep_memory()
-    params = load_params()
-    plan = read_plan(arguments.percent)
-    model = generator_folder(arguments.train_on, arguments.percent)
-    if not (model / "model_index.json").is_file():
-        raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
-
-    # Every process of a distributed run generates its batches into one scratch folder ...
-    generator_hash = model_hash(model)
-    checksums = read_index().set_index("image").md5
-    folder = scratch_images("generate", plan, checksums, generator_hash, params)
+    params, train_on, percent = load_params(), arguments.train_on, arguments.percent
+    plan = read_plan(train_on, percent)
+    manifest, files = plan.assign(generator="", digital_source_type="", md5=""), {}
     state = launched_processes()
-    generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
+    if plan.empty:
+        print(f"no arm has images of generator {train_on} at {percent} %", flush=True)
+    else:
+        model = generator_folder(train_on, percent)
+        if not (model / "model_index.json").is_file():
+            raise FileNotFoundError(f"{model} is missing; run the stage 'train_generator', which writes it")
 
-    # ... and one of them copies the images to the output.
-    if state.is_main_process:
+        # Every process of a distributed run generates its batches into one scratch folder ...
+        generator_hash = model_hash(model)
+        checksums = read_index().set_index("image").md5
+        folder = scratch_images("generate", generator_hash, params)
+        files = generate(plan, model, generator_hash, checksums, params, folder, state)
         manifest = plan.assign(
             generator=generator_hash,
             digital_source_type=DIGITAL_SOURCE_TYPE,
-            md5=[md5(folder / name) for name in plan.name],
+            md5=[md5(files[name]) for name in plan.name],
         )
-        with atomic(SYNTHETIC / arguments.train_on / str(arguments.percent)) as output:
-            output.mkdir()
-            for name in plan.name:
-                shutil.copy(folder / name, output / name)
+
+    # ... and one of them copies the images to the output.
+    if state.is_main_process:
+        with atomic(SYNTHETIC / train_on / str(percent)) as output:
+            output.mkdir(parents=True)
+            for name, file in files.items():
+                shutil.copy(file, output / name)
             write_csv(manifest, output / MANIFEST)
 
 

@@ -8,8 +8,8 @@ share of the other identities that it resembles less than its own.
 
 import pandas as pd
 
-from pipeline.artifacts import IDENTITY, read_index
-from pipeline.datasets.synthetic import read_synthetic
+from pipeline.artifacts import IDENTITY, read_index, read_subset
+from pipeline.datasets.synthetic import read_arm
 from pipeline.params import Params, load_params
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import write_csv
@@ -21,9 +21,10 @@ def score_arm(name: str, params: Params) -> pd.DataFrame:
     """Score all images of an arm: columns percent, name, agreement."""
     index = read_index()
     real = index[index.split == "train"]
-    generator = params.arms[name].generator
+    arm, everyone = params.arms[name], len(read_subset(100))
     images = {
-        percent: read_synthetic(generator, percent, set(real.pid)) for percent in params.subset.percents
+        percent: read_arm(arm, percent, set(real.pid), len(read_subset(percent)), everyone)
+        for percent in params.percents_of(name)
     }
     count = sum(len(table) for _, table in images.values())
     print(f"{len(real)} real and {count} synthetic images for the image encoder to look at", flush=True)

@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index
+from common.seeding import make_rng
+from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index, read_needs
 from pipeline.datasets.copies import find_copies, hash_images
 from pipeline.datasets.images import read_image
 from pipeline.datasets.names import SUFFIXES, is_clutter, read_name, speaking_stem
@@ -171,7 +172,7 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
         output: Folder to write to, which exists.
 
     Returns:
-        Columns name, pid, camid, file (where the image came from) and md5.
+        Columns name, pid, camid, order, file (where the image came from) and md5.
 
     Raises:
         ValueError: An identity is not in training, or a file is refused by `read_image`.
@@ -191,8 +192,16 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
         image = {"name": name, "pid": row["pid"], "camid": row["camid"], "file": row["file"]}
         manifest.append(image | {"md5": md5(output / name)})
     table = pd.DataFrame(manifest)
+    table.insert(3, "order", _order(table.pid))
     write_csv(table, output / MANIFEST)
     return table
+
+
+def _order(pids: pd.Series) -> np.ndarray:
+    """Draw the order in which arms take images: one of every identity, then a second one, and so on."""
+    places = pd.Series(make_rng(0, "order of imported images").permutation(len(pids)))
+    turns = places.sort_values().groupby(pids).cumcount()  # of each image among those of its identity
+    return np.lexsort((places, turns.sort_index())).argsort()
 
 
 def _names(rows: pd.DataFrame) -> dict[str, str]:
@@ -244,7 +253,7 @@ def main() -> None:
     used: set[Path] = set()
     copies: list[pd.DataFrame] = []
     with atomic(SYNTHETIC / name) as output:
-        for percent in params.subset.percents:
+        for percent in read_needs(name):
             (output / str(percent)).mkdir(parents=True)
             images, rows = list_folder(folder, percent)
             used |= {images / file for file in rows.file} | {images / MANIFEST}

@@ -105,7 +105,7 @@ class PosesSettings(Settings):
 class SubsetSettings(Settings):
     """The shares of the real training images."""
 
-    percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
+    percents: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
         strict=False, min_length=1, description="percent of the training images, increasing"
     )
     seed: Seed
@@ -120,9 +120,6 @@ class SubsetSettings(Settings):
 class PlanSettings(Settings):
     """Which synthetic images are made of whom, in which pose."""
 
-    fill_percent: int = Field(
-        ge=1, description="real and synthetic images together, in percent of all training images"
-    )
     sources: int = Field(
         ge=1, le=3, description="source images per synthetic image, fewer where there are fewer"
     )
@@ -276,6 +273,9 @@ class ScoresSettings(Settings):
     seed: Seed
 
 
+_NUMBERS = ("to", "images", "ratio")  # keys of an arm, of which one says how many images it has
+
+
 class ArmSettings(Mix):
     """One recipe for training re-ID models with synthetic images; its name is its key."""
 
@@ -283,9 +283,16 @@ class ArmSettings(Mix):
         description="whose images: all or subset (IMAGPose by what it was trained on, one of "
         "generator.train_on), or a key of imports or filters"
     )
-    ratio: float | None = Field(
-        default=None, gt=0, le=100, description="synthetic images per real one, at most; null takes all"
+    to: int | None = Field(
+        default=None,
+        ge=2,
+        description="as many synthetic images as bring real and synthetic ones together to this percentage "
+        "of all training images; 100 where neither images nor ratio is given (Table 4)",
     )
+    images: float | None = Field(
+        default=None, gt=0, le=10_000, description="synthetic images, in percent of all training images"
+    )
+    ratio: float | None = Field(default=None, gt=0, le=100, description="synthetic images per real one")
     repeat_real: bool = Field(
         default=False,
         description="control: the real image that each synthetic one was made from, repeated in its place",
@@ -293,6 +300,30 @@ class ArmSettings(Mix):
     judge: str | None = Field(
         default=None, description="key of judges: the model to train; null is that of the section reid"
     )
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        given = [f"{name} is {value}" for name in _NUMBERS if (value := getattr(self, name)) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}; expected one of them, which says how many images")
+        return self
+
+    @property
+    def fills_to(self) -> int | None:
+        """The percentage to which the arm fills a subset up; None if its number is given in another way."""
+        return None if self.images is not None or self.ratio is not None else self.to or 100
+
+    def count(self, real: int, everyone: int) -> int:
+        """Return the number of synthetic images, at most, beside so many real ones.
+
+        Args:
+            real: Real images of the subset.
+            everyone: All real training images.
+        """
+        if self.fills_to is not None:
+            return max(0, everyone * self.fills_to // 100 - real)
+        share = self.images * everyone / 100 if self.images is not None else (self.ratio or 0) * real
+        return max(1, round(share))
 
 
 class ContactSheetsSettings(Settings):
@@ -379,12 +410,6 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        fill, most = self.plan.fill_percent, self.subset.percents[-1]
-        if fill <= most:
-            raise ValueError(
-                f"plan.fill_percent is {fill}; expected more than {most}, the largest of subset.percents, "
-                "or that subset gets no synthetic images"
-            )
         if self.dataset.root == WORLD and self.world is None:
             raise ValueError(f"world is null; expected its settings, since dataset.root is {WORLD}")
         data_sets: dict[str, DatasetSettings | CrossSettings] = {"dataset": self.dataset}
@@ -408,7 +433,24 @@ class Params(Settings):
                 )
         self._check_generators()
         self._check_judges()
+        self._check_numbers()
         return self
+
+    def _check_numbers(self) -> None:
+        """See that every arm has images at one share at least."""
+        for name, arm in self.arms.items():
+            if self.percents_of(name):
+                continue
+            least = self.subset.percents[0]
+            if arm.fills_to is not None and arm.fills_to <= least:
+                key = f"arms.{name}.to is {arm.fills_to}"
+                raise ValueError(
+                    f"{key}; expected more than {least}, the smallest of subset.percents, or images or ratio"
+                )
+            raise ValueError(
+                f"arms.{name}.generator is {arm.generator}; expected all where subset.percents is [100]: a "
+                "generator that saw all images leaks nothing there"
+            )
 
     def _check_judges(self) -> None:
         """See that the arms' judges are there, and that each makes whole settings with the section reid."""
@@ -454,7 +496,7 @@ class Params(Settings):
                 )
                 raise ValueError(f"{key}.generator is {generator}; expected {mend}")
         for name, arm in self.arms.items():
-            if arm.repeat_real and self._made_by(arm.generator) not in _TRAIN_ON:
+            if arm.repeat_real and self.made_by(arm.generator) not in _TRAIN_ON:
                 raise ValueError(
                     f"arms.{name}.repeat_real is true; expected false with generator {arm.generator}, whose "
                     "images do not say of which real ones they were made"
@@ -493,22 +535,57 @@ class Params(Settings):
         return f"judges.{judge}" if judge else "reid"
 
     @property
+    def families(self) -> list[list[str]]:
+        """Groups of arms that differ in their number of images alone, but for those that repeat real ones."""
+        groups: dict[str, list[str]] = {}
+        for name, arm in self.arms.items():
+            if not arm.repeat_real:
+                groups.setdefault(arm.model_dump_json(exclude=set(_NUMBERS)), []).append(name)
+        return list(groups.values())
+
+    @property
     def judge_settings(self) -> dict[str, ReidSection]:
         """Settings of all judges, by their section: reid, judges.<name>."""
         return {"reid": self.reid} | {f"judges.{name}": self._settings_of(name) for name in self.judges}
 
     def percents_of(self, arm: str) -> list[int]:
-        """Return the shares at which an arm is trained; real images alone are the reference at 100 % too."""
-        return [*self.subset.percents, *([100] if is_standard(arm) else [])]
+        """Return the shares at which an arm is trained.
+
+        Real images alone are the reference at 100 % too. Any other arm has the shares at which it adds
+        images. A generator that was trained on the subset alone has no row at 100 %, where it is that of all.
+        """
+        percents = self.subset.percents
+        if is_standard(arm):
+            return sorted({*percents, 100})
+        settings = self.arms[arm]
+        is_of_subset = self.made_by(settings.generator) == "subset"
+        below = min(settings.fills_to or 101, 100 if is_of_subset else 101)
+        return [percent for percent in percents if percent < below]
+
+    def needs(self, generator: str, sizes: dict[int, int]) -> dict[int, int]:
+        """Return how many images the largest arm needs of a generator, by the percents where one needs any.
+
+        Args:
+            generator: all, subset, or a key of imports or filters; arms of a filter need its generator's too.
+            sizes: Real images of each subset, and of 100 %.
+        """
+        counts: dict[int, int] = {}
+        for name, arm in self.arms.items():
+            for percent in self.percents_of(name) if self._is_from(arm, generator) else []:
+                counts[percent] = max(counts.get(percent, 0), arm.count(sizes[percent], sizes[100]))
+        return dict(sorted(counts.items()))
+
+    def _is_from(self, arm: ArmSettings, generator: str) -> bool:
+        return generator in (arm.generator, self.made_by(arm.generator))
 
     def train_on(self, arm: str) -> str:
         """Return what an arm's generator was trained on: all, subset, none (without a generator) or other."""
         if is_standard(arm) or self.arms[arm].repeat_real:
             return "none"
-        generator = self._made_by(self.arms[arm].generator)
+        generator = self.made_by(self.arms[arm].generator)
         return generator if generator in _TRAIN_ON else "other"
 
-    def _made_by(self, generator: str) -> str:
+    def made_by(self, generator: str) -> str:
         """Return the generator that made the images of a filter; any other is its own."""
         return self.filters[generator].generator if generator in self.filters else generator
 

@@ -1,10 +1,12 @@
 """Stage `plan`: who is generated from which images, in which pose, with which noise.
 
-Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<percent>.csv. A plan is made of the
+Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<generator>.json, how many images
+the arms need, and data/plans/<generator>/<percent>.csv, which ones IMAGPose is to make. A plan is made of the
 images of its subset alone; of the others it knows only how many they are.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from common.seeding import make_rng, make_seed
 from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_index, read_pose_table, read_subset, to_keypoints
 from pipeline.datasets.names import speaking_stem
 from pipeline.params import PlanSettings, load_params
-from pipeline.runtime.outputs import atomic
+from pipeline.runtime.outputs import atomic, write_csv, write_json
 from pipeline.runtime.stage import command_line, progress, stage_main
 
 
@@ -23,60 +25,71 @@ def make_plan(
 ) -> pd.DataFrame:
     """Plan synthetic images by the rule of Table 4: source and pose are random images of the subset.
 
-    The images go to those identities that have the fewest, real and synthetic together, so that all end up
-    with about as many; the paper does not say how it shares them out. Sources are drawn per joint image among
-    the identity's images, poses among all images of the subset that show `min_keypoints` and are no source of
-    that joint image.
+    The images go one by one to the identity that has the fewest, real and synthetic together, so that all end
+    up with about as many; the paper does not say how it shares them out. Sources are drawn per joint image
+    among the identity's images, poses among all images of the subset that show `min_keypoints` and are no
+    source of that joint image. A joint image is always planned whole, so the plan may have a few images more
+    than `count`.
+
+    A longer plan begins with the rows of a shorter one. So the images of an arm that asks for fewer are among
+    those of an arm that asks for more, and none is generated twice.
 
     Args:
         subset: Images of the subset, columns image, pid, camid.
         visible: Number of visible keypoints of each of these images, [N].
-        count: Number of synthetic images.
+        count: Number of synthetic images that the largest arm asks for.
         percent: Share of the subset; draws for different shares are independent.
         settings: Sources and poses per joint image, and the seed.
 
     Returns:
-        `PLAN_COLUMNS`, ordered by identity.
+        `PLAN_COLUMNS`, joint image by joint image.
 
     Raises:
-        ValueError: `count` is below 1, or too few images show enough keypoints.
+        ValueError: Too few images show enough keypoints.
     """
-    if count < 1:
-        raise ValueError(
-            f"plan.fill_percent is {settings.fill_percent}; expected more, for the {percent} % subset is no "
-            f"image short of that with its {len(subset)}"
-        )
+    if count == 0:
+        return pd.DataFrame(columns=list(PLAN_COLUMNS))
     poses = np.array(_usable_poses(subset, visible, percent, settings))
     images_of = {pid: np.array(sorted(images)) for pid, images in subset.groupby("pid").image}
     camid = dict(zip(subset.image, subset.camid, strict=True))
     counters: Counter[str] = Counter()  # synthetic images with each stem so far; sources may share one
-    rows, joint = [], 0
-    for pid, share in _spread(Counter(subset.pid), count, percent, settings.seed).items():
-        for start in range(0, share, settings.poses_per_joint):
-            # One joint image: its sources, and the poses that its free views take.
-            rng = make_rng(settings.seed, "plan", percent, pid, start)
+    planned: Counter[int] = Counter()  # synthetic images of each identity so far
+    rows: list[dict[str, str | int]] = []
+    waiting: dict[int, list[dict[str, str | int]]] = {}  # planned images whose turn has not come yet
+    joints = 0
+    for order, pid in enumerate(_turns(Counter(subset.pid), percent, settings.seed)):
+        if order >= count and not any(waiting.values()):
+            break
+        if order < count and not waiting.get(pid):
+            # A joint image: its sources, and the poses that its free views take.
+            rng = make_rng(settings.seed, "plan", percent, pid, planned[pid])
             sources = rng.permutation(images_of[pid])[: settings.sources].tolist()
             candidates = rng.permutation(poses)[: settings.sources + settings.poses_per_joint].tolist()
-            most = min(settings.poses_per_joint, share - start)
-            targets = [pose for pose in candidates if pose not in sources][:most]
-            scenario = _scenario(len(targets), len(sources), settings)
+            targets = [pose for pose in candidates if pose not in sources][: settings.poses_per_joint]
             stem = speaking_stem(sources[0], pid, camid[sources[0]])
+            joint = []
             for pose in targets:
                 counters[stem] += 1
                 name = f"{stem}_g{counters[stem]:04d}.jpg"
-                rows.append(
+                joint.append(
                     {
                         "name": name,
                         "pid": pid,
                         "camid": camid[sources[0]],
+                        "order": -1,
                         "sources": "|".join(sources),
                         "pose": pose,
-                        "joint": joint,
-                        "scenario": scenario,
+                        "joint": joints,
+                        "scenario": _scenario(len(targets), len(sources), settings),
                         "seed": make_seed(settings.seed, percent, name),
                     }
                 )
-            joint += 1
+            joints += 1
+            planned[pid] += len(joint)
+            rows += joint
+            waiting[pid] = list(joint)
+        if waiting.get(pid):
+            waiting[pid].pop(0)["order"] = order
     return pd.DataFrame(rows, columns=list(PLAN_COLUMNS))
 
 
@@ -94,24 +107,20 @@ def _usable_poses(
     return poses
 
 
-def _spread(images: Counter[int], count: int, percent: int, seed: int) -> dict[int, int]:
-    """Give `count` images one by one to the identity that has the fewest; a random order settles ties.
+def _turns(images: Counter[int], percent: int, seed: int) -> Iterator[int]:
+    """Yield without end the identity that gets the next image: one with the fewest; ties fall at random.
 
     Args:
         images: Number of real images of each identity.
-        count: Number of synthetic images.
         percent: Share of the subset.
         seed: Seed of the plan.
-
-    Returns:
-        The number of synthetic images of each identity, by its pid in increasing order.
     """
     identities = make_rng(seed, "spread", percent).permutation(sorted(images)).tolist()
-    real = np.array([images[pid] for pid in identities])
-    total = real.copy()
-    for _ in range(count):
-        total[total.argmin()] += 1
-    return dict(sorted(zip(identities, (total - real).tolist(), strict=True)))
+    total = np.array([images[pid] for pid in identities])
+    while True:
+        fewest = int(total.argmin())
+        total[fewest] += 1
+        yield identities[fewest]
 
 
 def _scenario(targets: int, sources: int, settings: PlanSettings) -> str:
@@ -130,17 +139,20 @@ def _scenario(targets: int, sources: int, settings: PlanSettings) -> str:
 def main() -> None:
     """Run the stage."""
     params, index = load_params(), read_index().set_index("image", drop=False)
-    percents = params.subset.percents
-    total = len(read_subset(100)) * params.plan.fill_percent // 100
-    print(f"{len(percents)} subsets to fill up to {total} images each", flush=True)
-    poses = read_pose_table()
+    subsets = {percent: read_subset(percent) for percent in {*params.subset.percents, 100}}
+    sizes, poses = {percent: len(images) for percent, images in subsets.items()}, read_pose_table()
+    generators = [*params.generator.train_on, *params.imports, *params.filters]
     with atomic(PLANS) as folder:
-        folder.mkdir()
-        for percent in progress(percents, total=len(percents), desc="planning"):
-            images = read_subset(percent)
-            visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)
-            plan = make_plan(index.loc[images], visible, total - len(images), percent, params.plan)
-            plan.to_csv(folder / f"{percent}.csv", index=False)
+        for generator in progress(generators, total=len(generators), desc="planning"):
+            needs = params.needs(generator, sizes)
+            write_json(
+                {str(percent): count for percent, count in needs.items()}, folder / f"{generator}.json"
+            )
+            for percent in params.subset.percents if generator in params.generator.train_on else []:
+                images = subsets[percent]
+                visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)
+                plan = make_plan(index.loc[images], visible, needs.get(percent, 0), percent, params.plan)
+                write_csv(plan, folder / generator / f"{percent}.csv")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from pipeline.artifacts import (
     standard_of,
     to_keypoints,
 )
-from pipeline.datasets.synthetic import read_synthetic
+from pipeline.datasets.synthetic import read_arm
 from pipeline.params import Params, load_params
 from pipeline.runtime import times
 from pipeline.runtime.fonts import show_names
@@ -66,7 +66,7 @@ _MODEL_QUERY = ["percent", "seed", "query"]
 _SMOOTH = 20  # a running mean takes in one of so many parts of its curve
 
 
-def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
+def table4_section(summary: Summary, families: list[list[str]], dataset: str) -> dict[str, Any]:
     """Return Table 4 as text: the means of rank-1 and mAP with their intervals, and the gains."""
     arms = [(arm, saw, cells) for arm, by_source in summary.items() for saw, cells in by_source.items()]
     percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
@@ -89,6 +89,11 @@ def table4_section(summary: Summary, dataset: str) -> dict[str, Any]:
             lambda: table4.draw(summary, dataset),
             "Rank-1 and mAP over the share of real training images, of each arm with 95 % intervals; "
             "the numbers stand in the table",
+        ),
+        "numbers": figure(
+            lambda: table4.draw_numbers(summary, families, dataset),
+            "Gain over real images alone by the number of synthetic images per real one, a line for each "
+            "share of real images",
         ),
     }
 
@@ -158,7 +163,7 @@ def data_section(index: pd.DataFrame, params: Params) -> dict[str, Any]:
         (reason, len(rows), rows.image.iloc[0]) for reason, rows in rejected.groupby("reason", sort=False)
     ]
     train = index[index.split == "train"]
-    percents = [*params.subset.percents, 100]
+    percents = sorted({*params.subset.percents, 100})
     counts = {
         percent: train[train.image.isin(read_subset(percent))].groupby("pid").size() for percent in percents
     }
@@ -255,22 +260,28 @@ def _draw_curves(table: pd.DataFrame) -> Figure:
 
 def galleries_section(index: pd.DataFrame, poses: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return for each generator, subset and identity the real images of the subset and the generated ones."""
+    galleries = _arm_with_most(params)
     return [
         {
             "folder": SYNTHETIC / generator,
             "percent": percent,
             "identities": _gallery(arm, percent, index, poses, params),
         }
-        for generator, arm in _arm_of_generator(params).items()
-        for percent in progress(
-            params.subset.percents, len(params.subset.percents), f"gallery of {generator}"
-        )
+        for (generator, percent), arm in progress(galleries.items(), len(galleries), "galleries")
     ]
 
 
-def _arm_of_generator(params: Params) -> dict[str, str]:
-    """Return for every generator, in order, an arm that uses its images."""
-    return dict(sorted({arm.generator: name for name, arm in params.arms.items()}.items()))
+def _arm_with_most(params: Params) -> dict[tuple[str, int], str]:
+    """Return for every generator and percent, in order, the arm that has most of its images."""
+    sizes = {percent: len(read_subset(percent)) for percent in (*params.subset.percents, 100)}
+    arms: dict[tuple[str, int], str] = {}
+    counts: dict[tuple[str, int], int] = {}
+    for name, arm in params.arms.items():
+        for percent in params.percents_of(name):
+            key, count = (arm.generator, percent), arm.count(sizes[percent], sizes[100])
+            if count > counts.get(key, 0):
+                arms[key], counts[key] = name, count
+    return dict(sorted(arms.items()))
 
 
 def _gallery(
@@ -314,8 +325,9 @@ def _some(rows: pd.DataFrame, count: int, order: np.random.Generator) -> pd.Data
 
 def read_generated(arm: str, percent: int, index: pd.DataFrame, params: Params) -> tuple[Path, pd.DataFrame]:
     """Return the folder and the manifest of an arm's images for a subset, with their identity scores."""
-    pids = set(index.pid[index.image.isin(read_subset(percent))])
-    images, table = read_synthetic(params.arms[arm].generator, percent, pids)
+    subset = read_subset(percent)
+    pids = set(index.pid[index.image.isin(subset)])
+    images, table = read_arm(params.arms[arm], percent, pids, len(subset), len(read_subset(100)))
     file = IDENTITY / f"{arm}.csv"
     scores = read_csv(file, IDENTITY_COLUMNS, "identity")
     scored = table.merge(scores[scores.percent == percent], on="name", validate="one_to_one")
@@ -440,11 +452,10 @@ def _ranking(row: dict[Any, Any], arm: str, images: pd.DataFrame, root: Path) ->
 def worst_generated(index: pd.DataFrame, poses: pd.DataFrame, params: Params) -> list[dict[str, Any]]:
     """Return the generated images with the lowest identity scores, over all generators."""
     images: list[tuple[dict[Any, Any], Path]] = []
-    for arm in _arm_of_generator(params).values():
-        for percent in params.subset.percents:
-            folder, table = read_generated(arm, percent, index, params)
-            # Rows and no table: manifests of different generators have different columns.
-            images += [(row, folder) for row in table.to_dict("records")]
+    for (_, percent), arm in _arm_with_most(params).items():
+        folder, table = read_generated(arm, percent, index, params)
+        # Rows and no table: manifests of different generators have different columns.
+        images += [(row, folder) for row in table.to_dict("records")]
     worst = sorted(images, key=lambda image: image[0]["agreement"])[: 2 * params.report.queries]
     return [show_generated(row, folder, poses, params) for row, folder in worst]
 
@@ -509,7 +520,7 @@ def make_report(params: Params) -> str:
         "report.html.jinja",
         dataset=params.tested_on,
         rendered=params.dataset.root == WORLD,
-        table4=table4_section(summary, params.tested_on),
+        table4=table4_section(summary, params.families, params.tested_on),
         intervals=INTERVALS,
         parameters=parameters_section(params),
         data=data_section(index, params),

@@ -37,7 +37,7 @@ from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import write_json
 from pipeline.runtime.scratch import scratch
 from pipeline.runtime.stage import command_line, progress, stage_main
-from pipeline.shared.imagpose import generate, plan_marks, scratch_images
+from pipeline.shared.imagpose import generate, scratch_images
 from pipeline.shared.judges import agreement, encoder_judge
 from pipeline.shared.pose_judge import PoseJudge, pose_errors, train_pose_judge
 
@@ -378,7 +378,7 @@ def summarise(values: Values, real: Values, person: dict[str, float] | None) -> 
 
 def measure(
     plan: pd.DataFrame,
-    folder: Path,
+    generated: dict[str, Path],
     train: pd.DataFrame,
     held_out: pd.DataFrame,
     params: Params,
@@ -389,7 +389,7 @@ def measure(
 
     Args:
         plan: Plan from `make_plan`.
-        folder: Folder of the generated images.
+        generated: File of each generated image, by its name.
         train: Training images, columns image (relative to the data set) and md5.
         held_out: Images of people whom the generator never saw, columns image and pid.
         params: Sizes, weights and the root of the data set.
@@ -423,7 +423,7 @@ def measure(
     real = look([root / image for image in train.image], [features], settings, "training images")
     scores: dict[str, Any] = {}
     for score, rows in plan.groupby("score", sort=False):
-        files = [folder / name for name in rows.name]
+        files = [generated[name] for name in rows.name]
         values = look(files, [features, likeness, pose], settings, str(score))
         person = score_persons(files) if score_persons else None
         scores[str(score)] = {"ssim": None, "lpips": None, **summarise(values, real, person)}
@@ -450,9 +450,9 @@ def main() -> None:
     plan = make_plan(pairs, held_out, settings.seed)
     generator_hash = model_hash(model)
     checksums = held_out.set_index("image").md5
-    folder = scratch_images("scores", plan, checksums, generator_hash, params)
+    folder = scratch_images("scores", generator_hash, params)
     state = launched_processes()
-    generate(plan, model, plan_marks(plan, generator_hash), params, folder, state)
+    generated = generate(plan, model, generator_hash, checksums, params, folder, state)
 
     # Measure on one of them.
     if not state.is_main_process:
@@ -468,7 +468,7 @@ def main() -> None:
         "height": settings.height,
         "width": settings.width,
     }
-    write_json(about | measure(plan, folder, train, held_out, params, model, networks), SCORES)
+    write_json(about | measure(plan, generated, train, held_out, params, model, networks), SCORES)
 
 
 if __name__ == "__main__":

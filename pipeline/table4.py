@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,6 +17,7 @@ from pipeline.artifacts import (
     CROSS_COLUMNS,
     HEADLINE,
     JUDGE_COLUMN,
+    NUMBERS_FIGURE,
     REID_RESULTS,
     SECTION_JUDGE,
     TABLE4,
@@ -74,7 +76,7 @@ def collect(params: Params) -> pd.DataFrame:
         raise ValueError(f"{folder} holds no results; run the stages standard and augmented")
     rows = pd.concat(tables, ignore_index=True)
     arms = params.all_arms
-    percents = [*params.subset.percents, 100]
+    percents = {*params.subset.percents, 100}
     rows = rows[rows.arm.isin(arms) & rows.percent.isin(percents) & rows.seed.isin(params.reid.seeds)]
     twice = rows[rows.duplicated(_KEY)]
     if len(twice):
@@ -228,7 +230,7 @@ def draw(summary: Summary, dataset: str) -> Figure:
     judges = list(dict.fromkeys(judge_of(cells) for _, _, cells in arms))
     figure = Figure(figsize=(12, 4.4 * len(judges)), layout="constrained")
     grid = figure.subplots(len(judges), 3, squeeze=False, width_ratios=[1, 1, 1])
-    percents = sorted({int(percent) for _, _, cells in arms for percent in cells if percent != "100"})
+    percents = sorted({int(percent) for arm, _, cells in arms if not is_standard(arm) for percent in cells})
     for judge, axes in zip(judges, grid, strict=True):
         under = f" under {judge}" if has_judges(summary) else ""
         for axis, metric in zip(axes, ("rank1", "mAP"), strict=False):
@@ -280,6 +282,59 @@ def _draw_bars(axis: Axes, summary: Summary, judge: str, percents: list[int], me
             axis.axhline(full["mean"], color="black", ls="--", lw=1, label=_FULL)
             if full["high"] is not None:
                 axis.axhspan(full["low"], full["high"], color="#ebebeb", lw=0, zorder=0)
+
+
+def draw_numbers(summary: Summary, families: list[list[str]], dataset: str) -> Figure:
+    """Draw the gain over the number of synthetic images per real one, a line for each share of real images.
+
+    Args:
+        summary: What `summarise` returns.
+        families: Arms that differ in their number of images alone, as `Params.families` groups them.
+        dataset: Name of the evaluation set.
+    """
+    families = families or [[]]
+    figure = Figure(figsize=(10, 0.6 + 3.4 * len(families)), layout="constrained")
+    figure.suptitle(f"Gain by the number of synthetic images, with 95 % intervals: {dataset}", fontsize=11)
+    grid = figure.subplots(len(families), 2, squeeze=False, sharex=True, sharey="col")
+    for row, arms in zip(grid, families, strict=True):
+        cells = [
+            (int(percent), cell["n_synthetic"] / cell["n_real"], cell)
+            for arm, _, by_percent in _arms(summary)
+            if arm in arms
+            for percent, cell in by_percent.items()
+            if cell["n_synthetic"]
+        ]
+        percents = sorted({percent for percent, _, _ in cells})
+        for axis, metric in zip(row, ("rank1", "mAP"), strict=True):
+            for i, percent in enumerate(percents):
+                points = sorted((ratio, cell[metric]) for at, ratio, cell in cells if at == percent)
+                halves = [
+                    0 if gain["gain_high"] is None else gain["gain_high"] - gain["gain"] for _, gain in points
+                ]
+                beside = 2 ** (0.04 * (i - (len(percents) - 1) / 2))  # intervals must not hide each other
+                axis.errorbar(
+                    [ratio * beside for ratio, _ in points],
+                    [gain["gain"] for _, gain in points],
+                    halves if any(halves) else None,
+                    label=f"{percent} % real images",
+                    color=colormaps["viridis"](0.85 * i / max(1, len(percents) - 1)),
+                    marker="o",
+                    ms=4,
+                    lw=1.3,
+                    capsize=2,
+                )
+            axis.axhline(0, color="black", lw=0.8)
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set_title(f"{', '.join(arms)}: {_TITLES[metric]}", fontsize=9)
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("gain over real images alone (points)")
+        if percents:
+            row[1].legend(frameon=False, fontsize=8)
+    for axis in grid[-1]:
+        axis.set_xlabel("synthetic images per real one")
+    return figure
 
 
 def headline(summary: Summary) -> dict[str, dict[str, float | None]]:
@@ -348,6 +403,8 @@ def main() -> None:
         file.write_text(text, encoding="utf-8")
     with atomic(TABLE4.with_suffix(".png")) as file:
         draw(summary, params.tested_on).savefig(file, dpi=130)
+    with atomic(NUMBERS_FIGURE) as file:
+        draw_numbers(summary, params.families, params.tested_on).savefig(file, dpi=130)
     print(text)
 
 

@@ -143,7 +143,8 @@ def main() -> None:
     # All processes train; the main one writes.
     curves = []
     with atomic(GENERATORS / train_on) if accelerator.is_main_process else nullcontext() as folder:
-        for percent in [100] if train_on == "all" else params.subset.percents:
+        below = [percent for percent in params.subset.percents if percent < 100]
+        for percent in [100] if train_on == "all" else below:
             imagpose, curve = train_one(percent, params, accelerator)
             if folder:
                 imagpose.save_pretrained(folder / str(percent), safe_serialization=True)

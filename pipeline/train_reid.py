@@ -187,9 +187,19 @@ def _generator(added: ImageSet | None) -> str:
 # --- all models of an arm -----------------------------------------------------------------------------------
 
 
-def read_added(arm: ArmSettings, percent: int, real: ImageSet, settings: ReidSection) -> ImageSet:
-    """Read the images that an arm adds to the real ones of a subset: synthetic, or real ones once more."""
-    folder, table = read_arm(arm, percent, set(real.table.pid), len(real.table))
+def read_added(
+    arm: ArmSettings, percent: int, real: ImageSet, everyone: int, settings: ReidSection
+) -> ImageSet:
+    """Read the images that an arm adds to the real ones of a subset: synthetic, or real ones once more.
+
+    Args:
+        arm: The recipe.
+        percent: Share of the subset.
+        real: Images of the subset.
+        everyone: Number of all real training images.
+        settings: Settings of the training.
+    """
+    folder, table = read_arm(arm, percent, set(real.table.pid), len(real.table), everyone)
     if not arm.repeat_real:
         return ImageSet.read(table, [folder / name for name in table.name], settings)
     sources = pd.Index(real.table.image).get_indexer(table.sources.str.split("|").str[0])
@@ -228,7 +238,7 @@ def list_jobs(name: str, params: Params, folder: Path | None = None) -> Iterator
     def read(percent: int) -> tuple[ImageSet, ImageSet | None]:
         in_subset = everyone.table.image.isin(read_subset(percent)).to_numpy()
         real = ImageSet(everyone.table[in_subset].reset_index(drop=True), everyone.pixels[in_subset])
-        return real, read_added(arm, percent, real, settings) if arm else None
+        return real, read_added(arm, percent, real, len(train), settings) if arm else None
 
     percents = params.percents_of(name)
     for percent in percents if arm else []:

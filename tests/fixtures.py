@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline import plan, poses, subset
-from pipeline.artifacts import SYNTHETIC, read_subset
+from pipeline.artifacts import PLANS, SYNTHETIC, read_subset
 from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
-from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.outputs import write_csv, write_json
 from tests import REPOSITORY
 from tests.pipeline.market import make_market, save_method
 
@@ -54,8 +54,9 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     subset.main()
     half = index[index.image.isin(read_subset(50))]
     settings = params.plan.model_copy(update={"min_keypoints": 1})
-    manifest = plan.make_plan(half, np.full(len(half), 18), 12, 50, settings).assign(md5="-")
-    save_method(SYNTHETIC / "all" / "50", manifest, 1000)
+    manifest = plan.make_plan(half, np.full(len(half), 18), 12, 50, settings)
+    save_method(SYNTHETIC / "all" / "50", manifest[manifest.order < 12].assign(md5="-"), 1000)
+    write_json({"50": 12}, PLANS / "all.json")
     return params
 
 

@@ -179,7 +179,7 @@ def test_a_damaged_image_is_made_again(project: Path) -> None:
 def test_generated_images_bear_the_marks_that_the_manifest_lists(project: Path) -> None:
     folder = project / "data/synthetic/all/50"
     manifest = verify.read_manifest(folder / "manifest.csv", folder)
-    planned = pd.read_csv(project / "data/plans/50.csv")
+    planned = pd.read_csv(project / "data/plans/all/50.csv")
     assert sorted(file.name for file in manifest) == sorted(planned.name)
     assert all(set(verify.MARKS) <= set(row) for row in manifest.values())
     assert verify.compare(folder, manifest) == []

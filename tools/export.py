@@ -250,8 +250,6 @@ def _choice(arm: ArmSettings, params: Params) -> str:
             " Only those are here that the image encoder judged to show their person (agreement of at least "
             f"{params.filters[arm.generator].min_agreement})."
         )
-    if arm.ratio is not None:
-        text += f" At most {arm.ratio} per real image were taken, at random."
     return text
 
 
@@ -278,8 +276,8 @@ def main() -> None:
     if percent not in (*params.subset.percents, 100):
         known = ", ".join(map(str, params.subset.percents))
         raise ValueError(f"the percent is {percent}; expected one of {known} (subset.percents) or 100")
-    if percent == 100 and name != "standard":
-        raise ValueError(f"the arm {name} has no synthetic images at 100 %; expected standard")
+    if percent not in params.percents_of(name):
+        raise ValueError(f"the arm {name} has no synthetic images at {percent} %; expected standard")
     output = arguments.to or EXPORTS / f"{name}-{percent}"
     if output.exists() and not (output / LIST).is_file():
         raise ValueError(f"{output} exists and is no export; name another folder with --to")
@@ -290,7 +288,7 @@ def main() -> None:
     folder, synthetic = Path(), pd.DataFrame(columns=["name", "pid", "camid"])
     if arm:
         identities = set(index[index.image.isin(subset)].pid)
-        folder, synthetic = read_arm(arm, percent, identities, len(subset))
+        folder, synthetic = read_arm(arm, percent, identities, len(subset), len(read_subset(100)))
     layout: Layout = arguments.layout
     rows = contents(index, subset, params.dataset.root, synthetic, folder, layout)
     if layout == "market1501":

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.artifacts import read_index
+from pipeline.artifacts import read_index, read_needs
 from pipeline.datasets.images import load_images
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import load_params
@@ -188,7 +188,7 @@ def recognise(network: Network) -> pd.DataFrame:
     themselves = pd.DataFrame({"pid": real.pid, "sources": [(image,) for image in real.image]})
     rows("photograph", "", 0, features, themselves)
     for generator in dict.fromkeys(arm.generator for arm in params.arms.values()):
-        for percent in params.subset.percents:
+        for percent in read_needs(generator):
             folder, table = read_synthetic(generator, percent, set(real.pid))
             has_sources = "sources" in table
             sources = table.sources.str.split("|").map(tuple) if has_sources else [()] * len(table)

@@ -50,12 +50,16 @@ def read_synthetic(generator: str, percent: int, identities: set[int]) -> tuple[
 
 
 def read_arm(
-    arm: ArmSettings, percent: int, identities: set[int], real_images: int
+    arm: ArmSettings, percent: int, identities: set[int], real_images: int, everyone: int
 ) -> tuple[Path, pd.DataFrame]:
-    """List the synthetic images that an arm adds to so many real ones, as `read_synthetic` does."""
+    """List the synthetic images that an arm adds to the real ones of a subset, as `read_synthetic` does.
+
+    Args:
+        arm: The recipe.
+        percent: Share of the subset.
+        identities: Identities of the subset.
+        real_images: Number of its images.
+        everyone: Number of all real training images.
+    """
     folder, table = read_synthetic(arm.generator, percent, identities)
-    if arm.ratio is not None:
-        # By their checksums: as good as at random, and a smaller ratio's images are among a larger one's.
-        count = max(1, round(arm.ratio * real_images))
-        table = table.sort_values("md5").head(count).sort_index()
-    return folder, table
+    return folder, table.sort_values("order").head(arm.count(real_images, everyone)).sort_index()

@@ -1,6 +1,8 @@
 """IMAGPose in the hands of the stages: loaded by the settings, fed with images, its output written."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +32,8 @@ from pipeline.params import DatasetSettings, Params, with_keys
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import is_sealed, scratch, seal
+
+_SEAL = "seal.json"  # in the folder of a batch
 
 
 def check_models(params: Params, vae: Vae, encoder: ImageEncoder, denoiser: IMAGPoseDenoiser) -> None:
@@ -137,15 +141,11 @@ def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
     return {name: Mark(model, *origin) for name, *origin in zip(*columns, strict=True)}
 
 
-def scratch_images(
-    stage: str, plan: pd.DataFrame, checksums: pd.Series, generator_hash: str, params: Params
-) -> Path:
-    """Return the scratch folder for a plan's images, which belongs to all that determines them.
+def scratch_images(stage: str, generator_hash: str, params: Params) -> Path:
+    """Return the scratch folder for a generator's images, which belongs to all that determines them.
 
     Args:
         stage: Name of the stage that makes them.
-        plan: Rows of synthetic images, as `generate` takes them.
-        checksums: MD5 of images, those of the plan's sources among them, by their names.
         generator_hash: `model_hash` of the generator.
         params: Settings of the run.
     """
@@ -159,8 +159,6 @@ def scratch_images(
         settings=params.generate,
         encode_batch=params.generator.encode_batch,
         border=params.dataset.border,
-        plan=plan.to_csv(),
-        sources=checksums[_sources(plan)].to_dict(),
         poses=md5(POSES),
         model=generator_hash,
     )
@@ -171,19 +169,16 @@ def _sources(plan: pd.DataFrame) -> list[str]:
 
 
 def write_batch(
-    images: dict[str, NDArray[np.uint8]], done: Path, marks: dict[str, Mark], params: Params
+    images: dict[str, NDArray[np.uint8]], batch: Path, marks: dict[str, Mark], params: Params
 ) -> None:
-    """Write the images of a batch beside `done`, by their names, and last `done`, their seal.
+    """Write the images of a batch and their seal to the folder `batch`, which is there whole or not at all.
 
     Args:
         images: Images uint8 [H, W, 3] of a view's size, by their names.
-        done: File that says, once it is there, that the batch is whole.
+        batch: Folder of the batch; an old one is replaced.
         marks: Marks of the images, by their names.
         params: Settings of the run: the border to cut off, and the quality of the JPEGs.
     """
-    # A folder of their own makes them whole at once: a temporary for each would cost a look through a folder
-    # that grows with the plan.
-    batch = done.with_suffix("")
     with atomic(batch) as folder:
         folder.mkdir()
 
@@ -194,48 +189,81 @@ def write_batch(
         with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it encodes
             for _ in pool.map(save, images):
                 pass
-    # They move out of it one by one; what a kill leaves there is generated again.
-    for name in images:
-        (batch / name).replace(done.parent / name)
-    batch.rmdir()
-    seal(done, *(done.parent / name for name in images))
+        seal(folder / _SEAL, *(folder / name for name in images))
 
 
 def generate(
     plan: pd.DataFrame,
     model: Path,
-    marks: dict[str, Mark],
+    generator_hash: str,
+    checksums: pd.Series,
     params: Params,
     folder: Path,
     state: PartialState,
-) -> None:
-    """Generate the images of a plan; batches that a killed run finished are not generated again.
+) -> dict[str, Path]:
+    """Generate the images of a plan; batches that are done are not generated again.
 
-    Batches are cut from the whole plan before the processes share them out, so that neither their number
-    nor a restart changes what is in a batch, and with it the last bit of an image.
+    Batches are cut from the whole plan before the processes share them out, and all have the same size, so
+    that neither the number of processes nor a restart nor the end of the plan changes the last bit of an
+    image. A plan that continues another one finds that one's batches.
 
     Args:
         plan: Rows of synthetic images with the columns joint, name, scenario, sources, pose and seed.
         model: Folder of the generator.
-        marks: Marks of the images, by their names.
+        generator_hash: Its `model_hash`, for the marks of the images.
+        checksums: MD5 of images, those of the plan's sources among them, by their names.
         params: Settings of the run.
-        folder: Folder to write the images to; the files that seal its batches stay in it.
+        folder: Folder of `scratch_images`, to which a folder for each batch is written.
         state: Processes that share the work.
+
+    Returns:
+        The file of each image, by its name in the order of the plan.
     """
+    joints = [rows for _, rows in plan.groupby("joint", sort=False)]
+    size = params.generate.sample.batch_size
+    batches = [pd.concat(joints[start : start + size]) for start in range(0, len(joints), size)]
+    folders = [folder / f"batch-{_batch_hash(rows, checksums)}" for rows in batches]
+    own = range(state.process_index, len(batches), state.num_processes)
+    missing = {folders[i]: batches[i] for i in own if not is_sealed(folders[i] / _SEAL)}
+    if state.is_main_process and len(missing) < len(own):
+        print(f"{len(own) - len(missing)} of {len(own)} batches are there", flush=True)
+    if missing:
+        _generate_batches(missing, model, plan_marks(plan, generator_hash), params, state)
+    state.wait_for_everyone()
+    pairs = zip(folders, batches, strict=True)
+    return {name: batch / name for batch, rows in pairs for name in rows.name}
+
+
+def _batch_hash(rows: pd.DataFrame, checksums: pd.Series) -> str:
+    """Hash of all that is particular to a batch: its part of the plan, and the content of its sources."""
+    text = rows.to_csv(index=False) + checksums[_sources(rows)].to_csv()
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def _generate_batches(
+    batches: dict[Path, pd.DataFrame],
+    model: Path,
+    marks: dict[str, Mark],
+    params: Params,
+    state: PartialState,
+) -> None:
+    """Generate the images of some batches, by the folder of each."""
     settings = params.generate.sample
     imagpose = load_pipeline(model)
     imagpose.to(state.device)
     imagpose.denoiser.suit_device(state.device)
     # One request per joint image; its sources are rows of the encoded views below.
+    plan = pd.concat(batches.values())
     sources = _sources(plan)
+    rows_of = {image: i for i, image in enumerate(sources)}
     poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
-    requests = joint_requests(plan, {image: i for i, image in enumerate(sources)}, poses)
-    names = [rows.name.tolist() for _, rows in plan.groupby("joint", sort=False)]
     if state.is_main_process:
-        flops = sampling_flops(pipeline_flops(imagpose), len(requests), settings)
+        count, others = plan.joint.nunique(), state.num_processes - 1
+        flops = sampling_flops(pipeline_flops(imagpose), count, settings)
         print(
-            f"{len(plan)} images to generate in {len(requests)} joint images, {settings.steps} steps each, "
-            f"{in_words(flops)}; {len(sources)} sources to encode",
+            f"{len(plan)} images to generate in {count} joint images, {settings.steps} steps each, "
+            f"{in_words(flops)}; {len(sources)} sources to encode"
+            + (f"; as many on each of {others} other processes" if others else ""),
             flush=True,
         )
     views = encode_images(
@@ -246,18 +274,13 @@ def generate(
         params.generator.encode_batch,
         flip=False,
     ).near(state.device)
-    # This process takes every n-th batch of `size` joint images.
-    size = settings.batch_size
-    batches = range(state.process_index * size, len(requests), state.num_processes * size)
     with tqdm(
         total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
     ) as bar:
-        for start in batches:
-            batch = [name for group in names[start : start + size] for name in group]
-            done = folder / f"batch-{start:08d}.json"
-            if not is_sealed(done):
-                groups = imagpose.generate(views, requests[start : start + size], settings)
-                images = (image for group in groups for image in group)
-                write_batch(dict(zip(batch, images, strict=True)), done, marks, params)
-            bar.update(state.num_processes * len(batch))
-    state.wait_for_everyone()
+        for folder, rows in batches.items():
+            requests = joint_requests(rows, rows_of, poses)
+            whole = list(islice(cycle(requests), settings.batch_size))  # the last one may be short
+            groups = islice(imagpose.generate(views, whole, settings), len(requests))
+            images = (image for group in groups for image in group)
+            write_batch(dict(zip(rows.name, images, strict=True)), folder, marks, params)
+            bar.update(len(rows))

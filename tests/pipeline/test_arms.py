@@ -4,15 +4,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
 
+from generator.sample import IMAGPosePipeline
 from pipeline import filter as filter_
 from pipeline import generate, import_images, index, plan, poses, subset, table4, train_generator, train_reid
-from pipeline.artifacts import read_index, read_subset
+from pipeline.artifacts import read_index, read_plan, read_subset
 from pipeline.params import load_params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import write_csv
@@ -106,7 +108,7 @@ def outside(folder: Path, percent: int) -> list[Path]:
 def results(folder: Path) -> dict[str, str]:
     """Return the checksums of all that stands in the way from the plan to the images of the half."""
     files = [
-        *folder.glob("data/plans/50.csv"),
+        *folder.glob("data/plans/subset/50.csv"),
         *folder.glob("data/synthetic/subset/50/*"),
         *folder.glob("models/generator/subset/50/**/*.safetensors"),
     ]
@@ -139,7 +141,8 @@ def test_the_leak_free_run_reads_no_image_outside_its_subset(
     call(generate, "subset", "50")
     expected = results(project)
     assert results(tmp_path) == expected
-    assert len(expected) == 1 + 12 + 1 + 3  # a plan, images and their manifest, and three parts of a model
+    planned = len(read_plan("subset", 50))
+    assert len(expected) == 1 + planned + 1 + 3  # a plan, images, their manifest, and three parts of a model
     for table in ("data/index.csv", "data/poses.csv"):
         shutil.copy(project / table, table)
     with pytest.raises(ValueError, match=r"bounding_box_train/.*: .*No such file"):
@@ -182,8 +185,8 @@ def test_the_control_adds_no_image_that_was_not_there(project: Path) -> None:
     params = load_params()
     rows = read_index().set_index("image", drop=False).loc[read_subset(50)]
     real = ImageSet.read(rows, [project / "market" / image for image in rows.image], params.reid)
-    added = train_reid.read_added(params.arms["control"], 50, real, params.reid)
-    manifest = pd.read_csv("data/synthetic/subset/50/manifest.csv")
+    added = train_reid.read_added(params.arms["control"], 50, real, 24, params.reid)
+    manifest = pd.read_csv("data/synthetic/subset/50/manifest.csv").query("order < 12")
     assert set(added.table.md5) <= set(real.table.md5)
     assert added.table.pid.tolist() == manifest.pid.tolist()
     assert added.table.image.tolist() == manifest.sources.str.split("|").str[0].tolist()
@@ -198,9 +201,45 @@ def test_a_smaller_ratio_is_part_of_a_larger_one(project: Path) -> None:
 
     def names(ratio: float) -> list[str]:
         arm = params.arms["fewer"].model_copy(update={"ratio": ratio})
-        return train_reid.read_added(arm, 50, real, params.reid).table.name.tolist()
+        return train_reid.read_added(arm, 50, real, 24, params.reid).table.name.tolist()
 
     every = pd.read_csv("data/synthetic/subset/50/manifest.csv").name.tolist()
-    assert [len(names(ratio)) for ratio in (0.25, 0.5, 1, 9)] == [3, 6, 12, 12]
+    assert [len(names(ratio)) for ratio in (0.25, 0.5, 1, 9)] == [3, 6, 12, len(every)]
     assert set(names(0.25)) < set(names(0.5)) < set(names(1))
     assert names(9) == every and names(0.5) == [name for name in every if name in names(0.5)]
+
+
+def test_more_images_are_generated_beside_those_that_are_there(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger arm makes the plan longer. What the other arms have stays, and only the rest is generated."""
+    for name in ("data", "models", ".scratch"):
+        shutil.copytree(project / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    before = read_plan("all", 50)
+    images = Path("data/synthetic/all/50")
+    old = {name: md5(images / name) for name in before.name}
+    params = read_yaml(project / "params.yaml")
+
+    def ask_for(ratio: float) -> None:
+        arms = params["arms"] | {"more": {"generator": "all", "ratio": ratio}}
+        write_params(tmp_path, change(params, {"arms": arms}))
+        call(plan)
+        call(generate, "all", "50")
+
+    made: list[int] = []
+    make = IMAGPosePipeline.generate
+
+    def count(self: IMAGPosePipeline, views: Any, requests: Any, settings: Any) -> Any:
+        made.append(len({id(request) for request in requests}))
+        return make(self, views, requests, settings)
+
+    monkeypatch.setattr(IMAGPosePipeline, "generate", count)
+    ask_for(6.0)
+    after = read_plan("all", 50)
+    assert len(after) >= 72 and old.items() <= {name: md5(images / name) for name in after.name}.items()
+    # Batches of 16: the old plan's only one was not full, so it is made again, in the same bytes
+    assert sum(made) == after.joint.nunique() and before.joint.nunique() < 16
+    made.clear()
+    ask_for(6.5)
+    assert sum(made) < 16 + 4, "the whole batches are there"

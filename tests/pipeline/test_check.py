@@ -24,7 +24,7 @@ from benchmarks.openpose import save_random_model
 from generator.data import encode_views
 from pipeline import check
 from pipeline.datasets.images import read_image
-from pipeline.params import CrossSettings, ImportSettings, JudgeSettings, Params, load_params
+from pipeline.params import ArmSettings, CrossSettings, ImportSettings, JudgeSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv
 from pipeline.shared.imagpose import load_base_model
 from tests import REPOSITORY
@@ -130,7 +130,11 @@ def test_everything_wrong_is_named_at_once(params: Params, tmp_path: Path) -> No
     }
     imports = {name: ImportSettings(folder=gone) for name in ("pidm", "pcdm")}
     bad = changed(params, **changes).model_copy(
-        update={"imports": imports, "cross_datasets": {"other": CrossSettings(root=gone)}}
+        update={
+            "imports": imports,
+            "arms": {name: ArmSettings(generator=name) for name in imports},
+            "cross_datasets": {"other": CrossSettings(root=gone)},
+        }
     )
     expected = [
         "dataset.root is",
@@ -561,7 +565,8 @@ def test_what_the_scores_compare_by(params: Params, tmp_path: Path, monkeypatch:
 @pytest.mark.slow
 def test_folders_of_other_generators(params: Params, tmp_path: Path) -> None:
     def sentences(folder: Path) -> list[str]:
-        return check.problems(params.model_copy(update={"imports": {"other": ImportSettings(folder=folder)}}))
+        imports, arms = {"other": ImportSettings(folder=folder)}, {"other": ArmSettings(generator="other")}
+        return check.problems(params.model_copy(update={"imports": imports, "arms": arms}))
 
     folder = tmp_path / "other"
     (sentence,) = sentences(folder)  # and not once for each percent

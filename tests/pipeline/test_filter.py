@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from pipeline import filter as stage
+from pipeline.artifacts import PLANS
 from pipeline.datasets.indexing import index_dataset
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import FilterSettings, IndexSettings, Params, load_params
-from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.outputs import write_csv, write_json
 from tests import REPOSITORY
 
 COLOURS = {2: (200, 40, 40), 7: (40, 200, 40), 10: (40, 40, 200), 11: (200, 200, 40)}
@@ -42,11 +43,21 @@ def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     for pid, shown in ((2, 2), (2, 7), (7, 7), (10, 10), (11, 11), (11, 2)):
         source = train.image[train.pid == pid].iloc[0]
         name = f"{Path(source).stem}_g{len(rows) + 1:04d}.jpg"
-        rows.append({"name": name, "pid": pid, "sources": source, "true": pid == shown, "md5": "-"})
+        rows.append(
+            {
+                "name": name,
+                "pid": pid,
+                "sources": source,
+                "true": pid == shown,
+                "order": len(rows),
+                "md5": "-",
+            }
+        )
         for percent in (40, 60):
             paint(Path("data/synthetic/all") / str(percent) / name, shown)
     for percent in (40, 60):
         write_csv(pd.DataFrame(rows), f"data/synthetic/all/{percent}/manifest.csv")
+    write_json({"40": len(rows), "60": len(rows)}, PLANS / "strict.json")
     shipped = load_params(REPOSITORY / "profiles/embedded.yaml")
     encoder = REPOSITORY / shipped.generator.image_encoder
     return shipped.model_copy(
@@ -85,6 +96,18 @@ def test_the_stage_keeps_the_true_images(
             assert (folder / name).samefile(source / name)  # a hard link
     with Image.open("reports/filters/strict.png") as figure:
         assert figure.width > 1000
+
+
+@pytest.mark.slow
+def test_it_looks_at_the_images_that_an_arm_without_it_would_have(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More images of another arm of the generator do not change a filtered arm."""
+    whole = run(params, monkeypatch)
+    write_json({"40": 3, "60": 6}, PLANS / "strict.json")
+    scores = run(params, monkeypatch)
+    pd.testing.assert_frame_equal(scores[40], whole[40].head(3))
+    pd.testing.assert_frame_equal(scores[60], whole[60])
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Images of a batch are there whole or not at all, wherever a kill strikes."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from pipeline.datasets.marks import Mark
 from pipeline.params import Params, load_params
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.scratch import is_sealed
+from pipeline.shared import imagpose
 from pipeline.shared.imagpose import write_batch
 from tests import REPOSITORY
 
@@ -24,42 +27,40 @@ MARKS = {name: Mark("0" * 32, "a.jpg", "b.jpg", number) for number, name in enum
 
 
 def write(folder: Path) -> Path:
-    seal = folder / "batch-00000000.json"
-    write_batch(IMAGES, seal, MARKS, PARAMS)
-    return seal
+    batch = folder / "batch-0"
+    write_batch(IMAGES, batch, MARKS, PARAMS)
+    return batch
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_batch_leaves_its_images_and_a_seal_that_lists_them(tmp_path: Path) -> None:
-    seal = write(tmp_path)
-    assert json.loads(seal.read_text()) == {name: md5(tmp_path / name) for name in IMAGES}
-    assert set(contents(tmp_path)) == {*IMAGES, seal.name}
+def test_a_batch_is_a_folder_of_its_images_and_a_seal_that_lists_them(tmp_path: Path) -> None:
+    batch = write(tmp_path)
+    seal = batch / "seal.json"
+    assert json.loads(seal.read_text()) == {name: md5(batch / name) for name in IMAGES}
+    assert set(contents(batch)) == {*IMAGES, seal.name}
     assert is_sealed(seal)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 25, 40])
-def test_a_kill_leaves_whole_images_and_no_seal_and_the_batch_is_made_again(
+def test_a_kill_leaves_no_batch_and_it_is_made_again(
     calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "whole")
-    replace, done = Path.replace, 0
+    whole = contents(write(tmp_path / "whole"))
+    save, done = imagpose.save_image, 0
 
-    def killed(source: Path, target: Path) -> Path:
+    def killed(*arguments: Any) -> None:
         nonlocal done
-        if done == calls:
+        if done >= calls:
             raise KeyboardInterrupt
         done += 1
-        return replace(source, target)
+        save(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", killed)
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(imagpose, "save_image", killed)
+        patch.setattr(imagpose, "seal", lambda *_: killed())
         write(tmp_path / "killed")
-    whole = contents(tmp_path / "whole")
-    images = {file.name: file.read_bytes() for file in (tmp_path / "killed").glob("*.jpg")}
-    assert len(images) == calls and images.items() <= whole.items()
-    assert not is_sealed(tmp_path / "killed" / "batch-00000000.json")
-    write(tmp_path / "killed")
-    assert contents(tmp_path / "killed") == whole
+    assert not (tmp_path / "killed/batch-0").exists()
+    assert contents(write(tmp_path / "killed")) == whole

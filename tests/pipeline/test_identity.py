@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import identity, index
+from pipeline import identity, index, subset
 from pipeline.artifacts import IDENTITY, read_index
 from pipeline.runtime.outputs import write_csv
 from tests import REPOSITORY
@@ -19,8 +19,10 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = (REPOSITORY / "profiles/embedded.yaml").read_text().replace("data/world", str(market))
     text = text.replace("weights/embedded", f"{REPOSITORY}/weights/embedded")
     text = text.replace("validation_identities: 20", "validation_identities: 0")
+    text = text.replace("identities_per_batch: 12", "identities_per_batch: 2")
     Path("params.yaml").write_text(text.replace("[20, 40, 60, 80]", "[40, 60]"))
     index.main()
+    subset.main()
     train = read_index().query("split == 'train'")
     photographs = [market / image for image in train.drop_duplicates("pid").image[:2]]
     for percent, shown in ((40, photographs), (60, photographs[::-1])):
@@ -30,7 +32,8 @@ def project(market: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, file in zip(names, shown, strict=True):
             (folder / name).write_bytes(file.read_bytes())
         pids = [int(name[:4]) for name in names]
-        write_csv(pd.DataFrame({"name": names, "pid": pids, "md5": "-"}), folder / "manifest.csv")
+        manifest = pd.DataFrame({"name": names, "pid": pids, "order": [0, 1], "md5": "-"})
+        write_csv(manifest, folder / "manifest.csv")
     return market
 
 

@@ -11,11 +11,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline import import_images as stage
+from pipeline.artifacts import PLANS
 from pipeline.datasets.marks import Mark, read_mark
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, parse_params
 from pipeline.runtime.hashes import md5
-from pipeline.runtime.outputs import write_csv
+from pipeline.runtime.outputs import write_csv, write_json
 from tests.pipeline.market import save_image
 
 LISTED = " is listed in {images}/manifest.csv; there is no such file in {images}"
@@ -39,6 +40,7 @@ def run(workspace: Params, monkeypatch: pytest.MonkeyPatch, percents: tuple[int,
     values["imports"] = {"pidm": {"folder": "elsewhere/pidm"}}
     values["arms"]["pidm"] = {"generator": "pidm"}
     values["subset"]["percents"] = list(percents)
+    write_json(dict.fromkeys(percents, 4), PLANS / "pidm.json")
     monkeypatch.setattr(stage, "load_params", lambda: parse_params(values))
     monkeypatch.setattr(sys, "argv", ["import_images", "pidm"])
     stage.main()
@@ -283,3 +285,19 @@ def test_an_unknown_import_is_named(workspace: Params, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", ["import_images", "pcdms"])
     with pytest.raises(ValueError, match="the import is pcdms; expected one of none"):
         stage.main()
+
+
+def test_arms_take_one_image_of_everybody_first(
+    outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [2, 2, 2, 2, 7, 10, 10, 11]
+    for seed, pid in enumerate(people):
+        fake(outside / f"{pid:04d}_c1_{seed}.jpg", seed)
+    run(workspace, monkeypatch)
+    table = read_synthetic("pidm", 50, {2, 7, 10, 11})[1].sort_values("order")
+    assert table.order.tolist() == list(range(8))
+    assert [sorted(part) for part in np.split(table.pid.to_numpy(), [4, 6])] == [
+        [2, 7, 10, 11],
+        [2, 10],
+        [2, 2],
+    ]

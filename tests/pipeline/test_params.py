@@ -94,6 +94,50 @@ def test_every_setting_is_described() -> None:
     assert [name for node in schema["$defs"].values() for name in undescribed(node)] == []
 
 
+@pytest.mark.parametrize(
+    ("keys", "counts"),
+    [
+        ({}, {20: 800, 60: 400, 100: 0}),
+        ({"to": 70}, {20: 500, 60: 100, 100: 0}),
+        ({"to": 150}, {20: 1300, 60: 900, 100: 500}),
+        ({"images": 50}, {20: 500, 60: 500, 100: 500}),
+        ({"ratio": 0.5}, {20: 100, 60: 300, 100: 500}),
+        ({"ratio": 0.0001}, {20: 1, 60: 1, 100: 1}),
+    ],
+)
+def test_an_arm_says_how_many_images_it_has(keys: dict[str, float], counts: dict[int, int]) -> None:
+    changes = {"subset.percents": [20, 60, 100], "arms": {"some": {"generator": "all", **keys}}}
+    params = parse_params(changed(changes))
+    sizes = {20: 200, 60: 600, 100: 1000}
+    assert {percent: params.arms["some"].count(real, 1000) for percent, real in sizes.items()} == counts
+    with_images = {percent: count for percent, count in counts.items() if count}
+    assert params.percents_of("some") == list(with_images)
+    assert params.needs("all", sizes) == with_images and params.needs("subset", sizes) == {}
+    assert params.percents_of("standard") == [20, 60, 100]
+
+
+def test_a_generator_of_the_subset_has_no_row_at_100_percent() -> None:
+    """It would be the one that saw all images."""
+    arm = {"generator": "subset", "ratio": 1.0}
+    changes = {"generator.train_on": ["subset"], "arms": {"some": arm}}
+    assert parse_params(changed(changes | {"subset.percents": [20, 100]})).percents_of("some") == [20]
+    with pytest.raises(ParamsError, match=r"arms.some.generator is subset; expected all where subset"):
+        parse_params(changed(changes | {"subset.percents": [100]}))
+
+
+def test_a_generator_needs_what_its_largest_arm_has_whole_or_filtered() -> None:
+    arms = {
+        "few": {"generator": "all", "to": 50},
+        "sure": {"generator": "sure", "ratio": 2.0},
+        "own": {"generator": "subset", "images": 10},
+    }
+    changes = {"filters": {"sure": FILTER | {"generator": "all"}}, "generator.train_on": ["all", "subset"]}
+    params = parse_params(changed(changes | {"arms": arms, "subset.percents": [20, 60]}))
+    sizes = {20: 200, 60: 600, 100: 1000}
+    assert params.needs("all", sizes) == {20: 400, 60: 1200} == params.needs("sure", sizes)
+    assert params.needs("subset", sizes) == {20: 100, 60: 100}
+
+
 def test_an_arm_has_defaults_for_all_that_is_not_special_about_it() -> None:
     arms = {
         "imagpose": {"generator": "all"},
@@ -109,6 +153,8 @@ def test_an_arm_has_defaults_for_all_that_is_not_special_about_it() -> None:
     assert params.arms["imagpose"].model_dump() == {
         "generator": "all",
         "rate": 0.4,
+        "to": None,
+        "images": None,
         "ratio": None,
         "repeat_real": False,
         "judge": None,
@@ -163,11 +209,17 @@ def test_another_data_set_needs_no_world() -> None:
         ("subset.percents", [40, 20], "subset.percents are [40, 20]; expected increasing numbers"),
         ("subset.percents", [], "subset.percents is []; tuple should have at least 1 item"),
         ("subset.percents", [0.2], "subset.percents[0] is 0.2; input should be a valid integer"),
-        ("subset.percents", [100], "subset.percents[0] is 100; input should be less than or equal to 99"),
+        ("subset.percents", [101], "subset.percents[0] is 101; input should be less than or equal to 100"),
+        ("plan.fill_percent", 80, "plan.fill_percent is no setting; the settings here are sources, "),
         (
-            "plan.fill_percent",
-            80,
-            "plan.fill_percent is 80; expected more than 80, the largest of subset.percents",
+            "arms.imagpose.to",
+            20,
+            "arms.imagpose.to is 20; expected more than 20, the smallest of subset.percents, or images",
+        ),
+        (
+            "arms.imagpose",
+            {"generator": "all", "to": 50, "ratio": 2},
+            "arms.imagpose.to is 50 and ratio is 2.0; expected one of them, which says how many images",
         ),
         ("plan.sources", 3, "plan.sources is 3; expected at most 2, since a joint image has four views and"),
         ("plan.sources", 4, "plan.sources is 4; input should be less than or equal to 3"),
@@ -204,7 +256,7 @@ def test_another_data_set_needs_no_world() -> None:
         (
             "arms.imagpose.share",
             2,
-            "arms.imagpose.share is no setting; the settings here are rate, generator, ratio, repeat_real",
+            "arms.imagpose.share is no setting; the settings here are rate, generator, to, images, ratio",
         ),
         ("arms.PIDM", {"generator": "all"}, "arms.PIDM is no name; expected small letters, digits, - and _"),
         ("arms.standard", {"generator": "all"}, "arms.standard: the arm of that name has real images only"),
@@ -398,7 +450,7 @@ def test_random_values_validate_or_are_refused_in_sentences(changes: dict[tuple[
     assert all(side == int(side) for side in latent)
     assert not denoiser.flc_texture or all(side % denoiser.texture_patch == 0 for side in latent)
     assert plan.sources + plan.poses_per_joint <= 4
-    assert 0 < min(params.subset.percents) <= max(params.subset.percents) < params.plan.fill_percent
+    assert 0 < min(params.subset.percents) <= max(params.subset.percents) <= 100
     assert reid.padding < min(reid.height, reid.width) and reid.warmup_epochs <= reid.epochs
     assert all(math.isfinite(number) for number in numbers(params.model_dump()))
 

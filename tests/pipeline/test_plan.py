@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import plan as stage
-from pipeline.artifacts import PLAN_COLUMNS, read_plan
+from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_needs, read_plan
 from pipeline.params import PlanSettings
 from pipeline.runtime.outputs import write_csv
-from tests import REPOSITORY
+from tests import embedded, write_params
 from tests.pipeline.market import keypoints_frame
 
-SETTINGS = PlanSettings(fill_percent=100, sources=1, poses_per_joint=3, min_keypoints=8, seed=0)
+SETTINGS = PlanSettings(sources=1, poses_per_joint=3, min_keypoints=8, seed=0)
 
 
 def subset_of(images_per_identity: list[int]) -> pd.DataFrame:
@@ -51,12 +52,15 @@ def test_every_plan_keeps_the_rules(
     if sum(counts) < 4:
         return
     subset = subset_of(counts)
-    plan = plan_of(counts, count, sources=sources, poses_per_joint=poses_per_joint, seed=seed)
+    whole = plan_of(counts, count, sources=sources, poses_per_joint=poses_per_joint, seed=seed)
     pid, camid = (subset.set_index("image")[column] for column in ("pid", "camid"))
 
-    assert len(plan) == count and plan.name.is_unique
+    # An arm of so many images has the first by order; the others complete the last joint images.
+    plan = whole[whole.order < count]
+    assert len(plan) == count and whole.name.is_unique and whole.order.is_unique
+    assert set(whole.joint) == set(plan.joint)
     assert plan.seed.between(0, 2**32 - 1).all()
-    for row in plan.itertuples():
+    for row in whole.itertuples():
         images = str(row.sources).split("|")
         assert len(set(images)) == len(images) == min(sources, counts[row.pid - 1])
         assert set(pid[images]) == {row.pid} and row.camid == camid[images[0]]
@@ -65,12 +69,12 @@ def test_every_plan_keeps_the_rules(
         match = re.search(r"([-\d]+)_c(\d)", str(row.name))  # what public loaders read
         assert match is not None and tuple(map(int, match.groups())) == (row.pid, row.camid)
 
-    for joint, rows in plan.groupby("joint"):
+    for joint, rows in whole.groupby("joint"):
         assert rows[["pid", "sources", "scenario"]].drop_duplicates().shape[0] == 1
         assert rows.index.tolist() == list(range(rows.index[0], rows.index[-1] + 1)), joint
         assert len(rows) + rows.sources.iloc[0].count("|") + 1 <= 4
-        assert len(rows) <= poses_per_joint and rows.pose.is_unique
-    assert plan.joint.is_monotonic_increasing
+        assert len(rows) == poses_per_joint and rows.pose.is_unique
+    assert whole.joint.is_monotonic_increasing and whole.index.tolist() == list(range(len(whole)))
 
     final = Counter(subset.pid) + Counter(plan.pid)
     received = [final[n] for n in set(plan.pid)]
@@ -78,7 +82,23 @@ def test_every_plan_keeps_the_rules(
 
 
 def test_identities_are_filled_from_below() -> None:
-    assert dict(Counter(plan_of([1, 2, 9, 3], 6).pid)) == {1: 3, 2: 2, 4: 1}
+    plan = plan_of([1, 2, 9, 3], 6)
+    assert dict(Counter(plan[plan.order < 6].pid)) == {1: 3, 2: 2, 4: 1}
+
+
+@pytest.mark.parametrize("layout", [(1, 1), (1, 3), (2, 2)])
+def test_a_longer_plan_begins_with_a_shorter_one(layout: tuple[int, int]) -> None:
+    """So the images of a smaller arm are among those of a larger one, and none is generated twice."""
+    changes = dict(zip(("sources", "poses_per_joint"), layout, strict=True))
+    plans = [plan_of([1, 2, 9, 3, 4, 4], count, **changes) for count in (1, 5, 17, 40)]
+    for short, long in pairwise(plans):
+        assert len(short) < len(long)
+        pd.testing.assert_frame_equal(short, long.head(len(short)))
+
+
+def test_a_plan_of_no_image_is_empty() -> None:
+    plan = plan_of([1], 0)
+    assert plan.empty and list(plan) == list(PLAN_COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -96,20 +116,6 @@ def test_scenarios_follow_sources_and_poses(
 ) -> None:
     plan = plan_of(counts, 4 if counts == [1, 5] else 12, sources=sources, poses_per_joint=poses_per_joint)
     assert set(plan.scenario) == scenarios
-
-
-def test_a_joint_image_that_is_left_with_one_pose_is_t1() -> None:
-    plan = plan_of([5, 1], 4)
-    assert plan.scenario.tolist() == ["multi", "multi", "multi", "T1"]
-
-
-def test_a_subset_that_needs_no_image_is_named() -> None:
-    with pytest.raises(ValueError) as caught:
-        plan_of([5, 5], 0)
-    assert str(caught.value) == (
-        f"plan.fill_percent is {SETTINGS.fill_percent}; expected more, for the 20 % subset is no image short "
-        "of that with its 10"
-    )
 
 
 def test_poses_show_enough_keypoints() -> None:
@@ -139,46 +145,10 @@ def test_the_draw_follows_the_seed_and_not_the_order_of_the_rows() -> None:
     assert plan.seed.is_unique
 
 
-def test_a_longer_plan_of_an_identity_begins_like_a_shorter_one() -> None:
-    """Draws are stateless: more images leave the earlier ones as they are."""
-    short, long = plan_of([4, 4], 12), plan_of([4, 4], 24)
-    merged = short.merge(long, on="name", suffixes=("", "_long"))
-    assert len(merged) == len(short)
-    for column in ("sources", "pose", "seed"):
-        assert (merged[column] == merged[f"{column}_long"]).all()
-
-
-def test_a_plan_reads_nothing_of_images_outside_its_subset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With all rows of other images removed from the index and the poses, the plan is the same."""
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """A run with 24 training images of four people up to the stage subset, at 50 %; returns its index."""
     monkeypatch.chdir(tmp_path)
-    shipped = (REPOSITORY / "profiles/embedded.yaml").read_text()
-    Path("params.yaml").write_text(re.sub(r"percents: \[.*?\]", "percents: [50]", shipped))
-    index = subset_of([6] * 4).assign(
-        split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
-    )
-    poses = keypoints_frame(index.image.tolist())
-    subset = sorted(index.image)[::2]
-    for percent, images in ((50, subset), (100, sorted(index.image))):
-        write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
-    write_csv(index, "data/index.csv")
-    write_csv(poses, "data/poses.csv")
-    stage.main()
-    plan = Path("data/plans/50.csv").read_bytes()
-    assert len(read_plan(50)) == 12
-
-    shutil.rmtree("data/plans")
-    write_csv(index[index.image.isin(subset)], "data/index.csv")
-    write_csv(poses[poses.image.isin(subset)], "data/poses.csv")
-    stage.main()
-    assert Path("data/plans/50.csv").read_bytes() == plan
-
-
-def test_the_stage_writes_a_plan_for_every_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (REPOSITORY / "profiles/embedded.yaml").read_text()
-    Path("params.yaml").write_text(re.sub(r"percents: \[.*?\]", "percents: [50]", text))
     index = subset_of([6] * 4).assign(
         split="train", sequence=1, frame=1, box=1, width=64, height=128, md5="0"
     )
@@ -186,7 +156,45 @@ def test_the_stage_writes_a_plan_for_every_subset(tmp_path: Path, monkeypatch: p
     write_csv(keypoints_frame(index.image.tolist()), "data/poses.csv")
     for percent, images in ((50, sorted(index.image)[::2]), (100, sorted(index.image))):
         write_csv(pd.DataFrame({"image": images}), f"data/subsets/{percent}.csv")
+    return index
+
+
+def run(changes: dict[str, object]) -> dict[str, bytes]:
+    """Run the stage with the shipped parameters changed, and return its files."""
+    write_params(Path(), embedded({"subset.percents": [50], **changes}))
     stage.main()
-    plan = read_plan(50)
-    assert list(plan) == list(PLAN_COLUMNS) and len(plan) == 12
-    assert [file.name for file in Path("data/plans").iterdir()] == ["50.csv"]
+    return {str(file.relative_to(PLANS)): file.read_bytes() for file in PLANS.rglob("*.*")}
+
+
+@pytest.mark.usefixtures("project")
+def test_the_stage_writes_a_plan_for_every_subset_and_what_the_arms_need() -> None:
+    files = run({"arms": {"imagpose": {"generator": "all"}}})
+    plan = read_plan("all", 50)
+    assert list(plan) == list(PLAN_COLUMNS) and sorted(plan.order[plan.order < 12]) == list(range(12))
+    assert set(files) == {"all.json", "all/50.csv"} and read_needs("all") == {50: 12}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_plan_is_as_long_as_the_largest_arm_of_its_generator_needs() -> None:
+    few = {"to": 75, "generator": "subset"}
+    more = {"ratio": 2.5, "generator": "sure"}
+    filters = {"sure": {"generator": "all", "min_agreement": 0.5}}
+    both = {"generator.train_on": ["all", "subset"], "subset.percents": [50, 100], "filters": filters}
+    arms = {"half": {"images": 50, "generator": "all"}, "few": few, "more": more}
+    run(both | {"arms": arms})
+    # 12 real images at 50 %, 24 at 100 %
+    assert read_needs("subset") == {50: 6} and read_plan("subset", 100).empty
+    assert read_needs("all") == read_needs("sure") == {50: 30, 100: 60}
+    assert len(read_plan("all", 100)) >= 60
+
+
+@pytest.mark.usefixtures("project")
+def test_a_plan_reads_nothing_of_images_outside_its_subset(project: pd.DataFrame) -> None:
+    """With all rows of other images removed from the index and the poses, the plan is the same."""
+    plans = run({})
+    subset = set(pd.read_csv("data/subsets/50.csv").image)
+    poses = pd.read_csv("data/poses.csv")
+    shutil.rmtree("data/plans")
+    write_csv(project[project.image.isin(subset)], "data/index.csv")
+    write_csv(poses[poses.image.isin(subset)], "data/poses.csv")
+    assert run({}) == plans

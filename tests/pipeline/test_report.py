@@ -212,7 +212,9 @@ def test_the_worst_images_may_be_those_of_another_generator(run: Params) -> None
         (folder / file.name).write_bytes(file.read_bytes())
     names = [file.name for file in files]
     pids = [int(name[:4]) for name in names]
-    write_csv(pd.DataFrame({"name": names, "pid": pids, "md5": "-"}), folder / "manifest.csv")
+    write_csv(
+        pd.DataFrame({"name": names, "pid": pids, "order": [0, 1], "md5": "-"}), folder / "manifest.csv"
+    )
     write_csv(pd.DataFrame({"percent": 50, "name": names, "agreement": [0.0, 0.25]}), IDENTITY / "pidm.csv")
     arms = run.arms | {"pidm": ArmSettings(generator="pidm")}
     worst = report.worst_generated(read_index(), read_pose_table(), run.model_copy(update={"arms": arms}))

@@ -294,8 +294,9 @@ def test_the_stage_writes_table_summary_text_and_figure(
     assert json.loads(Path("reports/table4.json").read_text()) == summarise(ROWS)
     assert json.loads(Path("reports/summary.json").read_text()) == stage.headline(summarise(ROWS))
     assert Path("reports/table4.md").read_text() in capsys.readouterr().out
-    with Image.open("reports/table4.png") as figure:
-        assert min(figure.size) > 300
+    for name in ("table4", "numbers"):
+        with Image.open(f"reports/{name}.png") as figure:
+            assert min(figure.size) > 300
     assert sorted(path.name for path in Path("reports").glob(".*")) == []
 
 
@@ -319,6 +320,33 @@ def test_the_figure_has_bars_with_intervals_and_the_published_rows_apart() -> No
     own, theirs = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
     assert own == ["standard", "imagpose (generator saw: all)", "100 % real images"]
     assert theirs == [*stage.PUBLISHED, "100 % real images"]
+
+
+def test_gains_are_drawn_over_the_number_of_images_per_real_one() -> None:
+    """A line for each share; arms that differ in nothing else are on it."""
+    fewer = models("fewer", "all", 20, [55.0, 54.0, 60.0]).assign(n_synthetic=2)
+    beyond = models("imagpose", "all", 100, [71.0, 72.0, 76.0]).assign(n_synthetic=200)
+    summary = summarise(pd.concat([ROWS, fewer, beyond]))
+    figure = stage.draw_numbers(summary, [["imagpose", "fewer"], ["absent"]], "embedded world")
+    assert len(figure.axes) == 4
+    lines = [container.lines[0].get_xydata() for container in figure.axes[0].containers]
+    gains = {arm: summary[arm]["all"] for arm in ("imagpose", "fewer")}
+    assert [len(line) for line in lines] == [2, 1]
+    at_20, at_100 = lines
+    assert at_20[:, 0] == pytest.approx([2 / 20, 5 / 20], rel=0.05)
+    assert at_20[:, 1] == pytest.approx([gains[arm]["20"]["rank1"]["gain"] for arm in ("fewer", "imagpose")])
+    assert at_100[0] == pytest.approx([2, gains["imagpose"]["100"]["rank1"]["gain"]], rel=0.05)
+    assert stage.draw_numbers(summary, [], "x").axes, "no arm has generated images"
+
+
+def test_arms_at_100_percent_have_a_gain_and_no_share_of_a_gap() -> None:
+    beyond = models("imagpose", "all", 100, [71.0, 72.0, 76.0])
+    summary = summarise(pd.concat([ROWS, beyond]))
+    cell = summary["imagpose"]["all"]["100"]["rank1"]
+    assert cell["gain"] == pytest.approx(1) and cell["recovered"] is None
+    axis = stage.draw(summary, "x").axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["20", "100"]
+    assert stage.headline(summary)["imagpose"]["gain_100"] == pytest.approx(1)
 
 
 def test_one_seed_and_no_reference_can_be_drawn() -> None:

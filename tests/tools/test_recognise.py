@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from pipeline import index
-from pipeline.runtime.outputs import write_csv
+from pipeline.artifacts import PLANS
+from pipeline.runtime.outputs import write_csv, write_json
 from tests import embedded, write_params
 from tools import recognise
 
@@ -78,10 +79,11 @@ def save_generated(*, with_sources: bool = True) -> None:
         for number, shown in enumerate((person, people[pid % 3])):
             name = f"{pid:04}_g{number}.png"
             Image.new("RGB", (8, 16), COLOURS[shown]).save(folder / name)
-            rows.append({"name": name, "pid": pid, "md5": "-"})
+            rows.append({"name": name, "pid": pid, "order": len(rows), "md5": "-"})
             if with_sources:
                 rows[-1]["sources"] = f"{person}_1_0.png|{person}_1_1.png"
     write_csv(pd.DataFrame(rows), folder / "manifest.csv")
+    write_json({"50": len(rows)}, PLANS / "all.json")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, file: Path) -> pd.DataFrame:

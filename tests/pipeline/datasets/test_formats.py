@@ -181,7 +181,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
                 "index.validation_identities": 0,
                 "subset.percents": [60],
                 "plan.min_keypoints": 1,
-                "plan.fill_percent": 300,
+                "arms": {"imagpose": {"generator": "all", "to": 300}},
                 "reid.seeds": [0],
                 "reid.height": 32,
                 "reid.width": 16,
@@ -205,7 +205,7 @@ def call(stage: object, *arguments: str) -> None:
 def plan_images() -> pd.DataFrame:
     for stage in (index_stage, poses, subset, plan):
         call(stage)
-    return read_plan(60)
+    return read_plan("all", 60)
 
 
 def test_it_is_indexed_drawn_and_planned(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:

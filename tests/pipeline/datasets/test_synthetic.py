@@ -1,9 +1,9 @@
 """The images of a generator are read whole, as their manifest lists them, or refused by name."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,7 +22,8 @@ def write(names: list[str], **columns: Any) -> None:
     for seed, name in enumerate(names):
         save_image(FOLDER / name, seed)
     pids = [(2, 7)[i % 2] for i in range(len(names))]
-    columns = {"name": names, "pid": pids, "md5": ["0" * 32] * len(names)} | columns
+    order = np.random.default_rng(0).permutation(len(names))
+    columns = {"name": names, "pid": pids, "order": order, "md5": ["0" * 32] * len(names)} | columns
     write_csv(pd.DataFrame(columns), FOLDER / "manifest.csv")
 
 
@@ -59,11 +60,10 @@ def test_what_cannot_be_used_is_named() -> None:
         read_synthetic("pidm", 20, IDS)
 
 
-def test_images_of_a_smaller_ratio_are_among_those_of_a_larger_one() -> None:
+def test_an_arm_has_the_first_images_by_order() -> None:
+    """So those of a smaller arm are among those of a larger one; rows stay in the manifest's order."""
     write([f"{i}.jpg" for i in range(8)])
-    chosen = [
-        set(read_arm(ArmSettings(generator="pidm", ratio=ratio), 20, IDS, 4)[1].name)
-        for ratio in (0.01, 0.5, 1.0, 2.0, None)
-    ]
-    assert [len(names) for names in chosen] == [1, 2, 4, 8, 8], "a ratio takes one image at least"
-    assert all(smaller <= larger for smaller, larger in pairwise(chosen))
+    manifest = read_synthetic("pidm", 20, IDS)[1]
+    for keys, count in (({"ratio": 0.01}, 1), ({"ratio": 1.0}, 4), ({"images": 30}, 6), ({}, 8)):
+        _, table = read_arm(ArmSettings(generator="pidm", **keys), 20, IDS, 4, 20)
+        assert table.name.tolist() == manifest.name[manifest.order < count].tolist() and len(table) == count
