@@ -221,6 +221,7 @@ def reid_weights(percent: int, seed: int) -> str:
 TABLE4 = Path("reports/table4.csv")  # all rows of `REID_RESULTS`
 JUDGE_COLUMN = "judge"  # of table4.csv where there are several: reid for that section, else a key of judges
 SECTION_JUDGE = "reid"
+BOUND_COLUMN = "bound"  # of table4.csv where people are rendered: the arm that has these images instead
 TABLE4_SUMMARY = TABLE4.with_suffix(".json")
 HEADLINE = Path("reports/summary.json")
 NUMBERS_FIGURE = Path("reports/numbers.png")

@@ -22,7 +22,7 @@ from common.settings import Settings
 from generator.fit import Config, Design, Misfit, misfits
 from generator.settings import MOST_IMAGES, DenoiserSettings, SampleSettings, SchedulerSettings, TrainSettings
 from pipeline.artifacts import SECTION_JUDGE, WORLD, is_standard, standard_of
-from pipeline.world.settings import WorldSection
+from pipeline.world.settings import WorldSection, WorldSettings
 from reid.settings import Mix, ReidSettings
 
 T = TypeVar("T", bound=BaseModel)
@@ -31,6 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="seed of the section's r
 TrainOn = Literal["all", "subset"]  # what a generator may see of the real training images
 _TRAIN_ON = get_args(TrainOn)
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]  # of a recipe, and of its files
+BaselineKind = Literal["pasted", "rendered"]
 Format = Literal["market1501", "msmt17", "table", "deepfashion"]  # keys of pipeline/datasets/formats.py
 
 
@@ -243,6 +244,16 @@ class ImportSettings(Settings):
     )
 
 
+class BaselineSettings(Settings):
+    """Images that no learned generator made, by the plan, as data/synthetic/<its key>."""
+
+    kind: BaselineKind = Field(
+        description="pasted: the source's person in place of the person who lends the pose; rendered: the "
+        "world's own people in the planned poses, through any of its cameras, as a perfect generator would "
+        "make them"
+    )
+
+
 class FilterSettings(Settings):
     """Those images of a generator that show the right person, as data/synthetic/<its key>."""
 
@@ -370,6 +381,9 @@ class Params(Settings):
         description="Other re-ID models beside that of the section reid, for arms."
     )
     imports: dict[Name, ImportSettings] = Field(description="Images that other generators made, for arms.")
+    baselines: dict[Name, BaselineSettings] = Field(
+        description="Images that no learned generator made, for arms."
+    )
     filters: dict[Name, FilterSettings] = Field(description="Choices among generated images, for arms.")
     arms: dict[Name, ArmSettings] = Field(min_length=1)
     cross_datasets: dict[Name, CrossSettings] = Field(
@@ -477,16 +491,30 @@ class Params(Settings):
 
     def _check_generators(self) -> None:
         """See that each arm's images are made, and nothing that no arm asks for."""
-        train_on, imports, filters = self.generator.train_on, set(self.imports), set(self.filters)
-        for section, names in (("imports", imports), ("filters", filters)):
-            for name in sorted(names):
+        train_on = self.generator.train_on
+        sections: dict[str, Any] = {
+            "imports": self.imports,
+            "baselines": self.baselines,
+            "filters": self.filters,
+        }
+        owners: dict[str, str] = {}
+        for section, entries in sections.items():
+            for name in entries:
                 if name in _TRAIN_ON:
                     raise ValueError(f"{section}.{name}: the name is IMAGPose's own {name}; choose another")
-        for name in sorted(imports & filters):
-            raise ValueError(f"filters.{name}: the name is taken by imports.{name}; choose another")
+                if name in owners:
+                    raise ValueError(f"{section}.{name}: the name is taken by {owners[name]}; choose another")
+                owners[name] = f"{section}.{name}"
+        for name, baseline in self.baselines.items():
+            if baseline.kind == "rendered" and self.dataset.root != WORLD:
+                raise ValueError(
+                    f"baselines.{name}.kind is rendered; expected another where dataset.root is "
+                    f"{self.dataset.root}: only the people of {WORLD} can be rendered"
+                )
         # Every recipe, its generator, and the generators that it may have beside IMAGPose
-        recipes = [(f"arms.{name}", arm.generator, [*filters, *imports]) for name, arm in self.arms.items()]
-        recipes += [(f"filters.{name}", entry.generator, [*imports]) for name, entry in self.filters.items()]
+        made = [*self.imports, *self.baselines]
+        recipes = [(f"arms.{name}", arm.generator, [*made, *self.filters]) for name, arm in self.arms.items()]
+        recipes += [(f"filters.{name}", entry.generator, made) for name, entry in self.filters.items()]
         for key, generator, others in recipes:
             if generator not in (*train_on, *others):
                 mend = (
@@ -502,9 +530,25 @@ class Params(Settings):
                     "images do not say of which real ones they were made"
                 )
         generators = {generator for _, generator, _ in recipes}
-        for name in sorted((imports | filters) - generators):
-            section = "imports" if name in imports else "filters"
-            raise ValueError(f"{section}.{name}: no arm has generator {name}; add one or take it out")
+        for name, owner in sorted(owners.items()):
+            if name not in generators:
+                raise ValueError(f"{owner}: no arm has generator {name}; add one or take it out")
+
+    @property
+    def planned(self) -> list[str]:
+        """Generators whose images are made by a plan."""
+        return [*self.generator.train_on, *self.baselines]
+
+    def rendered_world(self) -> WorldSettings:
+        """Return the embedded world, at the size of the data set's images.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.world is None:
+            raise ValueError("world is null; expected its settings (profiles/embedded.yaml has them)")
+        size = {"height": self.dataset.height, "width": self.dataset.width}
+        return WorldSettings(**self.world.model_dump(), **size)
 
     @property
     def tested_on(self) -> str:
@@ -533,6 +577,15 @@ class Params(Settings):
         """Return the section with the settings of an arm's re-ID models: reid, or judges.<name>."""
         judge = self.judge_of(arm)
         return f"judges.{judge}" if judge else "reid"
+
+    @property
+    def bounds(self) -> dict[str, str]:
+        """For each arm the one that has rendered images in place of its own, where there is one."""
+        rendered = [name for name, baseline in self.baselines.items() if baseline.kind == "rendered"]
+        bounds = {name: arm for name, arm in self.arms.items() if arm.generator in rendered}
+        recipes = {arm.model_dump_json(exclude={"generator"}): name for name, arm in bounds.items()}
+        own = {name: arm.model_dump_json(exclude={"generator"}) for name, arm in self.arms.items()}
+        return {name: recipes[recipe] for name, recipe in own.items() if recipe in recipes}
 
     @property
     def families(self) -> list[list[str]]:

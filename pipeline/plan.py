@@ -141,14 +141,14 @@ def main() -> None:
     params, index = load_params(), read_index().set_index("image", drop=False)
     subsets = {percent: read_subset(percent) for percent in {*params.subset.percents, 100}}
     sizes, poses = {percent: len(images) for percent, images in subsets.items()}, read_pose_table()
-    generators = [*params.generator.train_on, *params.imports, *params.filters]
+    generators = [*params.planned, *params.imports, *params.filters]
     with atomic(PLANS) as folder:
         for generator in progress(generators, total=len(generators), desc="planning"):
             needs = params.needs(generator, sizes)
             write_json(
                 {str(percent): count for percent, count in needs.items()}, folder / f"{generator}.json"
             )
-            for percent in params.subset.percents if generator in params.generator.train_on else []:
+            for percent in params.subset.percents if generator in params.planned else []:
                 images = subsets[percent]
                 visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)
                 plan = make_plan(index.loc[images], visible, needs.get(percent, 0), percent, params.plan)

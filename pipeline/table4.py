@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.artifacts import (
+    BOUND_COLUMN,
     CROSS,
     CROSS_COLUMNS,
     HEADLINE,
@@ -30,7 +31,15 @@ from pipeline.runtime.fonts import show_names
 from pipeline.runtime.outputs import atomic, read_csv, write_csv, write_json
 from pipeline.runtime.page import COLOURS
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.statistics import INTERVALS, Summary, aligned_table, half_width, result_cells, summarise
+from pipeline.shared.statistics import (
+    INTERVALS,
+    Summary,
+    aligned_table,
+    half_width,
+    result_cells,
+    result_titles,
+    summarise,
+)
 
 _KEY = ["arm", "train_on", "percent", "seed"]
 _TITLES = {
@@ -93,6 +102,8 @@ def collect(params: Params) -> pd.DataFrame:
             )
     if params.judges:
         rows = rows.assign(**{JUDGE_COLUMN: judge})
+    if bounds := params.bounds:
+        rows = rows.assign(**{BOUND_COLUMN: rows.arm.map(lambda arm: bounds.get(arm, ""))})
     for name in params.cross_datasets:
         results = read_csv(CROSS / f"{name}.csv", CROSS_COLUMNS, f"cross@{name}")
         rows = rows.merge(results, on=list(CROSS_COLUMNS), how="left", validate="many_to_one")
@@ -106,7 +117,8 @@ def render(summary: Summary, dataset: str) -> str:
     percents = sorted({percent for _, _, cells in arms for percent in cells}, key=int)
     titles = [f"{percent} %" for percent in percents]
     seeds = "-".join(map(str, sorted({cell["seeds"] for _, _, cells in arms for cell in cells.values()})))
-    judges = has_judges(summary)
+    judges, bound = has_judges(summary), has_bounds(summary)
+    titles_of_cells = ["", *result_titles(with_bound=bound)]
     who = ["arm", "generator saw", *(["judge"] if judges else [])]
     names = [
         [arm, _saw(source), *([judge_of(cells)] if judges else [])] for arm, source, cells in arms
@@ -122,20 +134,24 @@ def render(summary: Summary, dataset: str) -> str:
         "With 95 % intervals over the seeds; gain over standard paired by seed; recovered share of the gap "
         "between standard and 100 % real images:",
         aligned_table(
-            ["real", *who, "images", *2 * ["", "gain", "recovered"]],
+            ["real", *who, "images", *2 * titles_of_cells],
             [
                 [
                     f"{percent} %",
                     *name,
                     f"{cells[percent]['n_real']} + {cells[percent]['n_synthetic']}",
-                    *(text for metric in ("rank1", "mAP") for text in result_cells(cells[percent][metric])),
+                    *(
+                        text
+                        for metric in ("rank1", "mAP")
+                        for text in result_cells(cells[percent][metric], with_bound=bound)
+                    ),
                 ]
                 for percent in percents
                 for name, (_, _, cells) in zip(names, arms, strict=True)
                 if percent in cells
             ],
             left=1 + len(who),
-            titles={2 + len(who): "rank-1 (%)", 5 + len(who): "mAP (%)"},
+            titles={2 + len(who): "rank-1 (%)", 2 + len(who) + len(titles_of_cells): "mAP (%)"},
         ),
     ]
     others = [name for name in _metrics(summary) if name not in ("rank1", "mAP")]
@@ -158,7 +174,9 @@ def render(summary: Summary, dataset: str) -> str:
             [[method, *_published(values)] for method, values in PUBLISHED.items()],
             left=1,
         ),
-        INTERVALS + " A share is left out where the gap or the gain is not surely there.",
+        INTERVALS
+        + " A share is left out where the gap or the gain is not surely there."
+        + (" The possible gain is that of rendered images in an arm's place." if bound else ""),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -175,6 +193,12 @@ def judge_of(cells: dict[str, dict[str, Any]]) -> str:
 def has_judges(summary: Summary) -> bool:
     """Tell whether another judge than that of the section reid stands in the table."""
     return any(JUDGE_COLUMN in cell for _, _, cells in _arms(summary) for cell in cells.values())
+
+
+def has_bounds(summary: Summary) -> bool:
+    """Tell whether the table says what share of the possible gain an arm has."""
+    cells = [cell for _, _, by_percent in _arms(summary) for cell in by_percent.values()]
+    return any("possible" in cell["rank1"] for cell in cells)
 
 
 def label(arm: str, train_on: str, cells: dict[str, dict[str, Any]]) -> str:

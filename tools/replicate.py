@@ -22,12 +22,19 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from common.settings import Settings
-from pipeline.artifacts import JUDGE_COLUMN, RESULT_COLUMNS, SCORES, TABLE4, is_standard
+from pipeline.artifacts import BOUND_COLUMN, JUDGE_COLUMN, RESULT_COLUMNS, SCORES, TABLE4, is_standard
 from pipeline.params import load, load_params, parse_params
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.scratch import SCRATCH, hold
 from pipeline.runtime.stage import command_line, stage_main
-from pipeline.shared.statistics import INTERVALS, aligned_table, difference, result_cells, summarise
+from pipeline.shared.statistics import (
+    INTERVALS,
+    aligned_table,
+    difference,
+    result_cells,
+    result_titles,
+    summarise,
+)
 
 SCORES_PIPELINE = Path("experiments/scores/dvc.yaml")
 _SCORE = "score_"  # prefix of the columns of scores
@@ -217,8 +224,8 @@ def gains(rows: pd.DataFrame, settings: Replication) -> str:
         about.append(f"Scores of generated images of strangers are those of {settings.scores}.")
     judges = [JUDGE_COLUMN] if JUDGE_COLUMN in rows else []
     header = [*columns, "real", "arm", "generator saw", *judges, "models"]
-    header += ["rank-1 (%)", "gain", "recovered"]
-    header += ["mAP (%)", "gain", "recovered", *(score.removeprefix(_SCORE) for score in scores)]
+    titles = result_titles(with_bound=BOUND_COLUMN in rows)
+    header += ["rank-1 (%)", *titles, "mAP (%)", *titles, *(score.removeprefix(_SCORE) for score in scores)]
     blocks = [" ".join(about), aligned_table(header, lines, left=len(columns) + 3 + len(judges))]
     if comparisons:
         blocks += [
@@ -246,8 +253,8 @@ def _arm_lines(part: pd.DataFrame, columns: list[str], scores: list[str]) -> lis
                     saw,
                     *([cell[JUDGE_COLUMN]] if JUDGE_COLUMN in cell else []),
                     str(cell["seeds"]),
-                    *result_cells(cell["rank1"]),
-                    *result_cells(cell["mAP"]),
+                    *result_cells(cell["rank1"], with_bound=BOUND_COLUMN in part),
+                    *result_cells(cell["mAP"], with_bound=BOUND_COLUMN in part),
                     *values,
                 ]
                 for percent, cell in cells.items()

@@ -7,7 +7,14 @@ import pandas as pd
 from scipy import stats
 
 from common.seeding import make_rng
-from pipeline.artifacts import GENERATOR_COLUMN, JUDGE_COLUMN, METRICS, RESULT_COLUMNS, is_standard
+from pipeline.artifacts import (
+    BOUND_COLUMN,
+    GENERATOR_COLUMN,
+    JUDGE_COLUMN,
+    METRICS,
+    RESULT_COLUMNS,
+    is_standard,
+)
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000  # of a bootstrap
@@ -26,10 +33,11 @@ def summarise(rows: pd.DataFrame) -> Summary:
     than "standard" also have gain, gain_low and gain_high, the difference to "standard" at the same percent,
     paired by seed, and recovered, the gain as a share of the gap between "standard" and 100 % real images.
     Where there are several judges, a cell has judge too, and an arm's "standard" is that of its own judge.
-    All are in percent or points, except recovered, a ratio.
+    Where the rows name bounds, there is possible too: the gain as a share of that of the arm that is the
+    bound. All are in percent or points, except recovered and possible, which are ratios.
 
-    A value is None if it cannot be known: the interval with one seed, and recovered if the gain or the gap is
-    not significant, that is if its 95 % interval, paired by seed too, includes 0.
+    A value is None if it cannot be known: the interval with one seed, and a share if one of the two
+    differences is not significant, that is if its 95 % interval, paired by seed too, includes 0.
 
     Args:
         rows: One row per model, with the columns of `RESULT_COLUMNS`. With a column `run`, models of several
@@ -41,7 +49,8 @@ def summarise(rows: pd.DataFrame) -> Summary:
     metrics = [
         name
         for name in rows.columns
-        if name in METRICS or name not in (*RESULT_COLUMNS, GENERATOR_COLUMN, JUDGE_COLUMN, *key)
+        if name in METRICS
+        or name not in (*RESULT_COLUMNS, GENERATOR_COLUMN, JUDGE_COLUMN, BOUND_COLUMN, *key)
     ]
     summary: Summary = {}
     for (arm, train_on, percent), models in rows.groupby(["arm", "train_on", "percent"], sort=False):
@@ -69,6 +78,9 @@ def summarise(rows: pd.DataFrame) -> Summary:
                 reference = alone[alone.percent == percent].set_index(key)[metric]
                 full = alone[alone.percent == 100].set_index(key)[metric]
                 numbers |= _gain(values, reference, full)
+                if BOUND_COLUMN in rows:
+                    bound = rows[(rows.arm == models[BOUND_COLUMN].iloc[0]) & (rows.percent == percent)]
+                    numbers["possible"] = _share(values - reference, bound.set_index(key)[metric] - reference)
             cell[metric] = {name: None if x is None else round(float(x), 3) for name, x in numbers.items()}
         summary.setdefault(str(arm), {}).setdefault(str(train_on), {})[str(percent)] = cell
     return summary
@@ -77,10 +89,15 @@ def summarise(rows: pd.DataFrame) -> Summary:
 def _gain(values: pd.Series, reference: pd.Series, full: pd.Series) -> dict[str, float | None]:
     """Return gain, gain_low, gain_high and recovered of one arm, percent and metric; see `summarise`."""
     gain, gain_low, gain_high = interval((values - reference).dropna())
-    gap, gap_low, gap_high = interval((full - reference).dropna())
-    significant = _excludes_zero(gain, gain_low, gain_high) and _excludes_zero(gap, gap_low, gap_high)
-    recovered = gain / gap if gain and gap and gap > 0 and significant else None
+    recovered = _share(values - reference, full - reference)
     return {"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "recovered": recovered}
+
+
+def _share(part: pd.Series, whole: pd.Series) -> float | None:
+    """Return a mean difference as a share of another one; None unless both are surely there."""
+    (mean, low, high), (most, most_low, most_high) = (interval(values.dropna()) for values in (part, whole))
+    significant = _excludes_zero(mean, low, high) and _excludes_zero(most, most_low, most_high)
+    return mean / most if mean and most and most > 0 and significant else None
 
 
 def difference(rows: pd.DataFrame, arm: str, other: str, metric: str = "rank1") -> dict[int, str]:
@@ -155,13 +172,23 @@ def _excludes_zero(mean: float | None, low: float | None, high: float | None) ->
     return mean is not None and (low is None or high is None or low > 0 or high < 0)
 
 
-def result_cells(metric: dict[str, Any]) -> list[str]:
-    """Write mean, gain and recovered share of one metric; a cell is empty if its value is not known."""
+def result_cells(metric: dict[str, Any], *, with_bound: bool) -> list[str]:
+    """Write mean, gain and recovered share of one metric; a cell is empty if its value is not known.
+
+    Args:
+        metric: Numbers of a cell of `summarise`.
+        with_bound: Write the share of the possible gain too.
+    """
     mean = f"{metric['mean']:.1f}{half_width(metric['mean'], metric['high'])}"
-    if metric.get("gain") is None:
-        return [mean, "", ""]
-    share = "" if metric["recovered"] is None else f"{round(100 * metric['recovered'])} %"
-    return [mean, f"{metric['gain']:+.1f}{half_width(metric['gain'], metric['gain_high'])}", share]
+    gain = metric.get("gain")
+    change = "" if gain is None else f"{gain:+.1f}{half_width(gain, metric['gain_high'])}"
+    shares = [metric.get(name) for name in ("recovered", *(["possible"] if with_bound else []))]
+    return [mean, change, *("" if share is None else f"{round(100 * share)} %" for share in shares)]
+
+
+def result_titles(*, with_bound: bool) -> list[str]:
+    """Name the columns of `result_cells` but for the first, which has the metric's own name."""
+    return ["gain", "recovered", *(["of possible"] if with_bound else [])]
 
 
 def half_width(mean: float | None, high: float | None) -> str:

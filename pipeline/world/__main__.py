@@ -13,7 +13,6 @@ from pipeline.runtime.outputs import atomic
 from pipeline.runtime.stage import command_line, stage_main
 from pipeline.runtime.workers import available_cores
 from pipeline.world.dataset import build
-from pipeline.world.settings import WorldSettings
 
 
 def main() -> None:
@@ -36,13 +35,10 @@ def main() -> None:
             (folder / "README.txt").write_text(note, encoding="utf-8")
         return
 
-    # The world has the size of the data set's images.
-    if params.world is None:
-        raise ValueError("world is null; expected its settings (profiles/embedded.yaml has them)")
-    values = params.world.model_dump() | {"height": params.dataset.height, "width": params.dataset.width}
+    world = params.rendered_world()
     if arguments.seed is not None:
-        values["seed"] = arguments.seed
-    build(WorldSettings(**values), arguments.root, available_cores())
+        world = world.model_copy(update={"seed": arguments.seed})
+    build(world, arguments.root, available_cores())
 
 
 if __name__ == "__main__":

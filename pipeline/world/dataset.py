@@ -15,7 +15,7 @@ from pipeline.runtime.stage import progress
 from pipeline.runtime.workers import worker_pool
 from pipeline.world.camera import sample_view
 from pipeline.world.settings import WorldSettings
-from pipeline.world.shots import Shot, render_shot, shots
+from pipeline.world.shots import Scene, Shot, scenes, shots, take
 from pipeline.world.stance import sample_stance
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"  # Market-1501's folders
@@ -57,6 +57,15 @@ def photos(settings: WorldSettings, job: Job) -> Iterator[tuple[str, Shot]]:
         yield f"{folder}/{shot.name(pid)}", shot
 
 
+def training_scenes(settings: WorldSettings) -> dict[str, Scene]:
+    """Return what every photo of the training identities shows, by its path relative to the root."""
+    return {
+        f"{TRAIN}/{scene.name(number + 1)}": scene
+        for number in range(settings.train_identities)
+        for scene in scenes(settings.seed, "train", number, settings.images_per_identity, settings.cameras)
+    }
+
+
 def _queries(seed: int, number: int, camids: list[int]) -> set[int]:
     """Draw which photos of a test identity are queries; `camids` are the cameras of all its photos."""
     rng = make_rng(seed, "test/query", number)
@@ -82,9 +91,9 @@ def stray_shot(settings: WorldSettings, kind: str, number: int) -> Shot:
     camid = 1 + int(rng.integers(settings.cameras))
     stance = sample_stance(settings.seed, kind, number)
     view = sample_view(settings.seed, kind, number, loose=loose)
+    scene = Scene(camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
     size = settings.height, settings.width
-    photo = render_shot(settings.seed, purpose, person, camid, stance, view, *size, settings.camera_strength)
-    return Shot(*photo, camid, 1 + int(rng.integers(5)), 100_000 + number, 1, stance, view)
+    return take(scene, settings.seed, purpose, person, *size, settings.camera_strength)
 
 
 _README = """The people on these images are rendered; nobody like them exists.

@@ -21,12 +21,9 @@ def purpose_camera(seed: int, purpose: str, camid: int, strength: float) -> Came
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
-    """One photo with everything that it was made from."""
+class Scene:
+    """What one photo of a person will show, before it is rendered."""
 
-    image: np.ndarray  # uint8 [height, width, 3], RGB
-    keypoints: np.ndarray  # float32 [18, 3]: x, y in pixels, score; all 0 where not visible
-    mask: np.ndarray  # bool [height, width]: the person, where nothing hides them
     camid: int  # from 1
     sequence: int  # from 1
     frame: int
@@ -38,6 +35,15 @@ class Shot:
         """Return the Market-1501 file name; ``pid`` -1 is junk, 0 a distractor."""
         who = "-1" if pid == -1 else f"{pid:04d}"
         return f"{who}_c{self.camid}s{self.sequence}_{self.frame:06d}_{self.box:02d}.jpg"
+
+
+@dataclass(frozen=True, eq=False)
+class Shot(Scene):
+    """One photo with everything that it was made from."""
+
+    image: np.ndarray  # uint8 [height, width, 3], RGB
+    keypoints: np.ndarray  # float32 [18, 3]: x, y in pixels, score; all 0 where not visible
+    mask: np.ndarray  # bool [height, width]: the person, where nothing hides them
 
 
 def render_shot(
@@ -63,17 +69,8 @@ def render_shot(
     return render(sample_person(seed, purpose, pid), stance, camera, view, height, width, passer_by)
 
 
-def shots(
-    seed: int,
-    purpose: str,
-    pid: int,
-    count: int,
-    n_cameras: int,
-    height: int,
-    width: int,
-    strength: float,
-) -> list[Shot]:
-    """Return all photos of one identity.
+def scenes(seed: int, purpose: str, pid: int, count: int, n_cameras: int) -> list[Scene]:
+    """Return what all photos of one identity will show.
 
     Four to six of the cameras see the person, each once or twice (a tracklet each). Within a tracklet the
     heading wanders by some degrees only; gait, arms, box and light differ from photo to photo.
@@ -85,12 +82,9 @@ def shots(
         pid: Number of the identity within the purpose, >= 0.
         count: Number of photos.
         n_cameras: Cameras in the set, at most 9 if the photos are to be named after Market-1501.
-        height: Rows of an image.
-        width: Columns of an image.
-        strength: How strongly the cameras distort colours; see `sample_camera`.
 
     Returns:
-        ``count`` shots, by camera and tracklet.
+        ``count`` scenes, by camera and tracklet.
     """
     # Every camera that sees the person takes one photo; the other photos fall to these cameras at random.
     rng = make_rng(seed, f"{purpose}/shots", pid)
@@ -112,8 +106,42 @@ def shots(
             )
             stance = sample_stance(seed, purpose, *index, heading=heading)
             view = sample_view(seed, purpose, *index)
-            camid = int(camera) + 1
-            photo = render_shot(seed, purpose, pid, camid, stance, view, height, width, strength)
             frame = first_frame + 9_000 * tracklet + 25 * i
-            result.append(Shot(*photo, camid, first_sequence + tracklet, frame, 1 + i % 3, stance, view))
+            result.append(Scene(int(camera) + 1, first_sequence + tracklet, frame, 1 + i % 3, stance, view))
     return result
+
+
+def shots(
+    seed: int,
+    purpose: str,
+    pid: int,
+    count: int,
+    n_cameras: int,
+    height: int,
+    width: int,
+    strength: float,
+) -> list[Shot]:
+    """Return all photos of one identity: its `scenes`, rendered.
+
+    Args:
+        seed: Seed of the world.
+        purpose: Whose photos, as in `scenes`.
+        pid: Number of the identity within the purpose, >= 0.
+        count: Number of photos.
+        n_cameras: Cameras in the set.
+        height: Rows of an image.
+        width: Columns of an image.
+        strength: How strongly the cameras distort colours; see `sample_camera`.
+    """
+    return [
+        take(scene, seed, purpose, pid, height, width, strength)
+        for scene in scenes(seed, purpose, pid, count, n_cameras)
+    ]
+
+
+def take(scene: Scene, seed: int, purpose: str, pid: int, height: int, width: int, strength: float) -> Shot:
+    """Render a scene of an identity; the arguments are those of `shots`."""
+    image, keypoints, mask = render_shot(
+        seed, purpose, pid, scene.camid, scene.stance, scene.view, height, width, strength
+    )
+    return Shot(**vars(scene), image=image, keypoints=keypoints, mask=mask)

@@ -138,6 +138,25 @@ def test_a_generator_needs_what_its_largest_arm_has_whole_or_filtered() -> None:
     assert params.needs("subset", sizes) == {20: 100, 60: 100}
 
 
+def test_the_bound_of_an_arm_has_rendered_images_in_its_place() -> None:
+    arms = {
+        "imagpose": {"generator": "all"},
+        "many": {"generator": "all", "ratio": 2.0},
+        "control": {"generator": "all", "repeat_real": True},
+        "perfect": {"generator": "perfect"},
+        "many_perfect": {"generator": "perfect", "ratio": 2.0},
+    }
+    baselines = {"perfect": {"kind": "rendered"}}
+    params = parse_params(changed({"arms": arms, "baselines": baselines}))
+    own = {"perfect": "perfect", "many_perfect": "many_perfect"}
+    assert params.bounds == {"imagpose": "perfect", "many": "many_perfect"} | own
+    assert params.families == [["imagpose", "many"], ["perfect", "many_perfect"]]
+    assert params.train_on("perfect") == "other" and params.planned == ["all", "perfect"]
+    elsewhere = {"dataset.root": "datasets/x", "poses.path": "x.csv", "world": None}
+    with pytest.raises(ParamsError, match=r"baselines.perfect.kind is rendered; expected another where dat"):
+        parse_params(changed({"arms": arms, "baselines": baselines} | elsewhere))
+
+
 def test_an_arm_has_defaults_for_all_that_is_not_special_about_it() -> None:
     arms = {
         "imagpose": {"generator": "all"},

@@ -339,6 +339,19 @@ def test_gains_are_drawn_over_the_number_of_images_per_real_one() -> None:
     assert stage.draw_numbers(summary, [], "x").axes, "no arm has generated images"
 
 
+def test_a_gain_is_a_share_of_what_rendered_images_gain() -> None:
+    perfect = models("perfect", "other", 20, [70.0, 72.0, 75.0])
+    rows = pd.concat([ROWS, perfect]).assign(bound=lambda rows: rows.arm.map({"imagpose": "perfect"}))
+    summary = summarise(rows)
+    cell = summary["imagpose"]["all"]["20"]["rank1"]
+    assert cell["possible"] == pytest.approx((32 / 3) / (61 / 3), abs=1e-3)
+    assert summary["perfect"]["other"]["20"]["rank1"]["possible"] is None
+    text = stage.render(summary, "x")
+    row = next(line for line in text.splitlines() if line.startswith("| 20 %  | imagpose"))
+    assert "of possible" in text and row.count("52 %") == 2
+    assert "of possible" not in stage.render(summarise(ROWS), "x")
+
+
 def test_arms_at_100_percent_have_a_gain_and_no_share_of_a_gap() -> None:
     beyond = models("imagpose", "all", 100, [71.0, 72.0, 76.0])
     summary = summarise(pd.concat([ROWS, beyond]))
