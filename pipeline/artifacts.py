@@ -71,7 +71,10 @@ def read_poses(images: Sequence[str]) -> NDArray[np.float32]:
 
 # --- subset, plan -------------------------------------------------------------------------------------------
 SUBSETS = Path("data/subsets")  # <percent>.csv, and 100.csv with all training images
-PLANS = Path("data/plans")  # <generator>.json, and <generator>/<percent>.csv where IMAGPose makes the images
+PLANS = Path(
+    "data/plans"
+)  # <generator>/NEEDS, and <generator>/<percent>.csv of generators that follow a plan
+NEEDS = "needs.json"
 PLAN_COLUMNS = {
     "name": str,  # file name of the synthetic image: `speaking_stem` of its first source and a counter
     "pid": int,
@@ -97,7 +100,7 @@ def read_plan(generator: str, percent: int) -> pd.DataFrame:
 
 def read_needs(generator: str) -> dict[int, int]:
     """Read how many images of a generator its largest arm needs, by the percents at which one needs any."""
-    file = PLANS / f"{generator}.json"
+    file = PLANS / generator / NEEDS
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; run the stage 'plan', which writes it")
     return {int(percent): count for percent, count in json.loads(file.read_text(encoding="utf-8")).items()}

@@ -97,6 +97,8 @@ def problems(params: Params) -> list[str]:
     for section, reid in params.judge_settings.items():
         mistakes.look(check_judge, section, reid)
     for name, settings in params.imports.items():
+        if settings.jobs:
+            continue  # they are written after the plan, which comes after this stage
         arms = [arm for arm, recipe in params.arms.items() if params.made_by(recipe.generator) == name]
         for percent in sorted({percent for arm in arms for percent in params.percents_of(arm)}):
             mistakes.look(check_import, f"imports.{name}.folder", settings.folder, percent)

@@ -9,6 +9,9 @@ which begin as in Market-1501 (0002_c1...), or in a table manifest.csv beside th
 (path in that folder), pid and, where it is known, camid. JPEGs are copied as they are; PNGs become JPEGs and
 keep their XMP, where marks of synthetic images stand.
 
+Of an entry with `jobs: true` the folder is that of `python -m tools.jobs`: every planned image must be there,
+in the size of the real ones.
+
 No image may be a copy of a real one: that would teach what a subset lacks, or the test. Copies, re-compressed
 and resized ones too, are left out and listed in data/copies/<its name>.csv. Images of another shape than the
 real ones, such as panels of several pictures, are refused.
@@ -26,7 +29,7 @@ import pandas as pd
 from PIL import Image
 
 from common.seeding import make_rng
-from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index, read_needs
+from pipeline.artifacts import COPIES, MANIFEST, SYNTHETIC, read_index, read_needs, read_plan
 from pipeline.datasets.copies import find_copies, hash_images
 from pipeline.datasets.images import read_image
 from pipeline.datasets.names import SUFFIXES, is_clutter, read_name, speaking_stem
@@ -36,7 +39,7 @@ from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
 from reid.cameras import NO_CAMERA
 
-_PERCENT = re.compile(r"[1-9]\d?", re.ASCII)  # 20, and not 0020, which may be an identity's folder
+_PERCENT = re.compile(r"100|[1-9]\d?", re.ASCII)  # 20, and not 0020, which may be an identity's folder
 _COUNTER = re.compile(r"(?P<stem>.*)(?P<counter>_g\d{4,})", re.ASCII)
 _MOST_XMP = 65_504  # bytes in a JPEG's one segment
 _SHAPE_MARGIN = 1.5  # beyond the narrowest and the widest real image
@@ -119,6 +122,43 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
+def match_jobs(rows: pd.DataFrame, folder: Path, plan: pd.DataFrame, size: tuple[int, int]) -> pd.DataFrame:
+    """Match the results of jobs with their plan: one image of the right size for each row.
+
+    Args:
+        rows: Images, as `list_folder` lists them.
+        folder: Folder that holds them.
+        plan: The plan of which the jobs were written.
+        size: Width and height that an image must have, pixels.
+
+    Returns:
+        The plan with file, the path of each image in the folder.
+
+    Raises:
+        ValueError: An image is missing, is in no job, or has another size.
+    """
+    files = {Path(file).stem: file for file in rows.file}
+    missing = [name for name in plan.name if Path(name).stem not in files]
+    if missing:
+        raise ValueError(
+            f"{folder / missing[0]} is missing ({len(missing)} of {len(plan)} images are); the jobs name it"
+        )
+    strangers = sorted(set(files) - {Path(name).stem for name in plan.name})
+    if strangers:
+        raise ValueError(
+            f"{folder / files[strangers[0]]} is the result of no job ({len(strangers)} such images); remove "
+            "it, or write the jobs again if the plan has changed"
+        )
+    for file in files.values():
+        found = read_image(folder / file).size
+        if found != size:
+            raise ValueError(
+                f"{folder / file} is {found[0]} x {found[1]} pixels; expected {size[0]} x {size[1]}, as the "
+                "jobs say"
+            )
+    return plan.assign(file=[files[Path(name).stem] for name in plan.name])
+
+
 def check_shapes(rows: pd.DataFrame, folder: Path, real: pd.DataFrame) -> None:
     """Raise a ValueError if an image has another shape than real images have, by more than a half.
 
@@ -166,13 +206,14 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
     """Write images to a folder, in the order of their files, and return its manifest.
 
     Args:
-        rows: Images, as `list_folder` lists them.
+        rows: Images, as `list_folder` lists them or `match_jobs` returns them.
         folder: Folder that holds them.
         known: Training identities; images of others could not be trained on, or would leak the test.
         output: Folder to write to, which exists.
 
     Returns:
-        Columns name, pid, camid, order, file (where the image came from) and md5.
+        Columns name, pid, camid, order, file (where the image came from) and md5; of jobs, those of the
+        plan too.
 
     Raises:
         ValueError: An identity is not in training, or a file is refused by `read_image`.
@@ -184,15 +225,13 @@ def import_folder(rows: pd.DataFrame, folder: Path, known: set[int], output: Pat
             f"{folder / first.file} shows identity {first.pid}, which is no training identity of "
             f"data/index.csv ({len(strangers)} such images)"
         )
-    names = _names(rows)
-    manifest = []
-    for row in progress(rows.to_dict("records"), len(rows), f"importing {folder}"):
-        name = f"{names[row['file']]}.jpg"
-        _to_jpeg(folder / row["file"], output / name)
-        image = {"name": name, "pid": row["pid"], "camid": row["camid"], "file": row["file"]}
-        manifest.append(image | {"md5": md5(output / name)})
-    table = pd.DataFrame(manifest)
-    table.insert(3, "order", _order(table.pid))
+    if "name" not in rows:
+        names = _names(rows)
+        rows = rows.assign(name=[f"{names[file]}.jpg" for file in rows.file], order=_order(rows.pid))
+        rows = rows[["name", "pid", "camid", "order", "file"]]
+    for file, name in progress(zip(rows.file, rows.name, strict=True), len(rows), f"importing {folder}"):
+        _to_jpeg(folder / file, output / name)
+    table = rows.assign(md5=[md5(output / name) for name in rows.name])
     write_csv(table, output / MANIFEST)
     return table
 
@@ -249,6 +288,7 @@ def main() -> None:
         raise ValueError(f"the import is {name}; expected one of {', '.join(params.imports) or 'none'}")
     index, folder = read_index(), params.imports[name].folder
     known = set(index.pid[index.split == "train"])
+    size = params.dataset.width - 2 * params.dataset.border, params.dataset.height
     hashes = hash_images([params.dataset.root / image for image in index.image], "hashing real images")
     used: set[Path] = set()
     copies: list[pd.DataFrame] = []
@@ -257,7 +297,10 @@ def main() -> None:
             (output / str(percent)).mkdir(parents=True)
             images, rows = list_folder(folder, percent)
             used |= {images / file for file in rows.file} | {images / MANIFEST}
-            check_shapes(rows, images, index)
+            if params.imports[name].jobs:
+                rows = match_jobs(rows, images, read_plan(name, percent), size)
+            else:
+                check_shapes(rows, images, index)
             copies.append(list_copies(rows, images, index, hashes).assign(percent=percent))
             rows = rows[~rows.file.isin(copies[-1].file)]
             if rows.empty:

@@ -242,6 +242,11 @@ class ImportSettings(Settings):
         strict=False,
         description="folder of images for every subset, or with a folder per percent: 20/, 40/, ...",
     )
+    jobs: bool = Field(
+        default=False,
+        description="true: the folder has the jobs of `python -m tools.jobs` and their results, one for each "
+        "planned image",
+    )
 
 
 class BaselineSettings(Settings):
@@ -537,7 +542,8 @@ class Params(Settings):
     @property
     def planned(self) -> list[str]:
         """Generators whose images are made by a plan."""
-        return [*self.generator.train_on, *self.baselines]
+        jobs = [name for name, entry in self.imports.items() if entry.jobs]
+        return [*self.generator.train_on, *self.baselines, *jobs]
 
     def rendered_world(self) -> WorldSettings:
         """Return the embedded world, at the size of the data set's images.

@@ -1,8 +1,8 @@
 """Stage `plan`: who is generated from which images, in which pose, with which noise.
 
-Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<generator>.json, how many images
-the arms need, and data/plans/<generator>/<percent>.csv, which ones IMAGPose is to make. A plan is made of the
-images of its subset alone; of the others it knows only how many they are.
+Reads data/index.csv, data/poses.csv and data/subsets/; writes data/plans/<generator>/: needs.json, how many
+images the arms need, and of generators that follow a plan <percent>.csv, which ones they are. A plan is made
+of the images of its subset alone; of the others it knows only how many they are.
 """
 
 from collections import Counter
@@ -13,7 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.seeding import make_rng, make_seed
-from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_index, read_pose_table, read_subset, to_keypoints
+from pipeline.artifacts import (
+    NEEDS,
+    PLAN_COLUMNS,
+    PLANS,
+    read_index,
+    read_pose_table,
+    read_subset,
+    to_keypoints,
+)
 from pipeline.datasets.names import speaking_stem
 from pipeline.params import PlanSettings, load_params
 from pipeline.runtime.outputs import atomic, write_csv, write_json
@@ -141,13 +149,11 @@ def main() -> None:
     params, index = load_params(), read_index().set_index("image", drop=False)
     subsets = {percent: read_subset(percent) for percent in {*params.subset.percents, 100}}
     sizes, poses = {percent: len(images) for percent, images in subsets.items()}, read_pose_table()
-    generators = [*params.planned, *params.imports, *params.filters]
+    generators = dict.fromkeys([*params.planned, *params.imports, *params.filters])
     with atomic(PLANS) as folder:
         for generator in progress(generators, total=len(generators), desc="planning"):
             needs = params.needs(generator, sizes)
-            write_json(
-                {str(percent): count for percent, count in needs.items()}, folder / f"{generator}.json"
-            )
+            write_json({str(percent): count for percent, count in needs.items()}, folder / generator / NEEDS)
             for percent in params.subset.percents if generator in params.planned else []:
                 images = subsets[percent]
                 visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)

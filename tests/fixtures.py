@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import plan, poses, subset
-from pipeline.artifacts import PLANS, SYNTHETIC, read_subset
+from pipeline.artifacts import NEEDS, PLANS, SYNTHETIC, read_subset
 from pipeline.datasets.indexing import index_dataset
 from pipeline.params import IndexSettings, Params, load_params
 from pipeline.runtime.outputs import write_csv, write_json
@@ -56,7 +56,7 @@ def workspace(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     settings = params.plan.model_copy(update={"min_keypoints": 1})
     manifest = plan.make_plan(half, np.full(len(half), 18), 12, 50, settings)
     save_method(SYNTHETIC / "all" / "50", manifest[manifest.order < 12].assign(md5="-"), 1000)
-    write_json({"50": 12}, PLANS / "all.json")
+    write_json({"50": 12}, PLANS / "all" / NEEDS)
     return params
 
 

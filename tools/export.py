@@ -23,7 +23,7 @@ from pipeline.datasets.market1501 import FOLDERS
 from pipeline.datasets.names import speaking_stem
 from pipeline.datasets.synthetic import read_arm
 from pipeline.datasets.table import TABLE
-from pipeline.params import ArmSettings, Params, load_params
+from pipeline.params import ArmSettings, BaselineKind, Params, load_params
 from pipeline.runtime.hashes import model_hash
 from pipeline.runtime.outputs import atomic, link_or_copy, write_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
@@ -33,6 +33,10 @@ Layout = Literal["market1501", "table"]
 
 EXPORTS = Path("exports")
 MARKET, LINK, CARD, LIST = "Market-1501-v15.09.15", "market1501", "README.md", "synthetic.csv"
+_BASELINES: dict[BaselineKind, str] = {
+    "pasted": "people were cut out of their source image and pasted into the surroundings of another one",
+    "rendered": "the people of the embedded world were rendered again",
+}
 _ANY_CAMERA = 1  # of training images without a camera: loaders want one, and no training looks at it
 
 
@@ -218,6 +222,9 @@ def _origin(name: str, percent: int, synthetic: pd.DataFrame, params: Params) ->
         return "Nothing."
     where = f"`{LIST}` lists the synthetic images, all for training, with their identities."
     arm = params.arms[name]
+    made_by = params.made_by(arm.generator)
+    if made_by in params.baselines:
+        return f"{where} No learned generator made them: {_BASELINES[params.baselines[made_by].kind]}."
     if train_on == "other":
         return f"{where} Another generator made them; they were imported as `{SYNTHETIC / arm.generator}`."
     model = generator_folder(train_on, percent)

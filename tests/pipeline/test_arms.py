@@ -10,10 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from generator.sample import IMAGPosePipeline
+from pipeline import (
+    contact_sheets,
+    generate,
+    import_images,
+    index,
+    plan,
+    poses,
+    subset,
+    table4,
+    train_generator,
+    train_reid,
+)
 from pipeline import filter as filter_
-from pipeline import generate, import_images, index, plan, poses, subset, table4, train_generator, train_reid
 from pipeline.artifacts import read_index, read_plan, read_subset
 from pipeline.params import load_params
 from pipeline.runtime.hashes import md5
@@ -243,3 +255,32 @@ def test_more_images_are_generated_beside_those_that_are_there(
     made.clear()
     ask_for(6.5)
     assert sum(made) < 16 + 4, "the whole batches are there"
+
+
+def test_at_a_share_at_which_no_arm_has_images_none_are_made(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at 100 % real, where nothing is left to fill up: the row of real images alone stands there."""
+    for name in ("data", "models"):
+        shutil.copytree(project / name, tmp_path / name, ignore=shutil.ignore_patterns("reid"))
+    monkeypatch.chdir(tmp_path)
+    params = change(read_yaml(project / "params.yaml"), {"subset.percents": [50, 100]})
+    arms = {"imagpose": {"generator": "all"}, "leak_free": {"generator": "subset", "ratio": 1.0}}
+    write_params(tmp_path, params | {"arms": arms, "imports": {}, "filters": {}})
+    for stage in (subset, plan):
+        call(stage)
+    for generator in ("all", "subset"):
+        call(generate, generator, "100")
+        assert [file.name for file in Path(f"data/synthetic/{generator}/100").iterdir()] == ["manifest.csv"]
+        call(contact_sheets, generator, "100")
+        with Image.open(f"reports/contact_sheets/{generator}-100.png") as sheet:
+            assert sheet.height < 100
+    for arm in ("standard", *arms):
+        call(train_reid, arm)
+    call(table4)
+    table = pd.read_csv("reports/table4.csv")
+    assert table.groupby("arm").percent.apply(list).to_dict() == {
+        "standard": [50, 100],
+        "imagpose": [50],
+        "leak_free": [50],
+    }

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline import filter as stage
-from pipeline.artifacts import PLANS
+from pipeline.artifacts import NEEDS, PLANS
 from pipeline.datasets.indexing import index_dataset
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import FilterSettings, IndexSettings, Params, load_params
@@ -57,7 +57,7 @@ def params(market: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
             paint(Path("data/synthetic/all") / str(percent) / name, shown)
     for percent in (40, 60):
         write_csv(pd.DataFrame(rows), f"data/synthetic/all/{percent}/manifest.csv")
-    write_json({"40": len(rows), "60": len(rows)}, PLANS / "strict.json")
+    write_json({"40": len(rows), "60": len(rows)}, PLANS / "strict" / NEEDS)
     shipped = load_params(REPOSITORY / "profiles/embedded.yaml")
     encoder = REPOSITORY / shipped.generator.image_encoder
     return shipped.model_copy(
@@ -104,7 +104,7 @@ def test_it_looks_at_the_images_that_an_arm_without_it_would_have(
 ) -> None:
     """More images of another arm of the generator do not change a filtered arm."""
     whole = run(params, monkeypatch)
-    write_json({"40": 3, "60": 6}, PLANS / "strict.json")
+    write_json({"40": 3, "60": 6}, PLANS / "strict" / NEEDS)
     scores = run(params, monkeypatch)
     pd.testing.assert_frame_equal(scores[40], whole[40].head(3))
     pd.testing.assert_frame_equal(scores[60], whole[60])

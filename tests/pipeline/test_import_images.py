@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline import import_images as stage
-from pipeline.artifacts import PLANS
+from pipeline.artifacts import NEEDS, PLANS
 from pipeline.datasets.marks import Mark, read_mark
 from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import Params, parse_params
@@ -40,7 +40,7 @@ def run(workspace: Params, monkeypatch: pytest.MonkeyPatch, percents: tuple[int,
     values["imports"] = {"pidm": {"folder": "elsewhere/pidm"}}
     values["arms"]["pidm"] = {"generator": "pidm"}
     values["subset"]["percents"] = list(percents)
-    write_json(dict.fromkeys(percents, 4), PLANS / "pidm.json")
+    write_json(dict.fromkeys(percents, 4), PLANS / "pidm" / NEEDS)
     monkeypatch.setattr(stage, "load_params", lambda: parse_params(values))
     monkeypatch.setattr(sys, "argv", ["import_images", "pidm"])
     stage.main()

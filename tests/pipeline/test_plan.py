@@ -171,7 +171,7 @@ def test_the_stage_writes_a_plan_for_every_subset_and_what_the_arms_need() -> No
     files = run({"arms": {"imagpose": {"generator": "all"}}})
     plan = read_plan("all", 50)
     assert list(plan) == list(PLAN_COLUMNS) and sorted(plan.order[plan.order < 12]) == list(range(12))
-    assert set(files) == {"all.json", "all/50.csv"} and read_needs("all") == {50: 12}
+    assert set(files) == {"all/needs.json", "all/50.csv"} and read_needs("all") == {50: 12}
 
 
 @pytest.mark.usefixtures("project")

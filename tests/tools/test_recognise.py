@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from pipeline import index
-from pipeline.artifacts import PLANS
+from pipeline.artifacts import NEEDS, PLANS
 from pipeline.runtime.outputs import write_csv, write_json
 from tests import embedded, write_params
 from tools import recognise
@@ -83,7 +83,7 @@ def save_generated(*, with_sources: bool = True) -> None:
             if with_sources:
                 rows[-1]["sources"] = f"{person}_1_0.png|{person}_1_1.png"
     write_csv(pd.DataFrame(rows), folder / "manifest.csv")
-    write_json({"50": len(rows)}, PLANS / "all.json")
+    write_json({"50": len(rows)}, PLANS / "all" / NEEDS)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, file: Path) -> pd.DataFrame:
