@@ -3,17 +3,25 @@
 `python -m tools.verify data/synthetic/all/20`, or `data/synthetic/all` for all subsets at once, or any copy
 of such a folder. `--manifest` takes the manifest from elsewhere, which is safer: whoever alters images can
 alter the manifest beside them. The exit code is 1 if anything differs.
+
+With `--signatures` no manifest counts, but the signature inside each image (C2PA, `python -m tools.export
+--sign`): of an export, those of its synthetic images, and else of all images in the folder. The exit code is
+1 unless all are signed, by one of `--trust` if certificates are given.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import MANIFEST
-from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, Mark, read_mark
+from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, read_mark
+from pipeline.datasets.names import SUFFIXES
+from pipeline.datasets.signatures import Signature, read_signature
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import read_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
+from tools.export.layouts import LIST
 
 TABLES = (MANIFEST, "scores.csv")  # tables of stages beside images
 COLUMNS = {"name": str, "md5": str}
@@ -74,15 +82,51 @@ def _compare_mark(file: Path, row: dict[str, Any]) -> list[str]:
         mark = read_mark(file)
     except ValueError as error:
         return [f"its mark is gone: {error}"]
-    expected = Mark(row["generator"], row["sources"], row["pose"], row["seed"])
     reasons = [
-        f"its mark says {name} {getattr(mark, name)}, the manifest {getattr(expected, name)}"
+        f"its mark says {name} {getattr(mark, name)}, the manifest {row[name]}"
         for name in ("generator", "sources", "pose", "seed")
-        if getattr(mark, name) != getattr(expected, name)
+        if getattr(mark, name) != row[name]
     ]
     if row["digital_source_type"] != DIGITAL_SOURCE_TYPE:
         reasons.append("the manifest does not call it synthetic")
     return reasons
+
+
+def signatures(folder: Path, trusted: bytes | None) -> dict[Path, Signature]:
+    """Check the signatures of the synthetic images of an export, or of all images in another folder.
+
+    Args:
+        folder: The folder.
+        trusted: PEM of the certificates whose signatures count; None takes any.
+
+    Raises:
+        FileNotFoundError: There is no image, or one that the export lists is missing.
+    """
+    if (folder / LIST).is_file():
+        files = [folder / file for file in read_csv(folder / LIST, {"file": str}).file]
+    else:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no synthetic images")
+    if missing := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{missing[0]} is missing, which {folder / LIST} lists")
+    bar = progress(files, len(files), "verifying")
+    return {file.relative_to(folder): read_signature(file, trusted) for file in bar}
+
+
+def _verify_signatures(folder: Path, trust: Path | None) -> None:
+    """Print what is wrong with the signatures in a folder, and exit with 1 if anything is."""
+    found = signatures(folder, trust.read_bytes() if trust else None)
+    words = {"stranger": "signed by a stranger", "void": "its signature is void"}
+    for file, (state, detail) in found.items():
+        if state != "signed":
+            print(f"{words.get(state, state)}: {file}" + (f": {detail}" if detail else ""))
+    signers = Counter(detail for state, detail in found.values() if state == "signed")
+    for signer, count in signers.most_common():
+        print(f"{count} signed by {signer}")
+    if (wrong := len(found) - signers.total()) > 0:
+        sys.exit(f"verify: {folder}: {wrong} of {len(found)} images are not as they were signed")
+    print(f"{folder}: {len(found)} images, all as they were signed")
 
 
 def main() -> None:
@@ -90,10 +134,24 @@ def main() -> None:
     parser = command_line("verify", __doc__, "tools")
     parser.add_argument("folder", type=Path, help="folder of synthetic images, or of such folders")
     parser.add_argument("--manifest", type=Path, help="manifest of the folder, if not the one inside")
+    parser.add_argument("--signatures", action="store_true", help="check signatures in place of a manifest")
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="CERTIFICATES",
+        help="PEM file of those whose signatures count, or of those who vouch for them",
+    )
     arguments = parser.parse_args()
     folder, manifest = arguments.folder, arguments.manifest
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder")
+    if arguments.trust and not arguments.signatures:
+        raise ValueError("--trust has no meaning without --signatures")
+    if arguments.signatures:
+        if manifest:
+            raise ValueError("--manifest has no meaning with --signatures")
+        _verify_signatures(folder, arguments.trust)
+        return
     manifests = {manifest: folder} if manifest else {path: path.parent for path in folder.rglob(MANIFEST)}
     if not manifests:
         raise FileNotFoundError(f"{folder} holds no {MANIFEST}; name one with --manifest")

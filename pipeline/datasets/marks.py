@@ -1,11 +1,11 @@
 """Marks inside synthetic images: a model made them, which one, and from what.
 
-XMP carries IPTC's digital source type (Photo Metadata Standard 2025.1), which search engines, social networks
-and photo archives read, and how the image was made. EXIF says the same in words. The pixels stay the same. A
+XMP carries IPTC's digital source type and its fields about AI (Photo Metadata Standard 2025.1), which search
+engines, social networks and photo archives read. EXIF says the same in words. The pixels stay the same. A
 mark is a label and no proof: anybody can remove or forge it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Self
@@ -67,12 +67,14 @@ class Mark:
         sources: Source images, joined by |, as in the manifest.
         pose: Image whose keypoints are the target pose.
         seed: Seed of the image's noise.
+        guidance_scale: How strongly the image was led towards sources and pose; 1 is no guidance.
     """
 
     generator: str
     sources: str
     pose: str
     seed: int
+    guidance_scale: float
 
     def to_xmp(self) -> bytes:
         """Return the mark as an XMP packet; equal marks give equal bytes."""
@@ -80,6 +82,9 @@ class Mark:
             "Iptc4xmpExt:DigitalSourceType": DIGITAL_SOURCE_TYPE,
             "Iptc4xmpExt:AISystemUsed": "IMAGPose",
             "Iptc4xmpExt:AISystemVersionUsed": self.generator,
+            # In place of words, which this model does not read
+            "Iptc4xmpExt:AIPromptInformation": f"person of {self.sources}; pose of {self.pose}; "
+            f"guidance scale {self.guidance_scale:g}; seed {self.seed}",
             **{f"imagpose:{name}": str(value) for name, value in asdict(self).items()},
         }
         return _packet(values)
@@ -93,12 +98,12 @@ class Mark:
         """
         properties = _read_properties(packet)
         try:
-            generator, sources, pose, seed = (
-                properties[f"{{{_OURS}}}{name}"] for name in ("generator", "sources", "pose", "seed")
+            generator, sources, pose, seed, guidance = (
+                properties[f"{{{_OURS}}}{field.name}"] for field in fields(cls)
             )
         except KeyError as error:
             raise ValueError(f"its XMP has no {str(error).split('}')[-1][:-1]}") from None
-        return cls(generator, sources, pose, int(seed))
+        return cls(generator, sources, pose, int(seed), float(guidance))
 
 
 def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) -> None:

@@ -74,7 +74,7 @@ def stage_main(main: Callable[[], None]) -> None:
         main()
         times.log(SCRATCH)
     except KeyboardInterrupt:
-        by_hand = module.parent.name in ("tools", "foundation", "benchmarks")
+        by_hand = bool({"tools", "foundation", "benchmarks"} & set(module.parts[-3:-1]))
         mend = "" if by_hand else "; run `dvc repro` to continue"
         print(f"{name}: interrupted{mend}", file=sys.stderr)
         sys.exit(_INTERRUPTED)

@@ -135,10 +135,13 @@ def joint_requests(
     ]
 
 
-def plan_marks(plan: pd.DataFrame, model: str) -> dict[str, Mark]:
+def plan_marks(plan: pd.DataFrame, model: str, guidance_scale: float) -> dict[str, Mark]:
     """Return the mark of each image of a plan, by its name; `model` is the generator's `model_hash`."""
     columns = (plan[column].tolist() for column in ("name", "sources", "pose", "seed"))
-    return {name: Mark(model, *origin) for name, *origin in zip(*columns, strict=True)}
+    return {
+        name: Mark(model, sources, pose, seed, guidance_scale)
+        for name, sources, pose, seed in zip(*columns, strict=True)
+    }
 
 
 def scratch_images(stage: str, generator_hash: str, params: Params) -> Path:
@@ -228,7 +231,8 @@ def generate(
     if state.is_main_process and len(missing) < len(own):
         print(f"{len(own) - len(missing)} of {len(own)} batches are there", flush=True)
     if missing:
-        _generate_batches(missing, model, plan_marks(plan, generator_hash), params, state)
+        marks = plan_marks(plan, generator_hash, params.generate.sample.guidance_scale)
+        _generate_batches(missing, model, marks, params, state)
     state.wait_for_everyone()
     pairs = zip(folders, batches, strict=True)
     return {name: batch / name for batch, rows in pairs for name in rows.name}

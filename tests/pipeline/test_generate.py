@@ -23,7 +23,7 @@ IMAGES = {
     )
     for number in range(40)
 }
-MARKS = {name: Mark("0" * 32, "a.jpg", "b.jpg", number) for number, name in enumerate(IMAGES)}
+MARKS = {name: Mark("0" * 32, "a.jpg", "b.jpg", number, 2.0) for number, name in enumerate(IMAGES)}
 
 
 def write(folder: Path) -> Path:

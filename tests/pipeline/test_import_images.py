@@ -134,7 +134,7 @@ def test_hidden_files_are_passed_over_and_others_are_counted(
 def test_a_png_becomes_a_jpeg_with_the_same_pixels_and_keeps_its_mark(
     outside: Path, workspace: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = Mark("0" * 32, "a.jpg|b.jpg", "c.jpg", 7)
+    mark = Mark("0" * 32, "a.jpg|b.jpg", "c.jpg", 7, 2.0)
     packet = mark.to_xmp().decode()
     pixels = np.full((128, 64, 3), 90, np.uint8)
     chunks = PngInfo()

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,13 @@ import pytest
 
 from pipeline import index, subset
 from pipeline.artifacts import read_index, read_subset
+from pipeline.datasets.signatures import read_signature
 from pipeline.runtime.hashes import md5, model_hash
 from tests import REPOSITORY
+from tests.pipeline.certificates import make_certificates
 from tests.pipeline.market import save_image
-from tools import export
+from tools import verify
+from tools.export import __main__ as export
 
 SYNTHETIC = [
     "0002_c1s1_000001_01_g0001.jpg",
@@ -199,7 +203,8 @@ def test_what_loaders_would_misread_gets_a_name_that_they_read(
         exported = name
     run(export, monkeypatch, "imagpose", "50")
     listed = pd.read_csv("exports/imagpose-50/synthetic.csv")
-    assert listed.file.tolist() == [f"bounding_box_train/{exported}"] and listed.pid.tolist() == [2]
+    assert listed.file.tolist() == [f"Market-1501-v15.09.15/bounding_box_train/{exported}"]
+    assert listed.pid.tolist() == [2]
     assert (Path("exports/imagpose-50/market1501/bounding_box_train") / exported).is_file()
 
 
@@ -208,11 +213,15 @@ def test_what_loaders_cannot_read_is_refused_and_a_table_takes_it(
 ) -> None:
     """A seventh camera, an identity over 1501, and a test with one camera."""
     for old, new, sentence in (
-        ("query/0003_c2s1_000001_00.jpg", "query/0003_c7s1_000001_00.jpg", "stop at query/0003_c7s1_000001"),
+        (
+            "query/0003_c2s1_000001_00.jpg",
+            "query/0003_c7s1_000001_00.jpg",
+            "stop at Market-1501-v15.09.15/query/0003_c7s1_000001",
+        ),
         (
             "query/0003_c7s1_000001_00.jpg",
             "query/0003_c12s1_000001_00.jpg",
-            "identity 3 and camera 1 from query/0003_c12s1",
+            "identity 3 and camera 1 from Market-1501-v15.09.15/query/0003_c12s1",
         ),
     ):
         (market / old).rename(market / new)
@@ -275,3 +284,86 @@ def test_images_of_another_generator_are_exported_and_named_so(
     assert names and names <= {file.name for file in Path("exports/pidm-50").rglob("*.jpg")}
     card = Path("exports/pidm-50/README.md").read_text()
     assert "Another generator made them; they were imported as `data/synthetic/pidm`." in card
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hugging Face's datasets without a network, with a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def train_rows() -> Counter:
+    """(pid, camera, synthetic, sources) of the images that a training set must hold."""
+    real = read_index()
+    real = real[real.image.isin(read_subset(50))]
+    added = pd.read_csv("data/synthetic/all/50/manifest.csv")
+    return Counter(
+        [
+            *zip(real.pid, real.camid, [False] * len(real), [""] * len(real), strict=True),
+            *zip(added.pid, added.camid, [True] * len(added), added.sources, strict=True),
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_hugging_faces_datasets_and_mlcroissant_read_an_imagefolder(
+    project: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlcroissant
+    from datasets import load_dataset
+    from PIL import Image
+
+    manifest = pd.read_csv("data/synthetic/all/50/manifest.csv")
+    origins = {"sources": [f"bounding_box_train/{name}|b.jpg" for name in manifest.name], "pose": "c.jpg"}
+    manifest.assign(**origins).to_csv("data/synthetic/all/50/manifest.csv", index=False)
+    run(export, monkeypatch, "imagpose", "50", "--layout", "imagefolder")
+    folder = Path("exports/imagpose-50")
+    index = read_index()
+
+    # By the front matter of the card, and by the names of the folders alone
+    loaded = load_dataset(str(folder))
+    assert set(loaded) == {"train", "query", "gallery"}
+    assert (
+        Counter((r["pid"], r["camid"], r["synthetic"], r["sources"]) for r in loaded["train"]) == train_rows()
+    )
+    for split in ("query", "gallery"):
+        inside = index[index.split == split]
+        assert Counter(zip(loaded[split]["pid"], loaded[split]["camid"], strict=True)) == Counter(
+            zip(inside.pid, inside.camid, strict=True)
+        )
+    by_name = load_dataset("imagefolder", data_dir=str(folder))
+    assert {split: len(rows) for split, rows in by_name.items()} == {
+        "train": len(loaded["train"]),
+        "test": len(loaded["query"]) + len(loaded["gallery"]),
+    }
+
+    # Croissant: without an error, and with the pixels of the file that the record names
+    described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
+    assert not described.metadata.issues.errors
+    records = list(described.records("train"))
+    read = Counter(
+        (r["train/pid"], r["train/camid"], r["train/synthetic"], r["train/sources"].decode()) for r in records
+    )
+    assert read == train_rows()
+    for record in records:
+        with Image.open(folder / "train" / record["train/file_name"].decode()) as image:
+            assert record["train/image"].tobytes() == image.tobytes()
+
+
+def test_synthetic_images_of_an_export_are_signed_and_real_ones_are_not(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificates, key, authority = make_certificates(project)
+    run(export, monkeypatch, "imagpose", "50", "--layout", "table", "--sign", str(certificates), str(key))
+    listed = pd.read_csv("exports/imagpose-50/synthetic.csv").file
+    for image in pd.read_csv("exports/imagpose-50/images.csv").image:
+        state = read_signature(Path("exports/imagpose-50") / image, authority.read_bytes()).state
+        assert state == ("signed" if image in set(listed) else "unsigned")
+    run(verify, monkeypatch, "exports/imagpose-50", "--signatures", "--trust", str(authority))
+    assert f"{len(listed)} images, all as they were signed" in capsys.readouterr().out
+    assert all(
+        read_signature(Path("data/synthetic/all/50") / Path(name).name).state == "unsigned" for name in listed
+    )

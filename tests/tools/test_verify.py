@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, Mark, save_image
+from pipeline.datasets.signatures import load_signer, sign_image
 from pipeline.runtime.hashes import md5
+from tests.pipeline.certificates import make_certificates
 from tools import verify
 
 
@@ -24,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
             name = f"0002_c1s1_000451_03_g000{seed}.jpg"
             file = tmp_path / "all" / share / name
             pixels = np.full((16, 8, 3), 50 * seed, np.uint8)
-            save_image(pixels, file, 92, Mark("abc", "source.jpg", "pose.jpg", seed))
+            save_image(pixels, file, 92, Mark("abc", "source.jpg", "pose.jpg", seed, 2.0))
             rows.append([name, 2, "source.jpg", "pose.jpg", seed, "abc", DIGITAL_SOURCE_TYPE, md5(file)])
         columns = ["name", "pid", "sources", "pose", "seed", "generator", "digital_source_type", "md5"]
         pd.DataFrame(rows, columns=columns).to_csv(file.with_name("manifest.csv"), index=False)
@@ -117,3 +119,50 @@ def test_linked_folders_and_tables_of_nobody_are_additions(
     with pytest.raises(SystemExit):
         run(monkeypatch, folder)
     assert capsys.readouterr().out.splitlines() == ["added: 20/image.csv", "added: 20/more"]
+
+
+def test_signed_altered_unsigned_and_strangers_images_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stranger").mkdir()
+    strangers = load_signer(*make_certificates(tmp_path / "stranger")[:2])
+    certificates, key, authority = make_certificates(tmp_path)
+    signer = load_signer(certificates, key)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    image = tmp_path / "image.jpg"
+    save_image(np.zeros((16, 8, 3), np.uint8), image, 92, Mark("abc", "source.jpg", "pose.jpg", 0, 2.0))
+    for name in ("a", "b"):
+        sign_image(image, folder / f"{name}.jpg", signer)
+    run(monkeypatch, folder, "--signatures")
+    assert capsys.readouterr().out.splitlines() == [
+        "2 signed by A. Signer, A Laboratory",
+        f"{folder}: 2 images, all as they were signed",
+    ]
+    with (folder / "b.jpg").open("ab") as file:
+        file.write(b"more")
+    shutil.copy(image, folder / "c.jpg")
+    sign_image(image, folder / "d.jpg", strangers)
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, folder, "--signatures", "--trust", authority)
+    assert caught.value.code == f"verify: {folder}: 3 of 4 images are not as they were signed"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("altered: b.jpg: ")
+    assert lines[1:] == [
+        "unsigned: c.jpg",
+        "signed by a stranger: d.jpg: A. Signer, A Laboratory",
+        "1 signed by A. Signer, A Laboratory",
+    ]
+
+
+def test_options_without_a_meaning_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--trust has no meaning without --signatures"):
+        run(monkeypatch, folder, "--trust", "a.pem")
+    with pytest.raises(ValueError, match="--manifest has no meaning with --signatures"):
+        run(monkeypatch, folder, "--signatures", "--manifest", "a.csv")
+    (folder / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no synthetic images"):
+        run(monkeypatch, folder / "empty", "--signatures")
+    (folder / "synthetic.csv").write_text("file,pid\ntrain/a.jpg,2\n")
+    with pytest.raises(FileNotFoundError, match=r"train/a\.jpg is missing, which .*synthetic\.csv lists"):
+        run(monkeypatch, folder, "--signatures")

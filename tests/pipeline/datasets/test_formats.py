@@ -29,8 +29,8 @@ from tests.pipeline.market import (
     save_method,
     table_folder,
 )
-from tools import export
 from tools import table as table_tool
+from tools.export import __main__ as export
 
 NONE_HELD_OUT = IndexSettings(validation_identities=0, seed=0)
 NAMES = ["Ánna", "b 10", "b 2", "李", "q_1", "r", "s"]

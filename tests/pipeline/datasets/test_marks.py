@@ -19,7 +19,9 @@ from pipeline.datasets.marks import (
 )
 from pipeline.params import IndexSettings
 
-MARK = Mark("0123abcd", "query/0002_c1s1_000001_00.jpg|a&b<\"'é.jpg", "0003_c2s1_000001_00.jpg", 2**32 - 1)
+MARK = Mark(
+    "0123abcd", "query/0002_c1s1_000001_00.jpg|a&b<\"'é.jpg", "0003_c2s1_000001_00.jpg", 2**32 - 1, 2.5
+)
 PIXELS = np.random.default_rng(0).integers(0, 256, (128, 64, 3), np.uint8)
 
 

@@ -216,7 +216,7 @@ def full(path: Path, kind: str) -> None:
             shutil.copy(path.with_name("large"), temporary)
         elif kind == "image":
             pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-            marks.save_image(pixels, temporary, 100, marks.Mark("a", "b", "c", 1))
+            marks.save_image(pixels, temporary, 100, marks.Mark("a", "b", "c", 1, 2.0))
         elif kind == "safetensors":
             save_file({"a": np.zeros(5000, np.uint8)}, temporary)
         else:

@@ -1,0 +1,1 @@
+"""Export of training sets for other code: layouts, data card, archive, signatures."""
