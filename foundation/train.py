@@ -268,6 +268,7 @@ def make_denoiser(
                 token_size=size,
                 flip=settings.train.flip > 0,
                 batch_size=64,
+                surroundings=settings.train.surroundings > 0,
                 progress=bar.update,
             )
         # Weights of `start` know the latents of its VAE

@@ -8,22 +8,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from common.seeding import make_rng
 from generator.encoders import ImageEncoder, Vae, encode_latents, encode_tokens, resize, to_float
-from generator.grid import VIEWS, join, joint_mask
+from generator.grid import VIEWS, join
 from generator.keypoints import flip_keypoints, resize_keypoints
-from generator.pose import draw_skeleton
+from generator.pose import draw_silhouette, draw_skeleton
 from generator.settings import TrainSettings
+
+# Around the keypoints, as a share of their height, a person's surroundings are left out. It is wide, so that
+# nothing of the person who stood there shows.
+_HIDDEN_MARGIN = 0.12
 
 
 @dataclass(frozen=True)
 class _Tensors:
-    """A record of tensors that move to a device together."""
+    """A record of tensors, some of which may be None, that move to a device together."""
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same record on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by their names."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 # --- views, encoded once ------------------------------------------------------------------------------------
@@ -47,6 +57,9 @@ class EncodedViews(_Tensors):
         skeletons: Drawings of the keypoints, uint8 [N, F, 3, H, W].
         pids: Identities, int64 [N].
         black: Latent (mean) of a black image, which stands for a masked view, float32 [C, h, w].
+        surroundings: Latents (means) of the views with black in the person's place, half [N, F, C, h, w];
+            None if they were not asked for.
+        outside: Where these latents show nothing of the person's place, bool [N, F, 1, h, w]; None likewise.
     """
 
     latent_mean: Tensor
@@ -55,11 +68,13 @@ class EncodedViews(_Tensors):
     skeletons: Tensor
     pids: Tensor
     black: Tensor
+    surroundings: Tensor | None = None
+    outside: Tensor | None = None
 
     def near(self, device: torch.device) -> Self:
         """Return the views on a device, or where they are if they take half of an accelerator's memory."""
         if device.type == "cuda":
-            size = sum(getattr(self, f.name).nbytes for f in fields(self))
+            size = sum(tensor.nbytes for tensor in self.tensors().values())
             if size > torch.cuda.mem_get_info(device)[0] / 2:
                 return self
         return self.to(device)
@@ -76,6 +91,7 @@ def encode_views(
     token_size: tuple[int, int],
     flip: bool,
     batch_size: int,
+    surroundings: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> EncodedViews:
     """Run the frozen encoders over every image once (twice with `flip`).
@@ -91,6 +107,7 @@ def encode_views(
         token_size: (height, width) of the image encoder's input, in pixels.
         flip: Whether to encode the mirrored views too.
         batch_size: Number of images that an encoder gets at a time.
+        surroundings: Whether to encode the views without their person, too.
         progress: Called after every batch with the number of its images.
 
     Returns:
@@ -107,8 +124,8 @@ def encode_views(
     tensors: dict[str, Tensor] = {"pids": torch.tensor(np.asarray(pids, np.int64))}
     done = 0
     for batch in _batches(zip(images, keypoints, strict=True), batch_size):
-        # B images in F copies each: pixels and skeletons [B F, 3, H, W]
-        pixels, skeletons = _prepare(batch, view_size, flip)
+        # B images in F copies each: pixels and skeletons [B F, 3, H, W], the person's place [B F, 1, H, W]
+        pixels, skeletons, place = _prepare(batch, view_size, flip)
         mean, std = encode_latents(vae, pixels)
         encodings = {
             "latent_mean": mean.half(),
@@ -116,6 +133,10 @@ def encode_views(
             "tokens": encode_tokens(encoder, pixels, token_size).half(),
             "skeletons": skeletons,
         }
+        if surroundings:
+            without, _ = encode_latents(vae, torch.where(place > 0, -1.0, pixels))
+            cell = view_size[0] // without.shape[-2]  # pixels of a latent pixel
+            encodings |= {"surroundings": without.half(), "outside": max_pool2d(place.float(), cell) == 0}
         # Into the tensors [N, F, ...], which are allocated at the first batch: a list of all batches and
         # their concatenation would take twice the memory.
         for name, encoding in encodings.items():
@@ -141,24 +162,30 @@ def _batches(items: Iterable[tuple], size: int) -> Iterable[list[tuple]]:
         yield batch
 
 
-def _prepare(batch: list[tuple], view_size: tuple[int, int], flip: bool) -> tuple[Tensor, Tensor]:
-    """Turn (image, keypoints) pairs into views and skeletons.
+def _prepare(batch: list[tuple], view_size: tuple[int, int], flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn (image, keypoints) pairs into views, skeletons, and the places of the people.
 
     Returns:
-        Pixels [B F, 3, H, W] in [-1, 1], and skeletons uint8 [B F, 3, H, W]; with `flip` each is followed by
-        its mirror image.
+        Pixels [B F, 3, H, W] in [-1, 1], skeletons uint8 [B F, 3, H, W], and 1 where the person may be, uint8
+        [B F, 1, H, W]; with `flip` each is followed by its mirror image.
     """
     height, width = view_size
-    pixels, skeletons = [], []
+    pixels, skeletons, places = [], [], []
     for image, keypoints in batch:
         view = resize(to_float(torch.from_numpy(np.array(image))[None]), view_size)  # [1, 3, H, W]
         keypoints = resize_keypoints(keypoints, np.divide((width, height), image.shape[1::-1]))
         pixels.append(view)
-        skeletons.append(draw_skeleton(keypoints, height, width))
+        drawn = [keypoints]
         if flip:
             pixels.append(view.flip(-1))
-            skeletons.append(draw_skeleton(flip_keypoints(keypoints, width), height, width))
-    return torch.cat(pixels), torch.from_numpy(np.stack(skeletons)).permute(0, 3, 1, 2)
+            drawn.append(flip_keypoints(keypoints, width))
+        skeletons += [draw_skeleton(points, height, width) for points in drawn]
+        places += [draw_silhouette(points, height, width, _HIDDEN_MARGIN) for points in drawn]
+    return (
+        torch.cat(pixels),
+        torch.from_numpy(np.stack(skeletons)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack(places))[:, None],
+    )
 
 
 # --- joint samples ------------------------------------------------------------------------------------------
@@ -166,11 +193,11 @@ def _prepare(batch: list[tuple], view_size: tuple[int, int], flip: bool) -> tupl
 
 @dataclass(frozen=True)
 class Conditions(_Tensors):
-    """What the denoiser knows of B joint images: nothing of a masked view but its skeleton.
+    """What the denoiser knows of B joint images: of a masked view its skeleton, and maybe its surroundings.
 
     Attributes:
-        mask: 1 where a view is visible and 0 where it is masked, float [B, 1, 2h, 2w].
-        visible: Latents (means) of the visible views, black where masked, float [B, C, 2h, 2w].
+        mask: 1 where a view or the surroundings of a masked one are visible, else 0, float [B, 1, 2h, 2w].
+        visible: Latents (means) of what is visible, black where masked, float [B, C, 2h, 2w].
         skeletons: All four poses, uint8 [B, 3, 2H, 2W].
         source_latents: Latents (means) of the FLC source, float [B, C, h, w].
         source_tokens: Image encoder tokens of the FLC source, float [B, T, width].
@@ -223,6 +250,7 @@ class JointSampler:
       often; the others are different images of the same person, or repeats where there are too few,
     - one decision whether all four are mirrored: a bag on the left shoulder is then on the right one in all,
     - m masked views, m uniform over `masked_views` (the paper's 1 to 4),
+    - whether masked views show their surroundings: the mask then hides no more than the person's place,
     - the FLC source: one of the visible views; with four masked views, an image of the person that is not
       among the four, or one of the four where there is no other,
     - whether F_C and F_I are dropped, independently. A sample without F_I is a joint image with all four
@@ -237,13 +265,18 @@ class JointSampler:
         seed: Seed of all draws.
 
     Raises:
-        ValueError: `flip` is above 0 and the views were encoded without their mirror images.
+        ValueError: `flip` or `surroundings` is above 0, and the views were encoded without their mirror
+            images or their surroundings.
     """
 
     def __init__(self, views: EncodedViews, settings: TrainSettings, num_timesteps: int, seed: int) -> None:
         if settings.flip > 0 and views.tokens.shape[1] < 2:
             raise ValueError(
                 f"flip is {settings.flip}, but the views were encoded without their mirror images."
+            )
+        if settings.surroundings > 0 and views.surroundings is None:
+            raise ValueError(
+                f"surroundings is {settings.surroundings}, but the views were encoded without them."
             )
         self.views = views
         self.settings = settings
@@ -289,9 +322,12 @@ class JointSampler:
         if settings.noise_offset:  # one number per channel [C, 1, 1], for all four views of the diffusion
             offset_rng = make_rng(self.seed, "noise offset", index)
             noise[1] += settings.noise_offset * offset_rng.standard_normal((shape[2], 1, 1), np.float32)
+        # From a stream of its own, so that no other draw depends on it
+        has_surroundings = make_rng(self.seed, "surroundings", index).random() < settings.surroundings
         return {
             "four": four,
             "visible": ~is_masked & keep_image,
+            "surrounded": is_masked & keep_image & has_surroundings,
             "source": source,
             "mirror": np.int64(mirror),
             "keep_features": np.bool_(keep_features),
@@ -315,6 +351,7 @@ class JointSampler:
                 self.views,
                 four,
                 draw["visible"],
+                draw["surrounded"],
                 self.views.skeletons[four, mirror[:, None]],
                 draw["source"],
                 mirror,
@@ -327,6 +364,7 @@ def make_conditions(
     views: EncodedViews,
     four: Tensor,
     visible: Tensor,
+    surrounded: Tensor,
     skeletons: Tensor,
     source: Tensor,
     mirror: Tensor,
@@ -336,19 +374,26 @@ def make_conditions(
 
     Args:
         views: Encoded views.
-        four: Numbers of the four views of each joint image, int [B, 4]; only visible ones are read.
+        four: Numbers of the four views of each joint image, int [B, 4]; masked ones without surroundings are
+            not read.
         visible: Which of the four are visible, bool [B, 4].
+        surrounded: Which of the masked views show their surroundings, bool [B, 4].
         skeletons: Poses of the four, uint8 [B, 4, 3, H, W].
         source: Number of the view that FLC reads, int [B].
         mirror: 1 to take the mirrored views, else 0, int [B].
         keep_features: False to drop F_C, bool [B].
     """
-    # A masked view is black: [B, 4, C, h, w] -> [B, C, 2h, 2w]
-    mean = views.latent_mean[four, mirror[:, None]].float()
-    latents = torch.where(visible[:, :, None, None, None], mean, views.black)
+    # Where a view is masked it is black: [B, 4, C, h, w] -> [B, C, 2h, 2w]
+    both = four, mirror[:, None]
+    mean = views.latent_mean[both].float()
+    shown = visible[:, :, None, None, None].expand(-1, -1, 1, *views.black.shape[-2:])
+    if views.surroundings is not None and views.outside is not None:
+        around = surrounded[:, :, None, None, None] & views.outside[both]
+        mean = torch.where(around, views.surroundings[both].float(), mean)
+        shown = shown | around
     return Conditions(
-        mask=joint_mask(visible, *views.black.shape[-2:]),
-        visible=join(latents),
+        mask=join(shown.float()),
+        visible=join(torch.where(shown, mean, views.black)),
         skeletons=join(skeletons),
         source_latents=views.latent_mean[source, mirror].float(),
         source_tokens=views.tokens[source, mirror].float(),

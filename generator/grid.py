@@ -19,17 +19,3 @@ def split(joint: Tensor) -> Tensor:
     # [B, C, row, h, column, w] -> [B, row, column, C, h, w]
     grid = joint.reshape(batch, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
     return grid.reshape(batch, VIEWS, channels, height // 2, width // 2)
-
-
-def joint_mask(visible: Tensor, height: int, width: int) -> Tensor:
-    """Make the binary mask of ILC: 1 where a view is visible, 0 where it is masked and has to be generated.
-
-    Args:
-        visible: Which of the four views are visible, bool [B, 4].
-        height: Height h of one view, in latent pixels.
-        width: Width w of one view, in latent pixels.
-
-    Returns:
-        The mask, float [B, 1, 2h, 2w].
-    """
-    return join(visible.float()[:, :, None, None, None].expand(-1, -1, 1, height, width))

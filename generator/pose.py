@@ -1,4 +1,4 @@
-"""Skeleton images: the drawing of a person's keypoints that the pose encoder sees."""
+"""Drawings of a person's keypoints: the skeleton that the pose encoder sees, and where the person is."""
 
 import cv2
 import numpy as np
@@ -77,3 +77,29 @@ def _limb(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.in
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
     outline = (start + end) / 2 + np.cos(angle) * half + np.sin(angle) * across
     return np.round(outline * 2**_SHIFT).astype(np.int32)
+
+
+def draw_silhouette(
+    keypoints: NDArray[np.floating], height: int, width: int, margin: float
+) -> NDArray[np.uint8]:
+    """Draw where a person is at most: the convex hull of the visible keypoints, and what is near it.
+
+    Args:
+        keypoints: Keypoints in pixels of an image of this size, [18, 3].
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        margin: Width of what is near, as a share of the hull's height: clothes, hair and feet are outside.
+
+    Returns:
+        1 where the person may be and 0 elsewhere, uint8 [height, width]; 1 everywhere if fewer than two
+        keypoints are visible.
+    """
+    visible = np.asarray(keypoints)[np.asarray(keypoints)[:, 2] > 0, :2]
+    if len(visible) < 2:
+        return np.ones((height, width), np.uint8)
+    hull = cv2.convexHull(visible.round().astype(np.int32))
+    stroke = max(1, round(2 * margin * float(np.ptp(visible[:, 1]))))
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(mask, hull, 1)
+    cv2.polylines(mask, [hull], isClosed=True, color=1, thickness=stroke)
+    return mask

@@ -44,16 +44,20 @@ class JointRequest:
         poses: Target keypoints in pixels of a view, [n, 18, 3].
         seeds: One seed per target pose. A target's noise depends on its seed alone, the noise of the source
             views on the first seed.
+        surroundings: Number of the view whose surroundings each target has, one per pose; empty where the
+            model chooses them.
         fill: What is repeated in the slots that are left over.
 
     Raises:
-        ValueError: There is no source, no pose, more than four in all, or not one seed per pose.
+        ValueError: There is no source, no pose, more than four in all, or not one seed per pose, or another
+            number of surroundings than of poses, or than none.
     """
 
     sources: tuple[int, ...]
     poses: NDArray[np.floating]
     seeds: tuple[int, ...]
     fill: Fill = "target"
+    surroundings: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         sources, targets = len(self.sources), len(self.poses)
@@ -65,6 +69,11 @@ class JointRequest:
         if len(self.seeds) != targets:
             raise ValueError(
                 f"A joint image has {len(self.seeds)} seeds for {targets} target poses: one each is needed."
+            )
+        if len(self.surroundings) not in (0, targets):
+            raise ValueError(
+                f"A joint image has surroundings for {len(self.surroundings)} of {targets} target poses: one "
+                "each is needed, or none."
             )
 
     def slots(self) -> list[tuple[Fill, int, int]]:
@@ -139,6 +148,7 @@ class IMAGPosePipeline(DiffusionPipeline):
         sources: list[Image.Image] | list[list[Image.Image]],
         source_poses: Any,
         target_poses: Any,
+        surroundings: Any = None,
         seeds: Any = None,
         fill: Fill = "target",
         num_inference_steps: int = 20,
@@ -150,14 +160,17 @@ class IMAGPosePipeline(DiffusionPipeline):
     ) -> IMAGPoseOutput:
         """Generate the person of the source images in the target poses.
 
-        For one person, `sources` is a list of images and `source_poses`, `target_poses` and `seeds` belong to
-        it; for a batch, each is a list of such lists.
+        For one person, `sources` is a list of images and `source_poses`, `target_poses`, `surroundings` and
+        `seeds` belong to it; for a batch, each is a list of such lists.
 
         Args:
             sources: 1 to 3 images of one person, of any size; FLC reads the first.
             source_poses: Keypoints of each source in pixels of that image, [18, 3] each.
             target_poses: Keypoints of each image to generate in pixels of a view, [18, 3] each. Sources and
                 targets together are at most 4.
+            surroundings: The image that lent each target pose, of a view's size: what is around its person is
+                around the generated one, too. None lets the model choose; a model that was not trained with
+                surroundings needs that.
             seeds: One seed per target pose; None stands for 0, 1, ...
             fill: What fills slots that are left over: more copies of the targets (T1) or of the sources (T2).
             num_inference_steps: Number of DDIM steps.
@@ -178,21 +191,28 @@ class IMAGPosePipeline(DiffusionPipeline):
         people = cast(list[list[Image.Image]], [sources] if single else sources)
         if single:
             source_poses, target_poses = [source_poses], [target_poses]
+            surroundings = None if surroundings is None else [surroundings]
             seeds = None if seeds is None else [seeds]
         if seeds is None:
             seeds = [range(len(poses)) for poses in target_poses]
-        if not len(people) == len(source_poses) == len(target_poses) == len(seeds):
+        around = [[] for _ in people] if surroundings is None else surroundings
+        if not len(people) == len(source_poses) == len(target_poses) == len(seeds) == len(around):
             raise ValueError(
                 f"There are sources of {len(people)} persons, source poses of {len(source_poses)}, target "
-                f"poses of {len(target_poses)} and seeds of {len(seeds)}, where all must agree."
+                f"poses of {len(target_poses)}, surroundings of {len(around)} and seeds of {len(seeds)}, "
+                "where all must agree."
             )
 
-        # 1. Encode every source once
-        images = [np.array(image.convert("RGB")) for person in people for image in person]
-        poses = np.array([pose for person in source_poses for pose in person], np.float32)
+        # 1. Encode once every source, and every image whose surroundings are wanted: views of person i are
+        # first[i] to first[i + 1] - 1, the sources before the others
+        images, poses, first = [], [], [0]
+        for person, own, others, targets in zip(people, source_poses, around, target_poses, strict=True):
+            images += [np.array(image.convert("RGB")) for image in (*person, *others)]
+            poses += [*own, *(targets if others else [])]
+            first.append(len(images))
         views = encode_views(
             images,
-            poses,
+            np.array(poses, np.float32),
             np.zeros(len(images), np.int64),
             self.vae,
             self.image_encoder,
@@ -200,16 +220,17 @@ class IMAGPosePipeline(DiffusionPipeline):
             token_size=self.token_size,
             flip=False,
             batch_size=batch_size,
+            surroundings=surroundings is not None,
         )
 
-        # 2. Generate; the sources of person i are views first[i] to first[i + 1] - 1
-        first = np.cumsum([0, *(len(person) for person in people)])
-        requests = [
-            JointRequest(
-                tuple(range(first[i], first[i + 1])), np.array(targets, np.float32), tuple(seeds[i]), fill
+        # 2. Generate
+        requests = []
+        for i, targets in enumerate(target_poses):
+            middle = first[i] + len(people[i])
+            numbers = tuple(range(first[i], middle)), tuple(range(middle, first[i + 1]))
+            requests.append(
+                JointRequest(numbers[0], np.array(targets, np.float32), tuple(seeds[i]), fill, numbers[1])
             )
-            for i, targets in enumerate(target_poses)
-        ]
         settings = SampleSettings(
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -355,19 +376,26 @@ def lay_out(views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Cond
 
     Returns:
         The conditions, and the noise [B, C, 2h, 2w] on the CPU.
+
+    Raises:
+        ValueError: Surroundings are asked for, and the views were encoded without them.
     """
+    if views.surroundings is None and any(request.surroundings for request in requests):
+        raise ValueError("Joint images are to have surroundings, but the views were encoded without them.")
     height, width, device = *views.skeletons.shape[-2:], views.pids.device
-    four, visible, skeletons, noise = [], [], [], []
+    four, visible, surrounded, skeletons, noise = [], [], [], [], []
     for request in requests:
         # The skeletons of the sources are in the views; those of the targets are drawn: uint8 [n, 3, H, W]
         targets = np.stack([draw_skeleton(pose, height, width) for pose in request.poses])
         target_skeletons = torch.from_numpy(targets).permute(0, 3, 1, 2).to(device)
         for kind, index, copy in request.slots():
             is_source = kind == "source"
-            source = request.sources[index] if is_source else request.sources[0]  # a target's is not read
-            four.append(source)
+            # A target shows the surroundings of a view, or nothing: then no view is read.
+            shows = request.sources if is_source else request.surroundings or (request.sources[0],) * VIEWS
+            four.append(shows[index])
             visible.append(is_source)
-            skeletons.append(views.skeletons[source, 0] if is_source else target_skeletons[index])
+            surrounded.append(not is_source and bool(request.surroundings))
+            skeletons.append(views.skeletons[shows[index], 0] if is_source else target_skeletons[index])
             # A target's noise follows from its own seed; that of the sources, from the first one
             rng = (
                 make_rng(request.seeds[0], "source view", index, copy)
@@ -381,6 +409,7 @@ def lay_out(views: EncodedViews, requests: Sequence[JointRequest]) -> tuple[Cond
         views,
         torch.tensor(four, device=device).view(count, VIEWS),
         torch.tensor(visible, device=device).view(count, VIEWS),
+        torch.tensor(surrounded, device=device).view(count, VIEWS),
         torch.stack(skeletons).unflatten(0, (count, VIEWS)),
         source=torch.tensor([request.sources[0] for request in requests], device=device),
         mirror=torch.zeros(count, dtype=torch.int64, device=device),

@@ -127,6 +127,10 @@ class TrainSettings(Settings):
     )
     drop_image: Probability = Field(description="share of samples without F_I, for classifier-free guidance")
     flip: Probability = Field(description="share of samples whose four views are all mirrored")
+    surroundings: Probability = Field(
+        default=0.0,
+        description="share of samples whose masked views show what is around their person (paper: none)",
+    )
     min_snr_gamma: float | None = Field(
         gt=0,
         description="clip of the loss weight (Hang et al. 2023: 5); null weighs all timesteps alike (paper)",

@@ -78,7 +78,7 @@ NEEDS = "needs.json"
 PLAN_COLUMNS = {
     "name": str,  # file name of the synthetic image: `speaking_stem` of its first source and a counter
     "pid": int,
-    "camid": int,  # that of the first source
+    "camid": int,  # that of the first source, or of the pose where its surroundings are shown
     "order": int,  # an arm of n images has those of 0 to n - 1
     "sources": str,  # 1 to 3 images of the identity, joined by |
     "pose": str,  # image whose keypoints are the target pose

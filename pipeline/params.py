@@ -232,6 +232,11 @@ class GenerateSection(Settings):
     """How synthetic images are drawn and stored."""
 
     sample: SampleSettings
+    surroundings: bool = Field(
+        default=False,
+        description="true: what is around the person is that of the image that lends the pose, so that "
+        "images look like those of its camera; needs generator.train.surroundings above 0 (paper: false)",
+    )
     jpeg_quality: int = Field(ge=50, le=100, description="quality of the JPEGs")
 
 
@@ -450,6 +455,11 @@ class Params(Settings):
                     f"cross_datasets.{name}: mAP_{name} may be a column of another measure; choose a name "
                     "that does not begin with rerank or trapezoid"
                 )
+        if self.generate.surroundings and not self.generator.train.surroundings:
+            raise ValueError(
+                "generate.surroundings is true; expected generator.train.surroundings above 0, or the "
+                "generator never learns what to do with them"
+            )
         self._check_generators()
         self._check_judges()
         self._check_numbers()

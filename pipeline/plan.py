@@ -29,7 +29,12 @@ from pipeline.runtime.stage import command_line, progress, stage_main
 
 
 def make_plan(
-    subset: pd.DataFrame, visible: NDArray[np.integer], count: int, percent: int, settings: PlanSettings
+    subset: pd.DataFrame,
+    visible: NDArray[np.integer],
+    count: int,
+    percent: int,
+    settings: PlanSettings,
+    surroundings: bool = False,
 ) -> pd.DataFrame:
     """Plan synthetic images by the rule of Table 4: source and pose are random images of the subset.
 
@@ -48,6 +53,7 @@ def make_plan(
         count: Number of synthetic images that the largest arm asks for.
         percent: Share of the subset; draws for different shares are independent.
         settings: Sources and poses per joint image, and the seed.
+        surroundings: Whether the image that lends the pose lends its surroundings, and so its camera, too.
 
     Returns:
         `PLAN_COLUMNS`, joint image by joint image.
@@ -74,16 +80,17 @@ def make_plan(
             sources = rng.permutation(images_of[pid])[: settings.sources].tolist()
             candidates = rng.permutation(poses)[: settings.sources + settings.poses_per_joint].tolist()
             targets = [pose for pose in candidates if pose not in sources][: settings.poses_per_joint]
-            stem = speaking_stem(sources[0], pid, camid[sources[0]])
             joint = []
             for pose in targets:
+                camera = camid[pose if surroundings else sources[0]]
+                stem = speaking_stem(sources[0], pid, camera)
                 counters[stem] += 1
                 name = f"{stem}_g{counters[stem]:04d}.jpg"
                 joint.append(
                     {
                         "name": name,
                         "pid": pid,
-                        "camid": camid[sources[0]],
+                        "camid": camera,
                         "order": -1,
                         "sources": "|".join(sources),
                         "pose": pose,
@@ -154,10 +161,12 @@ def main() -> None:
         for generator in progress(generators, total=len(generators), desc="planning"):
             needs = params.needs(generator, sizes)
             write_json({str(percent): count for percent, count in needs.items()}, folder / generator / NEEDS)
+            # A baseline says itself which camera its images look like; another generator does as it likes.
+            surroundings = params.generate.surroundings and generator in params.generator.train_on
             for percent in params.subset.percents if generator in params.planned else []:
-                images = subsets[percent]
+                images, count = subsets[percent], needs.get(percent, 0)
                 visible = (to_keypoints(poses, images)[..., 2] > 0).sum(-1)
-                plan = make_plan(index.loc[images], visible, needs.get(percent, 0), percent, params.plan)
+                plan = make_plan(index.loc[images], visible, count, percent, params.plan, surroundings)
                 write_csv(plan, folder / generator / f"{percent}.csv")
 
 

@@ -437,6 +437,9 @@ def main() -> None:
     """Run the stage."""
     keep_memory()
     params, index = load_params(), read_index()
+    # Images are compared with the photographs that lend the poses, so they must not be shown a part of these.
+    alone = params.generate.model_copy(update={"surroundings": False})
+    params = params.model_copy(update={"generate": alone})
     settings, model = params.scores, generator_folder("all", 100)
     if not (model / "model_index.json").is_file():
         raise FileNotFoundError(

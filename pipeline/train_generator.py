@@ -112,6 +112,7 @@ def train_one(percent: int, params: Params, accelerator: Accelerator) -> tuple[I
         imagpose,
         settings.encode_batch,
         flip=settings.train.flip > 0,
+        surroundings=settings.train.surroundings > 0,
     )
     curve = Curve(folder / "curve.jsonl", f"generator/{percent}", every=max(1, settings.train.steps // 1000))
     imagpose.denoiser = train(

@@ -111,23 +111,30 @@ def _some(values: Sequence[object]) -> str:
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
-def joint_requests(sources: int, poses: NDArray[np.floating], seed: int) -> list[JointRequest]:
+def joint_requests(
+    sources: int, poses: NDArray[np.floating], seed: int, surroundings: bool = False
+) -> list[JointRequest]:
     """Plan as few joint images as hold all poses beside all sources; image i has the seed `seed` + i.
 
     Args:
         sources: Number of sources, 1 to 3.
         poses: Target poses, [N, 18, 3].
         seed: Seed of the first image's noise.
+        surroundings: Whether the poses come with their surroundings, which are the views after the sources.
     """
     room = VIEWS - sources
-    return [
-        JointRequest(
-            tuple(range(sources)),
-            poses[start : start + room],
-            tuple(range(seed + start, seed + start + len(poses[start : start + room]))),
+    requests = []
+    for start in range(0, len(poses), room):
+        numbers = range(start, min(start + room, len(poses)))
+        requests.append(
+            JointRequest(
+                tuple(range(sources)),
+                poses[start : start + room],
+                tuple(seed + number for number in numbers),
+                surroundings=tuple(sources + number for number in numbers) if surroundings else (),
+            )
         )
-        for start in range(0, len(poses), room)
-    ]
+    return requests
 
 
 def load_model(model: Path | None, params: Params) -> tuple[IMAGPosePipeline, str]:
@@ -222,14 +229,23 @@ def generate_rows(
         Row("target\npose", skeletons, _names(pose_images)),
     ]
 
-    # The sources are encoded once; identities are of no use here.
-    pids = np.zeros(len(sources), int)
-    views = encode_images(dataset, sources, pids, imagpose, params.generator.encode_batch, flip=False)
-    requests = joint_requests(len(sources), poses, seed)
+    # Every image is encoded once; identities are of no use here.
+    surroundings = params.generate.surroundings
+    images = [*sources, *(pose_images if surroundings else [])]
+    views = encode_images(
+        dataset,
+        images,
+        np.zeros(len(images), int),
+        imagpose,
+        params.generator.encode_batch,
+        flip=False,
+        surroundings=surroundings,
+    )
+    requests = joint_requests(len(sources), poses, seed, surroundings)
     for each in settings:
-        images = np.concatenate(list(imagpose.generate(views, requests, each)))  # [N, H, W, 3]
+        made = np.concatenate(list(imagpose.generate(views, requests, each)))  # [N, H, W, 3]
         label = f"guidance\n{each.guidance_scale:g}\n{each.steps} steps"
-        rows.append(Row(label, list(images), [f"seed {seed + i}" for i in range(len(images))]))
+        rows.append(Row(label, list(made), [f"seed {seed + i}" for i in range(len(made))]))
     return rows
 
 

@@ -28,7 +28,7 @@ from pipeline.artifacts import POSES, read_poses
 from pipeline.datasets.images import read_image
 from pipeline.datasets.marks import Mark, save_image
 from pipeline.datasets.views import from_view, to_view
-from pipeline.params import DatasetSettings, Params, with_keys
+from pipeline.params import DatasetSettings, GenerateSection, Params, with_keys
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import atomic
 from pipeline.runtime.scratch import is_sealed, scratch, seal
@@ -81,6 +81,7 @@ def encode_images(
     batch_size: int,
     *,
     flip: bool,
+    surroundings: bool = False,
 ) -> EncodedViews:
     """Read images of the data set at the size to which data/poses.csv refers, and encode each once.
 
@@ -92,6 +93,7 @@ def encode_images(
         batch_size: Images at once through an encoder. Where they do not fit into the accelerator's memory, a
             tenth less is tried, and so on.
         flip: Encode the mirrored images too.
+        surroundings: Encode what is around the people, too.
     """
     poses = read_poses(images)
 
@@ -108,6 +110,7 @@ def encode_images(
                 token_size=imagpose.token_size,
                 flip=flip,
                 batch_size=batch_size,
+                surroundings=surroundings,
                 progress=bar.update,
             )
 
@@ -115,14 +118,15 @@ def encode_images(
 
 
 def joint_requests(
-    plan: pd.DataFrame, sources: dict[str, int], poses: dict[str, np.ndarray]
+    plan: pd.DataFrame, sources: dict[str, int], poses: dict[str, np.ndarray], surroundings: bool = False
 ) -> list[JointRequest]:
     """Make one request per joint image of a plan, in its order.
 
     Args:
         plan: Rows of synthetic images; those of one joint image follow each other.
-        sources: Row of each source image among the encoded views.
+        sources: Row of each image that is read among the encoded views.
         poses: Keypoints [18, 3] in pixels of a view, by the image that they were taken from.
+        surroundings: Whether the image that lends the pose lends its surroundings, too.
     """
     return [
         JointRequest(
@@ -130,6 +134,7 @@ def joint_requests(
             poses=np.stack([poses[image] for image in rows.pose]),
             seeds=tuple(rows.seed),
             fill="source" if rows.scenario.iloc[0] == "T2" else "target",
+            surroundings=tuple(sources[image] for image in rows.pose) if surroundings else (),
         )
         for _, rows in plan.groupby("joint", sort=False)
     ]
@@ -167,8 +172,9 @@ def scratch_images(stage: str, generator_hash: str, params: Params) -> Path:
     )
 
 
-def _sources(plan: pd.DataFrame) -> list[str]:
-    return sorted(set("|".join(plan.sources).split("|")))
+def _images_of(plan: pd.DataFrame, settings: GenerateSection) -> list[str]:
+    """Return the images whose pixels a plan needs: sources, and those that lend their surroundings."""
+    return sorted({*"|".join(plan.sources).split("|"), *(plan.pose if settings.surroundings else [])})
 
 
 def write_batch(
@@ -225,7 +231,7 @@ def generate(
     joints = [rows for _, rows in plan.groupby("joint", sort=False)]
     size = params.generate.sample.batch_size
     batches = [pd.concat(joints[start : start + size]) for start in range(0, len(joints), size)]
-    folders = [folder / f"batch-{_batch_hash(rows, checksums)}" for rows in batches]
+    folders = [folder / f"batch-{_batch_hash(rows, checksums, params.generate)}" for rows in batches]
     own = range(state.process_index, len(batches), state.num_processes)
     missing = {folders[i]: batches[i] for i in own if not is_sealed(folders[i] / _SEAL)}
     if state.is_main_process and len(missing) < len(own):
@@ -238,9 +244,9 @@ def generate(
     return {name: batch / name for batch, rows in pairs for name in rows.name}
 
 
-def _batch_hash(rows: pd.DataFrame, checksums: pd.Series) -> str:
-    """Hash of all that is particular to a batch: its part of the plan, and the content of its sources."""
-    text = rows.to_csv(index=False) + checksums[_sources(rows)].to_csv()
+def _batch_hash(rows: pd.DataFrame, checksums: pd.Series, settings: GenerateSection) -> str:
+    """Hash of all that is particular to a batch: its part of the plan, and the content of its images."""
+    text = rows.to_csv(index=False) + checksums[_images_of(rows, settings)].to_csv()
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
@@ -256,35 +262,36 @@ def _generate_batches(
     imagpose = load_pipeline(model)
     imagpose.to(state.device)
     imagpose.denoiser.suit_device(state.device)
-    # One request per joint image; its sources are rows of the encoded views below.
+    # One request per joint image; the images that it needs are rows of the encoded views below.
     plan = pd.concat(batches.values())
-    sources = _sources(plan)
-    rows_of = {image: i for i, image in enumerate(sources)}
+    images = _images_of(plan, params.generate)
+    rows_of = {image: i for i, image in enumerate(images)}
     poses = dict(zip(plan.pose, read_poses(plan.pose.tolist()), strict=True))
     if state.is_main_process:
         count, others = plan.joint.nunique(), state.num_processes - 1
         flops = sampling_flops(pipeline_flops(imagpose), count, settings)
         print(
             f"{len(plan)} images to generate in {count} joint images, {settings.steps} steps each, "
-            f"{in_words(flops)}; {len(sources)} sources to encode"
+            f"{in_words(flops)}; {len(images)} images to encode"
             + (f"; as many on each of {others} other processes" if others else ""),
             flush=True,
         )
     views = encode_images(
         params.dataset,
-        sources,
-        np.zeros(len(sources), int),  # identities are of no use here
+        images,
+        np.zeros(len(images), int),  # identities are of no use here
         imagpose,
         params.generator.encode_batch,
         flip=False,
+        surroundings=params.generate.surroundings,
     ).near(state.device)
     with tqdm(
         total=len(plan), desc="generating", unit="image", delay=2, disable=not state.is_main_process
     ) as bar:
         for folder, rows in batches.items():
-            requests = joint_requests(rows, rows_of, poses)
+            requests = joint_requests(rows, rows_of, poses, params.generate.surroundings)
             whole = list(islice(cycle(requests), settings.batch_size))  # the last one may be short
             groups = islice(imagpose.generate(views, whole, settings), len(requests))
-            images = (image for group in groups for image in group)
-            write_batch(dict(zip(rows.name, images, strict=True)), folder, marks, params)
+            made = (image for group in groups for image in group)
+            write_batch(dict(zip(rows.name, made, strict=True)), folder, marks, params)
             bar.update(len(rows))

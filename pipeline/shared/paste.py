@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from generator.pose import draw_silhouette
+
 _MARGIN = 0.08  # around the keypoints, as a share of their height: clothes, hair and feet are outside of them
 _HIDE = 1.5  # factor on the margin around the person who has to vanish
 _SOFT = 0.012  # blur of the edges, as a share of the image's height
@@ -37,12 +39,12 @@ def paste_person(
     )
     scale = (their_bottom - their_top) / max(1.0, our_bottom - our_top)
 
-    hidden = _silhouette(target_keypoints, (height, width), _HIDE * _MARGIN)
+    hidden = draw_silhouette(target_keypoints, height, width, _HIDE * _MARGIN)
     surroundings = cv2.inpaint(target, hidden, 3, cv2.INPAINT_TELEA).astype(np.float32)
     move = np.array(
         [[scale, 0, their_middle - scale * our_middle], [0, scale, their_top - scale * our_top]], np.float32
     )
-    mask = _silhouette(source_keypoints, (height, width), _MARGIN).astype(np.float32) / 255
+    mask = draw_silhouette(source_keypoints, height, width, _MARGIN).astype(np.float32)
     person, opacity = (
         cv2.warpAffine(picture, move, (width, height), flags=cv2.INTER_LINEAR)
         for picture in (source.astype(np.float32), mask)
@@ -56,15 +58,3 @@ def _box(keypoints: NDArray[np.floating]) -> tuple[float, float, float]:
     visible = keypoints[keypoints[:, 2] > 0]
     (left, top), (right, bottom) = visible[:, :2].min(0), visible[:, :2].max(0)
     return float(top), float(bottom), float(left + right) / 2
-
-
-def _silhouette(keypoints: NDArray[np.floating], size: tuple[int, int], margin: float) -> NDArray[np.uint8]:
-    """Draw the hull of the visible keypoints with a margin, a share of their height: 255 in uint8 [H, W]."""
-    top, bottom, _ = _box(keypoints)
-    hull = cv2.convexHull(keypoints[keypoints[:, 2] > 0, :2].round().astype(np.int32))
-    mask = np.zeros(size, np.uint8)
-    cv2.fillConvexPoly(mask, hull, 255)
-    cv2.polylines(
-        mask, [hull], isClosed=True, color=255, thickness=max(1, round(2 * margin * (bottom - top)))
-    )
-    return mask

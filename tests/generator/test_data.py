@@ -8,7 +8,7 @@ from generator import encoders
 from generator.data import EncodedViews, JointSampler, encode_views
 from generator.grid import split
 from generator.keypoints import flip_keypoints, resize_keypoints
-from generator.pose import draw_skeleton
+from generator.pose import draw_silhouette, draw_skeleton
 from tests.generator import tiny
 
 T = 1000
@@ -182,6 +182,61 @@ def test_latents_are_sampled_from_the_posterior_and_conditions_are_its_mean():
     assert 0 <= batch.timesteps.min() < 50 and 950 < batch.timesteps.max() < T
 
 
+def surrounded(views):
+    """The same views with random surroundings: the right half of each is outside of the person's place."""
+    shape = views.latent_mean.shape
+    outside = torch.zeros(*shape[:2], 1, *shape[3:], dtype=torch.bool)
+    outside[..., shape[-1] // 2 :] = True
+    return replace(views, surroundings=torch.randn(shape).half(), outside=outside)
+
+
+def test_surroundings_show_in_masked_views_alone_and_change_no_other_draw():
+    views = surrounded(tiny.views([1] * 5 + [2] * 4))
+    plain = sampler(views, drop_image=0.0).draw(0)
+    batch = sampler(views, drop_image=0.0, surroundings=1.0).draw(0)
+    assert torch.equal(batch.latents, plain.latents) and torch.equal(batch.noise, plain.noise)
+    mask, before = split(batch.conditions.mask), split(plain.conditions.mask)  # [B, 4, 1, h, w]
+    seen, seen_before = split(batch.conditions.visible), split(plain.conditions.visible)
+    is_visible = before[:, :, 0, 0, 0] == 1
+    assert torch.equal(seen[is_visible], seen_before[is_visible]) and (mask[is_visible] == 1).all()
+    half = mask.shape[-1] // 2
+    hidden, shown = mask[~is_visible][..., :half], mask[~is_visible][..., half:]
+    assert not hidden.any() and shown.all()
+    black = views.black.expand_as(seen[~is_visible])
+    assert torch.equal(seen[~is_visible][..., :half], black[..., :half])
+    assert not torch.equal(seen[~is_visible][..., half:], black[..., half:])
+
+
+def test_surroundings_are_those_of_the_view_itself_mirrored_with_it():
+    views = labelled([1] * 5 + [2] * 4)
+    views = replace(
+        views,
+        surroundings=views.latent_mean + 100,
+        outside=torch.ones_like(views.latent_mean[:, :, :1]).bool(),
+    )
+    batch = sampler(views, drop_image=0.0, surroundings=1.0).draw(0)
+    four = split(batch.latents)
+    is_hidden = split(batch.conditions.visible) >= 99
+    assert is_hidden.any() and not is_hidden.all()
+    expected = torch.where(is_hidden, four + 100, four)
+    assert torch.equal(split(batch.conditions.visible), expected)
+
+
+def test_surroundings_come_as_often_as_asked_for_and_go_with_the_image():
+    views = surrounded(tiny.views([1] * 8))
+    half = views.black.shape[-1] // 2
+
+    def share(**changes):
+        mask = split(sampler(views, masked_views=(4, 4), **changes).draw(0).conditions.mask)
+        return (mask[..., half:] == 1).float().mean().item()
+
+    assert share(surroundings=0.5, drop_image=0.0) == pytest.approx(0.5, abs=0.1)
+    assert share(surroundings=1.0, drop_image=0.25) == pytest.approx(0.75, abs=0.1)
+    assert share(surroundings=1.0, drop_image=1.0) == 0
+    with pytest.raises(ValueError, match=r"surroundings is 0\.5, but the views were encoded without them"):
+        sampler(tiny.views([1] * 8), surroundings=0.5)
+
+
 # ---- encoding ----
 
 
@@ -224,6 +279,40 @@ def test_views_are_encoded_as_one_by_one():
     assert torch.equal(views.black, black)
 
 
+def test_surroundings_know_nothing_of_the_person():
+    """Whatever is painted over the person's place, they are the same; and elsewhere they are not."""
+    height, width = tiny.VIEW_SIZE
+    points = np.zeros((1, 18, 3), np.float32)
+    points[0, :3] = [[3, 8, 1], [5, 8, 1], [4, 20, 1]]  # on the left
+    place = draw_silhouette(points[0], height, width, 0.12)
+    assert 0 < place.mean() < 0.5
+    image = people(1)[0]
+    views = encode([image], points, surroundings=True)
+    inside, elsewhere = image.copy(), image.copy()
+    inside[place == 1] = 255 - inside[place == 1]
+    elsewhere[place == 0] = 255 - elsewhere[place == 0]
+    assert torch.equal(encode([inside], points, surroundings=True).surroundings, views.surroundings)
+    assert not torch.equal(encode([elsewhere], points, surroundings=True).surroundings, views.surroundings)
+
+    # A latent pixel is outside if none of its pixels is in the person's place; mirrored, on the other side.
+    cell = height // tiny.LATENT[-2]
+    cells = place.reshape(height // cell, cell, width // cell, cell).max((1, 3)) == 0
+    np.testing.assert_array_equal(views.outside[0, 0, 0], cells)
+    np.testing.assert_array_equal(
+        views.outside[0, 1, 0],
+        draw_silhouette(flip_keypoints(points[0], width), height, width, 0.12)
+        .reshape(height // cell, cell, width // cell, cell)
+        .max((1, 3))
+        == 0,
+    )
+    assert encode([image], points).surroundings is None
+
+
+def test_where_no_person_is_known_nothing_is_shown():
+    views = encode(people(1), np.zeros((1, 18, 3), np.float32), surroundings=True)
+    assert not views.outside.any()
+
+
 def test_images_of_another_size_are_resized_with_their_keypoints():
     points = tiny.keypoints(1)
     double = resize_keypoints(points, np.array([2, 2]))
@@ -252,7 +341,7 @@ def test_images_keypoints_and_identities_must_be_equally_many():
 
 def test_views_that_fill_half_an_accelerators_memory_stay_where_they_are(monkeypatch):
     views = tiny.views([1] * 4)
-    size = sum(tensor.nbytes for tensor in (getattr(views, name) for name in vars(views)))
+    size = sum(tensor.nbytes for tensor in views.tensors().values())
     monkeypatch.setattr(type(views), "to", lambda self, device: "moved")
     for free, result in ((2 * size, "moved"), (2 * size - 2, views)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))

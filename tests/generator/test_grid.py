@@ -1,6 +1,6 @@
 import torch
 
-from generator.grid import join, joint_mask, split
+from generator.grid import join, split
 
 
 def test_views_are_placed_row_by_row():
@@ -13,8 +13,3 @@ def test_split_and_join_are_inverse():
     assert torch.equal(split(join(views)), views)
     joint = torch.randn(3, 5, 8, 4)
     assert torch.equal(join(split(joint)), joint)
-
-
-def test_the_mask_is_one_where_a_view_is_visible():
-    mask = joint_mask(torch.tensor([[True, False, False, True]]), height=2, width=1)
-    assert mask[0, 0].tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]

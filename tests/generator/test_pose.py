@@ -1,7 +1,7 @@
 import numpy as np
 
 from generator.keypoints import KEYPOINT_NAMES, flip_keypoints
-from generator.pose import COLOURS, draw_skeleton
+from generator.pose import COLOURS, draw_silhouette, draw_skeleton
 
 NECK, WRIST = KEYPOINT_NAMES.index("neck"), KEYPOINT_NAMES.index("l_wrist")
 
@@ -43,3 +43,18 @@ def test_the_flipped_skeleton_has_the_mirrored_shape_and_swapped_colours():
     np.testing.assert_array_equal(plain.any(axis=2)[:, ::-1], flipped.any(axis=2))
     left_elbow = COLOURS[KEYPOINT_NAMES.index("l_elbow")]
     assert flipped[30, 28].tolist() == list(left_elbow) != plain[30, 3].tolist()
+
+
+def test_a_silhouette_holds_the_person_with_a_margin_and_leaves_the_rest():
+    points = person(neck=(16, 12), r_hip=(12, 40), l_hip=(20, 40))
+    mask = draw_silhouette(points, 64, 32, 0.1)  # 2.8 pixels around
+    assert mask.shape == (64, 32) and set(np.unique(mask)) == {0, 1}
+    assert mask[10:43, 16].all() and mask[40, 10:23].all()
+    assert not mask[:8].any() and not mask[45:].any() and not mask[:, :8].any() and not mask[:, 25:].any()
+    wide = draw_silhouette(points, 64, 32, 0.3)
+    assert (wide >= mask).all() and wide.sum() > mask.sum()
+
+
+def test_where_less_than_two_keypoints_are_visible_a_person_may_be_everywhere():
+    assert draw_silhouette(person(), 8, 4, 0.1).all()
+    assert draw_silhouette(person(neck=(2, 2)), 8, 4, 0.1).all()

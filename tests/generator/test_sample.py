@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from PIL import Image
 
 from generator import encoders, sample
 from generator.data import encode_views
+from generator.grid import split
 from generator.micro_batches import SmallerParts
 from generator.sample import IMAGPosePipeline, JointRequest, lay_out
 from generator.settings import SampleSettings
@@ -95,6 +98,30 @@ def test_numbers_that_do_not_fit_are_named():
         pipeline()([[picture], [picture]], [POSES[:1]], [POSES[:1]])
 
 
+def test_a_person_is_put_into_the_surroundings_of_the_image_that_lends_the_pose():
+    imagpose, picture = pipeline(), Image.fromarray(PEOPLE[0])
+    places = [Image.fromarray(image) for image in PEOPLE[1:3]]
+    points = np.zeros((2, 18, 3), np.float32)
+    points[:, :3] = [[3, 8, 1], [5, 8, 1], [4, 20, 1]]
+    options = {"num_inference_steps": 2, "output_type": "np"}
+
+    def make(around, poses=points):
+        return imagpose([picture], POSES[:1], poses, surroundings=around, **options).images
+
+    plain, there, swapped = make(None), make(places), make(places[::-1])
+    assert not np.array_equal(plain, there) and not np.array_equal(there, swapped)
+    both = imagpose(
+        [[picture], [picture]],
+        [POSES[:1]] * 2,
+        [points[:1], points[1:]],
+        surroundings=[places[:1], places[1:]],
+        **options,
+    ).images
+    assert [len(images) for images in both] == [1, 1]
+    with pytest.raises(ValueError, match="surroundings for 1 of 2 target poses: one each is needed, or none"):
+        JointRequest((0,), points, (1, 2), surroundings=(0,))
+
+
 # ---- scenarios ----
 
 
@@ -134,6 +161,33 @@ def test_only_sources_are_shown_and_the_first_is_flcs(views):
     assert torch.equal(lower, torch.cat([views.black] * 2, dim=2))
     assert torch.equal(conditions.source_tokens[0], views.tokens[2, 0].float())
     assert torch.equal(conditions.source_latents[0], views.latent_mean[2, 0].float())
+
+
+def test_a_target_shows_the_surroundings_of_its_view_and_a_source_the_whole_of_its_own():
+    views = encode_views(
+        PEOPLE,
+        POSES[:4],
+        np.zeros(4, int),
+        tiny.vae(),
+        tiny.image_encoder(),
+        view_size=tiny.VIEW_SIZE,
+        token_size=tiny.TOKEN_SIZE,
+        flip=False,
+        batch_size=4,
+        surroundings=True,
+    )
+    views = replace(views, outside=torch.rand(views.outside.shape) < 0.5)
+    joint = replace(request((2,), 2), surroundings=(3, 1))  # S T0 / T1 T0'
+    conditions, noise = lay_out(views, [joint])
+    mask, visible = split(conditions.mask)[0], split(conditions.visible)[0]
+    assert mask[0].all() and torch.equal(visible[0], views.latent_mean[2, 0].float())
+    for slot, view in ((1, 3), (2, 1), (3, 3)):
+        assert torch.equal(mask[slot] == 1, views.outside[view, 0])
+        expected = torch.where(views.outside[view, 0], views.surroundings[view, 0].float(), views.black)
+        assert torch.equal(visible[slot], expected)
+    assert torch.equal(noise, lay_out(views, [request((2,), 2)])[1])
+    with pytest.raises(ValueError, match="the views were encoded without them"):
+        lay_out(replace(views, surroundings=None), [joint])
 
 
 # ---- sampling ----

@@ -240,6 +240,11 @@ def test_another_data_set_needs_no_world() -> None:
             {"generator": "all", "to": 50, "ratio": 2},
             "arms.imagpose.to is 50 and ratio is 2.0; expected one of them, which says how many images",
         ),
+        (
+            "generate.surroundings",
+            True,
+            "generate.surroundings is true; expected generator.train.surroundings above 0, or the generator",
+        ),
         ("plan.sources", 3, "plan.sources is 3; expected at most 2, since a joint image has four views and"),
         ("plan.sources", 4, "plan.sources is 4; input should be less than or equal to 3"),
         ("reid.seeds", [1, 1], "reid.seeds are [1, 1]; expected each once"),

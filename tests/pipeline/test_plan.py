@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import plan as stage
 from pipeline.artifacts import PLAN_COLUMNS, PLANS, read_needs, read_plan
+from pipeline.datasets.loaders import read_as_loaders
 from pipeline.params import PlanSettings
 from pipeline.runtime.outputs import write_csv
 from tests import embedded, write_params
@@ -198,3 +199,18 @@ def test_a_plan_reads_nothing_of_images_outside_its_subset(project: pd.DataFrame
     write_csv(project[project.image.isin(subset)], "data/index.csv")
     write_csv(poses[poses.image.isin(subset)], "data/poses.csv")
     assert run({}) == plans
+
+
+def test_where_poses_lend_their_surroundings_images_are_of_their_cameras() -> None:
+    subset = subset_of([6] * 8)
+    visible, camid = np.full(len(subset), 18), subset.set_index("image").camid
+    own, lent = (
+        stage.make_plan(subset, visible, 60, 20, SETTINGS, surroundings) for surroundings in (False, True)
+    )
+    unchanged = [column for column in PLAN_COLUMNS if column not in ("name", "camid", "seed")]
+    pd.testing.assert_frame_equal(own[unchanged], lent[unchanged])
+    assert own.camid.tolist() == camid[own.sources].tolist()
+    assert lent.camid.tolist() == camid[lent.pose].tolist() != own.camid.tolist()
+    assert lent.name.is_unique
+    for name, pid, camera in zip(lent.name, lent.pid, lent.camid, strict=True):
+        assert name.startswith(f"{pid:04d}_c{camera}") and read_as_loaders(name) == (pid, camera)
