@@ -25,8 +25,8 @@ from pipeline.runtime.stage import command_line, progress, stage_main
 JOBS = "jobs.csv"
 _README = """# Jobs for another generator
 
-For each row of {percents}, make one image of {width} x {height} pixels and save it in the folder of
-that {table} under the row's `name` (JPEG; or PNG with that ending).
+For each row of {tables}, make one image of {width} x {height} pixels and save it in the folder of
+that table under the row's `name` (JPEG; or PNG with that ending).
 
 - `sources`: one to three photographs of the person to show, in sources/, joined by |.
 - `skeleton`: the target pose as a picture, in poses/, in OpenPose's colours. The .json beside it has the 18
@@ -80,7 +80,7 @@ def write_jobs(name: str, params: Params, folder: Path) -> None:
         (folder / str(percent)).mkdir()
         write_csv(jobs, folder / str(percent) / JOBS)
     tables = " and ".join(f"{percent}/{JOBS}" for percent in plans)
-    readme = _README.format(percents=tables, table="table", width=width, height=height)
+    readme = _README.format(tables=tables, width=width, height=height)
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.artifacts import MANIFEST
 from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE, read_mark
 from pipeline.datasets.names import SUFFIXES
-from pipeline.datasets.signatures import Signature, read_signature
+from pipeline.datasets.signatures import Signature, read_certificates, read_signature
 from pipeline.runtime.hashes import md5
 from pipeline.runtime.outputs import read_csv
 from pipeline.runtime.stage import command_line, progress, stage_main
@@ -97,7 +97,7 @@ def signatures(folder: Path, trusted: bytes | None) -> dict[Path, Signature]:
 
     Args:
         folder: The folder.
-        trusted: PEM of the certificates whose signatures count; None takes any.
+        trusted: The certificates whose signatures count; None takes any.
 
     Raises:
         FileNotFoundError: There is no image, or one that the export lists is missing.
@@ -116,7 +116,7 @@ def signatures(folder: Path, trusted: bytes | None) -> dict[Path, Signature]:
 
 def _verify_signatures(folder: Path, trust: Path | None) -> None:
     """Print what is wrong with the signatures in a folder, and exit with 1 if anything is."""
-    found = signatures(folder, trust.read_bytes() if trust else None)
+    found = signatures(folder, read_certificates(trust) if trust else None)
     words = {"stranger": "signed by a stranger", "void": "its signature is void"}
     for file, (state, detail) in found.items():
         if state != "signed":

@@ -33,8 +33,7 @@ def pipeline(denoiser=None, scheduler=None):
     return imagpose
 
 
-@pytest.fixture(scope="module")
-def views():
+def encode(surroundings=False):
     return encode_views(
         PEOPLE,
         POSES[:4],
@@ -45,7 +44,13 @@ def views():
         token_size=tiny.TOKEN_SIZE,
         flip=False,
         batch_size=4,
+        surroundings=surroundings,
     )
+
+
+@pytest.fixture(scope="module")
+def views():
+    return encode()
 
 
 def request(sources=(0,), targets=1, seed=5, fill="target", first=4):
@@ -164,18 +169,7 @@ def test_only_sources_are_shown_and_the_first_is_flcs(views):
 
 
 def test_a_target_shows_the_surroundings_of_its_view_and_a_source_the_whole_of_its_own():
-    views = encode_views(
-        PEOPLE,
-        POSES[:4],
-        np.zeros(4, int),
-        tiny.vae(),
-        tiny.image_encoder(),
-        view_size=tiny.VIEW_SIZE,
-        token_size=tiny.TOKEN_SIZE,
-        flip=False,
-        batch_size=4,
-        surroundings=True,
-    )
+    views = encode(surroundings=True)
     views = replace(views, outside=torch.rand(views.outside.shape) < 0.5)
     joint = replace(request((2,), 2), surroundings=(3, 1))  # S T0 / T1 T0'
     conditions, noise = lay_out(views, [joint])

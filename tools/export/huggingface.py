@@ -93,11 +93,7 @@ def croissant(name: str, texts: dict[str, str], params: Params) -> str:
                 id=images,
                 name=images,
                 encoding_formats=["image/jpeg", "image/png"],
-                includes=[
-                    f"{part}/{kind}/*.{end}"
-                    for kind in ("real", "synthetic")
-                    for end in ("jpg", "jpeg", "png")
-                ],
+                includes=[f"{part}/{kind}/*" for kind in ("real", "synthetic")],
             ),
         ]
         fields = [
