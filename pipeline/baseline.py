@@ -47,7 +47,7 @@ from pipeline.world.settings import WorldSettings
 from pipeline.world.shots import Scene, take
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-_FEWEST_KEYPOINTS = 2  # that a source must show to be cut out
+_FEWEST_KEYPOINTS = 2  # that a person must show to be cut out, or to be replaced
 
 
 class Job(NamedTuple):
@@ -68,17 +68,18 @@ class Job(NamedTuple):
 def paste_jobs(plan: pd.DataFrame, params: Params) -> list[Job]:
     """Return what makes the images of a plan by pasting the first source that shows two keypoints.
 
-    Where none does, the image is the first source itself.
+    Where none does, or the pose does not, the image is the first source itself.
     """
     table = read_pose_table()
     camid = read_index().set_index("image").camid
     images = sorted({*plan.pose, *"|".join(plan.sources).split("|")})
     keypoints = dict(zip(images, to_keypoints(table, images), strict=True))
+    enough = {name for name in images if (keypoints[name][:, 2] > 0).sum() >= _FEWEST_KEYPOINTS}
     jobs = []
     for row in plan.itertuples():
         sources, pose = str(row.sources).split("|"), str(row.pose)
-        shown = [name for name in sources if (keypoints[name][:, 2] > 0).sum() >= _FEWEST_KEYPOINTS]
-        if shown:
+        shown = [name for name in sources if name in enough]
+        if shown and pose in enough:
             pair = keypoints[shown[0]], keypoints[pose]
             jobs.append(Job(int(camid[pose]), partial(_paste, params.dataset, shown[0], pose, *pair)))
         else:

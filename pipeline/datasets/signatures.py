@@ -52,6 +52,23 @@ def _import_c2pa() -> Any:
     return c2pa
 
 
+def read_certificates(path: Path) -> bytes:
+    """Read a PEM file of certificates whose signatures count.
+
+    Raises:
+        ValueError: It holds no certificate, or c2pa-python is not installed.
+    """
+    _import_c2pa()
+    from cryptography.x509 import load_pem_x509_certificates
+
+    pem = path.read_bytes()
+    try:
+        load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ValueError(f"{path} holds no certificate in PEM") from None
+    return pem
+
+
 def load_signer(certificates: Path, key: Path) -> "Signer":
     """Read whose signature images get.
 
@@ -128,7 +145,8 @@ def read_signature(image: Path, trusted: bytes | None = None) -> Signature:
 
     Args:
         image: A JPEG or PNG.
-        trusted: PEM of the certificates whose signatures count; None takes any, as anybody can make one.
+        trusted: The certificates whose signatures count, from `read_certificates`; None takes any, as anybody
+            can make one.
 
     Raises:
         ValueError: c2pa-python is not installed.

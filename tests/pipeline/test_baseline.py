@@ -108,10 +108,13 @@ def test_pasted_images_are_of_the_camera_of_the_pose() -> None:
         assert np.abs(made - place).mean() > 3 and np.abs(made - source).mean() > 3
 
 
-def test_a_source_without_keypoints_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("without", ["sources", "pose"])
+def test_a_source_is_taken_as_it_is_where_it_or_the_pose_has_no_keypoints(
+    without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, params = read_plan("pasted", 50), load_params()
     table = read_pose_table()
-    table.loc[table.image.isin("|".join(plan.sources).split("|")), COORDINATES] = 0.0
+    table.loc[table.image.isin("|".join(plan[without]).split("|")), COORDINATES] = 0.0
     monkeypatch.setattr(baseline, "read_pose_table", lambda: table)
     job = baseline.paste_jobs(plan, params)[0]
     assert job.camid == plan.camid[0]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.marks import Mark, read_mark, save_image
-from pipeline.datasets.signatures import load_signer, read_signature, sign_image
+from pipeline.datasets.signatures import load_signer, read_certificates, read_signature, sign_image
 from tests.pipeline.certificates import KEYS, make_certificates
 
 MARK = Mark("0123abcd", "a.jpg", "b.jpg", 1, 2.0)
@@ -35,8 +35,9 @@ def test_a_signed_image_has_its_pixels_and_its_mark_and_says_who_signed_it(
     with Image.open(signed) as first, Image.open(image) as second:
         assert first.tobytes() == second.tobytes()
     assert signed.stat().st_size < image.stat().st_size + 20_000
-    assert b"trainedAlgorithmicMedia" in signed.read_bytes().replace(before, b"")
-    for trusted in (None, authority.read_bytes()):
+    source_type = b"trainedAlgorithmicMedia"  # in the mark, and in the signature
+    assert signed.read_bytes().count(source_type) == before.count(source_type) + 1
+    for trusted in (None, read_certificates(authority), read_certificates(certificates)):
         assert read_signature(signed, trusted) == ("signed", "A. Signer, A Laboratory")
     assert read_signature(image) == ("unsigned", "")
 
@@ -59,6 +60,23 @@ def test_whatever_is_altered_shows(place: str, image: Path, tmp_path: Path) -> N
     signed.write_bytes(data)
     state, reason = read_signature(signed)
     assert state == "altered" and reason
+
+
+def test_a_signature_says_what_kind_of_image_it_is(image: Path, tmp_path: Path) -> None:
+    certificates, key, _ = make_certificates(tmp_path)
+    sign_image(image, tmp_path / "signed.jpg", load_signer(certificates, key), "http://an.example/kind")
+    assert b"http://an.example/kind" in (tmp_path / "signed.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"none", b"\xff", "key"])
+def test_a_file_without_certificates_is_no_reason_to_call_images_altered(
+    content: bytes | str, tmp_path: Path
+) -> None:
+    _, key, _ = make_certificates(tmp_path)
+    file = tmp_path / "trusted.pem"
+    file.write_bytes(key.read_bytes() if content == "key" else content)
+    with pytest.raises(ValueError, match=r"trusted\.pem holds no certificate in PEM"):
+        read_certificates(file)
 
 
 def test_a_stranger_can_sign_and_is_called_so(image: Path, tmp_path: Path) -> None:
