@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from common.seeding import make_rng
 from pipeline.artifacts import (
@@ -33,6 +32,7 @@ from pipeline.artifacts import (
     to_keypoints,
 )
 from pipeline.datasets.images import read_image
+from pipeline.datasets.marks import save_baseline
 from pipeline.datasets.names import speaking_stem
 from pipeline.datasets.views import from_view, to_view
 from pipeline.params import BaselineKind, DatasetSettings, Params, load_params
@@ -143,12 +143,15 @@ _JOBS: dict[BaselineKind, Callable[[pd.DataFrame, Params], list[Job]]] = {
 }
 
 
-def make_images(plan: pd.DataFrame, jobs: list[Job], quality: int, output: Path) -> pd.DataFrame:
+def make_images(
+    plan: pd.DataFrame, jobs: list[Job], kind: BaselineKind, quality: int, output: Path
+) -> pd.DataFrame:
     """Make the images of a plan in the folder `output`, which exists, and return its manifest.
 
     Args:
         plan: Rows of synthetic images.
         jobs: What makes each of them.
+        kind: Kind of the baseline, for the images' marks.
         quality: Quality of the JPEGs.
         output: Folder to write to.
 
@@ -162,14 +165,16 @@ def make_images(plan: pd.DataFrame, jobs: list[Job], quality: int, output: Path)
     ]
     makers = [job.make for job in jobs]
     with worker_pool() as pool:
-        written = pool.map(partial(_write, quality), makers, [output / name for name in names], chunksize=8)
+        written = pool.map(
+            partial(_write, quality, kind), makers, [output / name for name in names], chunksize=8
+        )
         for _ in progress(written, len(jobs), f"images for {output.name} %"):
             pass
     return plan.assign(name=names, camid=camids, md5=[md5(output / name) for name in names])
 
 
-def _write(quality: int, make: Callable[[], Pixels], file: Path) -> None:
-    Image.fromarray(make()).save(file, "JPEG", quality=quality)
+def _write(quality: int, kind: BaselineKind, make: Callable[[], Pixels], file: Path) -> None:
+    save_baseline(make(), file, quality, kind)
 
 
 def main() -> None:
@@ -179,12 +184,13 @@ def main() -> None:
     name, params = parser.parse_args().name, load_params()
     if name not in params.baselines:
         raise ValueError(f"the baseline is {name}; expected one of {', '.join(params.baselines) or 'none'}")
+    kind = params.baselines[name].kind
     with atomic(SYNTHETIC / name) as folder:
         for percent in read_needs(name):
             plan, output = read_plan(name, percent), folder / str(percent)
             output.mkdir(parents=True)
-            jobs = _JOBS[params.baselines[name].kind](plan, params)
-            write_csv(make_images(plan, jobs, params.generate.jpeg_quality, output), output / MANIFEST)
+            jobs = _JOBS[kind](plan, params)
+            write_csv(make_images(plan, jobs, kind, params.generate.jpeg_quality, output), output / MANIFEST)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ def score_arm(name: str, params: Params) -> pd.DataFrame:
     """Score all images of an arm: columns percent, name, agreement."""
     index = read_index()
     real = index[index.split == "train"]
-    arm, everyone = params.arms[name], len(read_subset(100))
+    arm, all_real = params.arms[name], len(read_subset(100))
     images = {
-        percent: read_arm(arm, percent, set(real.pid), len(read_subset(percent)), everyone)
+        percent: read_arm(arm, percent, set(real.pid), len(read_subset(percent)), all_real)
         for percent in params.percents_of(name)
     }
     count = sum(len(table) for _, table in images.values())

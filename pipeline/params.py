@@ -334,16 +334,16 @@ class ArmSettings(Mix):
         """The percentage to which the arm fills a subset up; None if its number is given in another way."""
         return None if self.images is not None or self.ratio is not None else self.to or 100
 
-    def count(self, real: int, everyone: int) -> int:
+    def count(self, real: int, all_real: int) -> int:
         """Return the number of synthetic images, at most, beside so many real ones.
 
         Args:
             real: Real images of the subset.
-            everyone: All real training images.
+            all_real: All real training images.
         """
         if self.fills_to is not None:
-            return max(0, everyone * self.fills_to // 100 - real)
-        share = self.images * everyone / 100 if self.images is not None else (self.ratio or 0) * real
+            return max(0, all_real * self.fills_to // 100 - real)
+        share = self.images * all_real / 100 if self.images is not None else (self.ratio or 0) * real
         return max(1, round(share))
 
 

@@ -188,7 +188,7 @@ def _generator(added: ImageSet | None) -> str:
 
 
 def read_added(
-    arm: ArmSettings, percent: int, real: ImageSet, everyone: int, settings: ReidSection
+    arm: ArmSettings, percent: int, real: ImageSet, all_real: int, settings: ReidSection
 ) -> ImageSet:
     """Read the images that an arm adds to the real ones of a subset: synthetic, or real ones once more.
 
@@ -196,10 +196,10 @@ def read_added(
         arm: The recipe.
         percent: Share of the subset.
         real: Images of the subset.
-        everyone: Number of all real training images.
+        all_real: Number of all real training images.
         settings: Settings of the training.
     """
-    folder, table = read_arm(arm, percent, set(real.table.pid), len(real.table), everyone)
+    folder, table = read_arm(arm, percent, set(real.table.pid), len(real.table), all_real)
     if not arm.repeat_real:
         return ImageSet.read(table, [folder / name for name in table.name], settings)
     sources = pd.Index(real.table.image).get_indexer(table.sources.str.split("|").str[0])
@@ -233,11 +233,13 @@ def list_jobs(name: str, params: Params, folder: Path | None = None) -> Iterator
     index, root, arm = read_index().set_index("image", drop=False), params.dataset.root, params.arms.get(name)
     settings = params.reid_of(name)
     train = index.loc[read_subset(100)]
-    everyone = ImageSet.read(train, [root / image for image in train.image], settings)
+    training_images = ImageSet.read(train, [root / image for image in train.image], settings)
 
     def read(percent: int) -> tuple[ImageSet, ImageSet | None]:
-        in_subset = everyone.table.image.isin(read_subset(percent)).to_numpy()
-        real = ImageSet(everyone.table[in_subset].reset_index(drop=True), everyone.pixels[in_subset])
+        in_subset = training_images.table.image.isin(read_subset(percent)).to_numpy()
+        real = ImageSet(
+            training_images.table[in_subset].reset_index(drop=True), training_images.pixels[in_subset]
+        )
         return real, read_added(arm, percent, real, len(train), settings) if arm else None
 
     percents = params.percents_of(name)

@@ -137,6 +137,6 @@ def _inspect(file: Path) -> dict[str, Any] | str:
     except ValueError as error:
         return str(error).removeprefix(f"{file}: ")
     if is_marked_synthetic(file):
-        return "a generated image, as the mark in its bytes says; a data set holds real images alone"
+        return "a synthetic image, as the mark in its bytes says; a data set holds real images alone"
     pixels = hashlib.md5(repr(image.size).encode() + image.tobytes(), usedforsecurity=False).hexdigest()
     return {"width": image.width, "height": image.height, "md5": md5(file), "pixels": pixels}

@@ -1,8 +1,8 @@
 """Marks inside synthetic images: a model made them, which one, and from what.
 
 XMP carries IPTC's digital source type and its fields about AI (Photo Metadata Standard 2025.1), which search
-engines, social networks and photo archives read. EXIF says the same in words. The pixels stay the same. A
-mark is a label and no proof: anybody can remove or forge it.
+engines, social networks and photo archives read. EXIF says the same in words. Images of baselines have
+XMP alone. The pixels stay the same. A mark is a label and no proof: anybody can remove or forge it.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.params import BaselineKind
+
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+BASELINE_SOURCE_TYPES: dict[BaselineKind, str] = {
+    "pasted": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeCapture",
+    "rendered": "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia",
+}
 DESCRIPTION = "Synthetic image of a person in a pose, made by a generative model (IMAGPose); no photograph"
 
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -39,10 +45,10 @@ def _packet(values: dict[str, str]) -> bytes:
 
 
 def _read_properties(packet: bytes) -> dict[str, str]:
-    """Return the properties in a packet that says that a trained model made the image.
+    """Return the properties in a packet.
 
     Raises:
-        ValueError: The packet is broken or does not say so.
+        ValueError: The packet is broken.
     """
     if b"<!DOCTYPE" in packet:
         raise ValueError("its XMP declares entities")  # a few nested ones can fill the memory
@@ -53,9 +59,12 @@ def _read_properties(packet: bytes) -> dict[str, str]:
     properties: dict[str, str] = {}
     for description in root.iter(f"{{{_RDF}}}Description"):
         properties |= description.attrib | {child.tag: child.text or "" for child in description}
-    if properties.get(f"{{{_IPTC}}}DigitalSourceType") != DIGITAL_SOURCE_TYPE:
-        raise ValueError("its XMP does not say that a model made it")
     return properties
+
+
+def _source_type(properties: dict[str, str]) -> str | None:
+    """Return the digital source type among the properties of a packet."""
+    return properties.get(f"{{{_IPTC}}}DigitalSourceType")
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ class Mark:
             ValueError: It does not say that a trained model made the image, or a property is missing.
         """
         properties = _read_properties(packet)
+        if _source_type(properties) != DIGITAL_SOURCE_TYPE:
+            raise ValueError("its XMP does not say that a model made it")
         try:
             generator, sources, pose, seed, guidance = (
                 properties[f"{{{_OURS}}}{field.name}"] for field in fields(cls)
@@ -115,6 +126,12 @@ def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) 
     Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
     # Pillow does not notice when only a part of a JPEG fits on the disk.
     path.write_bytes(encoded.getvalue())
+
+
+def save_baseline(pixels: NDArray[np.uint8], path: Path, quality: int, kind: BaselineKind) -> None:
+    """Write an image [H, W, 3] of a baseline as a JPEG; its XMP says that it is no photograph."""
+    packet = _packet({"Iptc4xmpExt:DigitalSourceType": BASELINE_SOURCE_TYPES[kind]})
+    Image.fromarray(pixels).save(path, "JPEG", quality=quality, xmp=packet)
 
 
 def save_composite(picture: Image.Image, path: Path) -> None:
@@ -138,12 +155,12 @@ def read_mark(path: Path) -> Mark:
 
 
 def is_marked_synthetic(path: Path) -> bool:
-    """Return whether an image says that a trained model made it, whichever program wrote that."""
+    """Return whether an image says that a model or a baseline made it, whichever program wrote that."""
     try:
-        _read_properties(_read_packet(path))
+        found = _source_type(_read_properties(_read_packet(path)))
     except ValueError:
         return False
-    return True
+    return found in (DIGITAL_SOURCE_TYPE, *BASELINE_SOURCE_TYPES.values())
 
 
 def _read_packet(path: Path) -> bytes:

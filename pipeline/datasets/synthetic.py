@@ -50,7 +50,7 @@ def read_synthetic(generator: str, percent: int, identities: set[int]) -> tuple[
 
 
 def read_arm(
-    arm: ArmSettings, percent: int, identities: set[int], real_images: int, everyone: int
+    arm: ArmSettings, percent: int, identities: set[int], real_images: int, all_real: int
 ) -> tuple[Path, pd.DataFrame]:
     """List the synthetic images that an arm adds to the real ones of a subset, as `read_synthetic` does.
 
@@ -59,7 +59,7 @@ def read_arm(
         percent: Share of the subset.
         identities: Identities of the subset.
         real_images: Number of its images.
-        everyone: Number of all real training images.
+        all_real: Number of all real training images.
     """
     folder, table = read_synthetic(arm.generator, percent, identities)
-    return folder, table.sort_values("order").head(arm.count(real_images, everyone)).sort_index()
+    return folder, table.sort_values("order").head(arm.count(real_images, all_real)).sort_index()

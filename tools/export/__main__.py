@@ -20,10 +20,10 @@ from typing import get_args
 import pandas as pd
 
 from pipeline.artifacts import read_index, read_subset
-from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE
+from pipeline.datasets.marks import BASELINE_SOURCE_TYPES, DIGITAL_SOURCE_TYPE
 from pipeline.datasets.signatures import load_signer, sign_image
 from pipeline.datasets.synthetic import read_arm
-from pipeline.params import BaselineKind, Params, load_params
+from pipeline.params import Params, load_params
 from pipeline.runtime.stage import command_line, stage_main
 from tools.export.card import data_card
 from tools.export.huggingface import CROISSANT, croissant, front_matter, metadata
@@ -38,11 +38,6 @@ from tools.export.layouts import (
 )
 
 EXPORTS = Path("exports")
-# IPTC's digital source types of images that no model made
-_SOURCE_TYPES: dict[BaselineKind, str] = {
-    "pasted": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeCapture",
-    "rendered": "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia",
-}
 
 
 def main() -> None:
@@ -90,7 +85,7 @@ def main() -> None:
         texts[CROISSANT] = croissant(f"{params.dataset.name}: {name}, {percent} %", tables, params)
 
     baseline = params.baselines.get(params.made_by(arm.generator)) if arm else None
-    source_type = _SOURCE_TYPES[baseline.kind] if baseline else DIGITAL_SOURCE_TYPE
+    source_type = BASELINE_SOURCE_TYPES[baseline.kind] if baseline else DIGITAL_SOURCE_TYPE
     sign = partial(sign_image, signer=signer, source_type=source_type) if signer else None
     write_export(rows, texts, output, layout, sign)
     train = rows.split == "train"

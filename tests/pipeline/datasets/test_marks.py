@@ -14,10 +14,11 @@ from pipeline.datasets.marks import (
     DIGITAL_SOURCE_TYPE,
     Mark,
     read_mark,
+    save_baseline,
     save_composite,
     save_image,
 )
-from pipeline.params import IndexSettings
+from pipeline.params import BaselineKind, IndexSettings
 
 MARK = Mark(
     "0123abcd", "query/0002_c1s1_000001_00.jpg|a&b<\"'é.jpg", "0003_c2s1_000001_00.jpg", 2**32 - 1, 2.5
@@ -111,11 +112,17 @@ def test_an_image_without_a_mark_and_a_file_that_is_none(tmp_path: Path) -> None
         read_mark(tmp_path / "text.jpg")
 
 
-def test_an_index_takes_no_image_that_says_it_is_generated(image: Path, market: Path) -> None:
+@pytest.mark.parametrize("kind", [None, "pasted", "rendered"])
+def test_an_index_takes_no_image_that_says_it_is_synthetic(
+    kind: BaselineKind | None, image: Path, market: Path
+) -> None:
     """For example this pipeline's own export, named as the root of a data set."""
     name = "bounding_box_train/0002_c1s1_000001_01_g0001.jpg"
-    shutil.copy(image, market / name)
+    if kind:
+        save_baseline(PIXELS, market / name, 92, kind)
+    else:
+        shutil.copy(image, market / name)
     index, rejected, _ = index_dataset("market1501", market, IndexSettings(validation_identities=0, seed=0))
     assert name not in set(index.image)
-    reason = "a generated image, as the mark in its bytes says; a data set holds real images alone"
+    reason = "a synthetic image, as the mark in its bytes says; a data set holds real images alone"
     assert rejected.values.tolist() == [[name, reason]]
