@@ -59,7 +59,7 @@ from reid.cameras import NO_CAMERA, cameras_separate, count_cameras
 
 PROFILES = tuple(  # the defaults that are shipped
     f"profiles/{name}.yaml"
-    for name in ("embedded", "market1501", "market1501_authors", "market1501_judges", "photographs")
+    for name in ("embedded", "harder", "market1501", "market1501_authors", "market1501_judges", "photographs")
 )
 
 _MODEL_QUERY = ["percent", "seed", "query"]

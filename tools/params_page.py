@@ -27,8 +27,9 @@ Every number that you may change is in `params.yaml`, one section per stage. Two
 `profiles/embedded.yaml`, from which `params.yaml` was copied, and `profiles/market1501.yaml`, at paper scale.
 A third one, `profiles/market1501_authors.yaml`, follows the code of the paper's authors; [The
 generator](generator.md#where-it-differs-from-the-paper) lists what it has in other ways. A fourth one,
-`profiles/market1501_judges.yaml`, has [three judges](judges.md#recipes-of-papers), and a fifth one,
-`profiles/photographs.yaml`, [small models for photographs](photographs.md).
+`profiles/market1501_judges.yaml`, has [three judges](judges.md#recipes-of-papers), a fifth one,
+`profiles/photographs.yaml`, [small models for photographs](photographs.md), and a sixth one,
+`profiles/harder.yaml`, [a harder rendered world](protocol.md#what-a-world-can-tell).
 A key that is missing, unknown or out of its range is refused with one sentence, before any stage runs.
 """
 

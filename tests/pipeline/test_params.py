@@ -55,7 +55,7 @@ def test_the_profiles_are_valid_immutable_and_have_the_same_keys() -> None:
     paper = PROFILES / "market1501.yaml"
     assert load_params(paper).reid.backbone == "resnet50"
     own = ("world", "arms", "baselines")  # a profile has a world or none, and names its own arms
-    for profile in (paper, PROFILES / "photographs.yaml"):
+    for profile in (paper, PROFILES / "photographs.yaml", PROFILES / "harder.yaml"):
         load_params(profile)
         outside = {key for key in keys(YAML_FILE.load(profile)) if key[0] not in own}
         assert outside == {key for key in keys(VALUES) if key[0] not in own}
@@ -71,6 +71,19 @@ def test_the_profiles_of_market_1501_differ_in_what_they_are_about(profile: str,
     paper, other = (YAML_FILE.load(PROFILES / name) for name in ("market1501.yaml", profile))
     assert paper.keys() == other.keys()
     assert {section for section in paper if paper[section] != other[section]} == sections
+
+
+def test_the_harder_world_is_the_embedded_run_on_more_people_with_fewer_images() -> None:
+    harder = YAML_FILE.load(PROFILES / "harder.yaml")
+    load_params(PROFILES / "harder.yaml")
+    changed = {
+        (section, key)
+        for section, values in harder.items()
+        for key in values or {}
+        if values[key] != VALUES[section][key]
+    }
+    assert {section for section, _ in changed} == {"dataset", "world", "reid"}
+    assert harder.keys() == VALUES.keys() and len(changed) == 5
 
 
 def test_sections_stand_in_the_order_of_the_settings() -> None:
