@@ -1,5 +1,6 @@
 """A small data set of every kind in its true form goes through the stages, and bad ones are named."""
 
+import json
 import re
 import shutil
 import sys
@@ -11,15 +12,35 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from pipeline import check, contact_sheets, cross, gains, plan, poses, report, subset, table4, train_reid
+from generator.sample import IMAGPosePipeline
+from pipeline import (
+    check,
+    contact_sheets,
+    cross,
+    gains,
+    generate,
+    identity,
+    plan,
+    poses,
+    report,
+    scores,
+    subset,
+    table4,
+    train_reid,
+)
+from pipeline import filter as filters
 from pipeline import index as index_stage
-from pipeline.artifacts import GENERATOR_CURVES, IDENTITY, SYNTHETIC, read_index, read_plan
+from pipeline.artifacts import GENERATOR_CURVES, IDENTITY, SYNTHETIC, read_index, read_plan, read_subset
 from pipeline.datasets.formats import FORMATS
 from pipeline.datasets.indexing import index_dataset
+from pipeline.datasets.marks import read_mark
 from pipeline.datasets.names import read_name
+from pipeline.datasets.synthetic import read_synthetic
 from pipeline.params import IndexSettings, load_params
 from pipeline.runtime.outputs import write_csv
-from tests import REPOSITORY, embedded, write_params
+from pipeline.shared import pose_judge
+from tests import REPOSITORY, change, embedded, read_yaml, write_params
+from tests.generator import tiny
 from tests.pipeline.market import (
     deepfashion_folder,
     keypoints_frame,
@@ -309,6 +330,55 @@ def test_everything_downstream_works(example: Example, monkeypatch: pytest.Monke
         if image.startswith("real/"):
             row = index.loc[image.removeprefix("real/")]
             assert (row.pid, row.camid) == (pid, camid)
+
+
+@pytest.mark.slow
+def test_images_are_generated_judged_filtered_and_scored(
+    example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny generator that has learned nothing."""
+    monkeypatch.setattr(pose_judge, "ITERATIONS", 2)
+    models = Path("models/generator/all/100")
+    parts = tiny.vae(), tiny.image_encoder(), tiny.denoiser(trained=True), tiny.scheduler()
+    IMAGPosePipeline(*parts, 64, 32, 32, 16).save_pretrained(models)
+    changes = {
+        "dataset.height": 64,
+        "dataset.width": 32,
+        "generator.token_height": 32,
+        "generator.token_width": 16,
+        "generator.image_encoder": str(models / "image_encoder"),
+        "generate.sample": {**read_yaml(Path("params.yaml"))["generate"]["sample"], "steps": 1},
+        "filters": {"sure": {"generator": "all", "min_agreement": 0.5}},
+        "arms": {"imagpose": {"generator": "all", "to": 300}, "kept": {"generator": "sure", "to": 300}},
+        "scores.identities": "test",
+        "scores.sources": 4,
+        "scores.height": 24,
+        "scores.width": 16,
+    }
+    write_params(Path(), change(read_yaml(Path("params.yaml")), changes))
+
+    drawn = plan_images()
+    call(generate, "all", "60")
+    folder, table = read_synthetic("all", 60, set(drawn.pid))
+    assert table.name.tolist() == drawn.name.tolist()
+    root = Path("data set")
+    for name, source in zip(table.name, table.sources.str.split("|").str[0], strict=True):
+        assert read_mark(folder / name).sources.split("|")[0] == source and (root / source).is_file()
+
+    call(identity, "imagpose")
+    agreement = pd.read_csv(IDENTITY / "imagpose.csv").set_index("name").agreement
+    added = load_params().arms["imagpose"].count(len(read_subset(60)), len(read_subset(100)))
+    assert len(agreement) == added and set(agreement.index) <= set(table.name)
+    assert agreement.between(0, 1).all()
+    call(filters, "sure")
+    _, kept = read_synthetic("sure", 60, set(drawn.pid))
+    assert set(kept.name) <= set(table.name)
+
+    call(scores)
+    found = json.loads(scores.SCORES.read_text())
+    test = read_index().query("split in ['query', 'gallery']")
+    assert 0 < found["people"] <= test.pid.nunique() and found["pairs"] > 0
+    assert all(-1 < found[scenario]["ssim"] <= 1 for scenario in scores.SCENARIOS)
 
 
 # --- what loaders of other code make of it ------------------------------------------------------------------
