@@ -194,7 +194,12 @@ def list_images(key: str, dataset: DatasetSettings | CrossSettings) -> Listing:
 
 
 def load_models(params: Params, mistakes: Mistakes) -> Models | None:
-    """Load the models of the generator without weights; None if one cannot be. See that they fit together."""
+    """Load the models of the generator without weights, and see that they fit together.
+
+    Returns:
+        The models; None if one cannot be loaded, or no generator is to be trained. The image encoder is
+        looked at in any case, because it judges other generators' images too.
+    """
     settings, base, folder = params.generator, params.generator.base, params.generator.denoiser_folder
     vae = encoder = denoiser = None
     if settings.image_encoder.is_dir():
@@ -204,6 +209,8 @@ def load_models(params: Params, mistakes: Mistakes) -> Models | None:
             f"generator.image_encoder is {settings.image_encoder}; there is no such folder, expected an "
             "image encoder in transformers' layout"
         )
+    if not settings.train_on:
+        return None
     if base.is_dir():
         vae = mistakes.look(load_vae, base / "vae", meta=True)
         mistakes.look(load_scheduler, base / "scheduler", settings.scheduler)

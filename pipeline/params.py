@@ -206,10 +206,9 @@ class GeneratorSection(Settings):
     encode_batch: int = Field(ge=1, le=MOST_IMAGES, description="images at once through the frozen encoders")
     train_on: tuple[TrainOn, ...] = Field(
         strict=False,
-        min_length=1,
         max_length=2,
         description="all = one generator for all real training images (the paper's protocol); "
-        "subset = one per subset that sees nothing else (leak-free)",
+        "subset = one per subset that sees nothing else (leak-free); empty = no IMAGPose at all",
     )
     denoiser: DenoiserSettings
     scheduler: SchedulerSettings

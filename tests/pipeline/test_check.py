@@ -80,6 +80,15 @@ def test_the_shipped_parameters_have_no_problem(monkeypatch: pytest.MonkeyPatch)
     assert check.problems(SHIPPED) == []
 
 
+def test_other_generators_alone_need_the_image_encoder_alone(params: Params, tmp_path: Path) -> None:
+    others = changed(params, generator={"train_on": ()})
+    shutil.rmtree(tmp_path / "models/base")
+    assert check.problems(others) == []
+    shutil.rmtree(tmp_path / "models/encoder")
+    (sentence,) = check.problems(others)
+    assert "generator.image_encoder is" in sentence
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "named"),

@@ -166,6 +166,8 @@ def test_the_bound_of_an_arm_has_rendered_images_in_its_place() -> None:
     assert params.bounds == {"imagpose": "perfect", "many": "many_perfect"} | own
     assert params.families == [["imagpose", "many"], ["perfect", "many_perfect"]]
     assert params.train_on("perfect") == "other" and params.planned == ["all", "perfect"]
+    perfect = {"generator.train_on": [], "arms": {"perfect": arms["perfect"]}, "baselines": baselines}
+    assert parse_params(changed(perfect)).planned == ["perfect"]
     elsewhere = {"dataset.root": "datasets/x", "poses.path": "x.csv", "world": None}
     with pytest.raises(ParamsError, match=r"baselines.perfect.kind is rendered; expected another where dat"):
         parse_params(changed({"arms": arms, "baselines": baselines} | elsewhere))
