@@ -122,16 +122,13 @@ def save_image(pixels: NDArray[np.uint8], path: Path, quality: int, mark: Mark) 
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = DESCRIPTION
     exif[ExifTags.Base.Software] = "reid-imagpose"
-    encoded = BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, exif=exif, xmp=mark.to_xmp())
-    # Pillow does not notice when only a part of a JPEG fits on the disk.
-    path.write_bytes(encoded.getvalue())
+    _save_jpeg(Image.fromarray(pixels), path, quality, exif=exif, xmp=mark.to_xmp())
 
 
 def save_baseline(pixels: NDArray[np.uint8], path: Path, quality: int, kind: BaselineKind) -> None:
     """Write an image [H, W, 3] of a baseline as a JPEG; its XMP says that it is no photograph."""
-    packet = _packet({"Iptc4xmpExt:DigitalSourceType": BASELINE_SOURCE_TYPES[kind]})
-    Image.fromarray(pixels).save(path, "JPEG", quality=quality, xmp=packet)
+    values = {"Iptc4xmpExt:DigitalSourceType": BASELINE_SOURCE_TYPES[kind], "imagpose:baseline": kind}
+    _save_jpeg(Image.fromarray(pixels), path, quality, xmp=_packet(values))
 
 
 def save_composite(picture: Image.Image, path: Path) -> None:
@@ -142,7 +139,14 @@ def save_composite(picture: Image.Image, path: Path) -> None:
         chunks.add_itxt("XML:com.adobe.xmp", packet.decode())
         picture.save(path, pnginfo=chunks)
     else:
-        picture.save(path, quality=90, xmp=packet)
+        _save_jpeg(picture, path, 90, xmp=packet)
+
+
+def _save_jpeg(image: Image.Image, path: Path, quality: int, **marks: bytes | Image.Exif) -> None:
+    """Write a JPEG; where the disk is too full for it, which Pillow does not notice, raise an OSError."""
+    encoded = BytesIO()
+    image.save(encoded, "JPEG", quality=quality, **marks)
+    path.write_bytes(encoded.getvalue())
 
 
 def read_mark(path: Path) -> Mark:
@@ -155,12 +159,12 @@ def read_mark(path: Path) -> Mark:
 
 
 def is_marked_synthetic(path: Path) -> bool:
-    """Return whether an image says that a model or a baseline made it, whichever program wrote that."""
+    """Return whether an image says that a trained model made it, by any program, or that a baseline did."""
     try:
-        found = _source_type(_read_properties(_read_packet(path)))
+        properties = _read_properties(_read_packet(path))
     except ValueError:
         return False
-    return found in (DIGITAL_SOURCE_TYPE, *BASELINE_SOURCE_TYPES.values())
+    return _source_type(properties) == DIGITAL_SOURCE_TYPE or f"{{{_OURS}}}baseline" in properties
 
 
 def _read_packet(path: Path) -> bytes:

@@ -255,7 +255,7 @@ def test_filters_show_their_pictures(run: Params) -> None:
 
 def test_another_scale_is_compared_with_its_own_defaults(run: Params) -> None:
     """A run with the paper's parameters differs from the paper's defaults in what the user changed."""
-    for name, steps in (("market1501", 20), ("market1501_authors", 30), ("photographs", 6)):
+    for name, steps in (("harder", 6), ("market1501", 20), ("market1501_authors", 30), ("photographs", 6)):
         profile = f"profiles/{name}.yaml"
         text = Path(profile).read_text()
         assert f"    steps: {steps} " in text

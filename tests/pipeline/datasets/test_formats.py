@@ -371,8 +371,9 @@ def test_images_are_generated_judged_filtered_and_scored(
     assert len(agreement) == added and set(agreement.index) <= set(table.name)
     assert agreement.between(0, 1).all()
     call(filters, "sure")
-    _, kept = read_synthetic("sure", 60, set(drawn.pid))
-    assert set(kept.name) <= set(table.name)
+    folder, kept = read_synthetic("sure", 60, set(drawn.pid))
+    judged = pd.read_csv(folder / "scores.csv")
+    assert len(judged) == added and kept.name.tolist() == judged.name[judged.kept].tolist()
 
     call(scores)
     found = json.loads(scores.SCORES.read_text())

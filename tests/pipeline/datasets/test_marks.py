@@ -13,6 +13,7 @@ from pipeline.datasets.marks import (
     COMPOSITE,
     DIGITAL_SOURCE_TYPE,
     Mark,
+    is_marked_synthetic,
     read_mark,
     save_baseline,
     save_composite,
@@ -110,6 +111,17 @@ def test_an_image_without_a_mark_and_a_file_that_is_none(tmp_path: Path) -> None
     (tmp_path / "text.jpg").write_text("text")
     with pytest.raises(ValueError, match="it is no readable image"):
         read_mark(tmp_path / "text.jpg")
+
+
+def test_a_composite_of_photographs_by_another_program_is_a_photograph(tmp_path: Path) -> None:
+    """For example a panorama from which people were cut."""
+    save_baseline(PIXELS, tmp_path / "pasted.jpg", 92, "pasted")
+    with Image.open(tmp_path / "pasted.jpg") as image:
+        packet = image.info["xmp"]
+    assert is_marked_synthetic(tmp_path / "pasted.jpg") and b'imagpose:baseline="pasted"' in packet
+    other = packet.replace(b'imagpose:baseline="pasted"', b"")
+    Image.fromarray(PIXELS).save(tmp_path / "panorama.jpg", xmp=other)
+    assert not is_marked_synthetic(tmp_path / "panorama.jpg")
 
 
 @pytest.mark.parametrize("kind", [None, "pasted", "rendered"])
