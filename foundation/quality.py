@@ -33,7 +33,8 @@ def measure(
     The judge is a re-ID model trained on half of the photos; sources and target poses come from the other
     half. Its top-1 is the share of generated images in which it names the right person. Two ceilings are
     measured with it: the photos that gave the target poses, as they are and after the VAE. SSIM compares a
-    generated image with that photo, whose camera the generator does not know.
+    generated image with that photo, whose camera the generator does not know. Sharpness is in percent of the
+    sharpness of these photos.
 
     Args:
         folder: Folder of the saved pipeline.
@@ -64,10 +65,12 @@ def measure(
     # Sources [persons, SOURCES] and targets [persons, T] are indices of photos.
     sources, targets = choose_photos(people.pids)
     photos = people[targets.ravel()]
+    reconstructions = reconstruct(imagpose.vae, photos.images)
     scores = {
         "vae_psnr": psnr(imagpose.vae, people.images),
         "judge_top1_photos": top1(judge, photos.images, photos.pids),
-        "judge_top1_vae": top1(judge, reconstruct(imagpose.vae, photos.images), photos.pids),
+        "judge_top1_vae": top1(judge, reconstructions, photos.pids),
+        "sharpness_vae": 100 * sharpness(reconstructions) / sharpness(photos.images),
     }
     images = {}
     for count in range(1, SOURCES + 1):
@@ -78,6 +81,7 @@ def measure(
         scores |= {
             f"judge_top1_{suffix}": top1(judge, images[count], photos.pids),
             f"ssim_{suffix}": mean_ssim(images[count], photos.images),
+            f"sharpness_{suffix}": 100 * sharpness(images[count]) / sharpness(photos.images),
             f"seconds_per_image_{suffix}": seconds / len(photos.pids),
         }
     return scores, contact_sheet(people, sources, targets, images[1], images[SOURCES])
@@ -151,6 +155,11 @@ def mean_ssim(images: np.ndarray, photos: np.ndarray) -> float:
     """Mean structural similarity of images and photos, both uint8 [N, H, W, 3]."""
     pairs = zip(images, photos, strict=True)
     return float(np.mean([structural_similarity(*pair, channel_axis=2) for pair in pairs]))
+
+
+def sharpness(images: np.ndarray) -> float:
+    """Mean absolute difference of pixels one above the other, in grey levels, of images [N, H, W, 3]."""
+    return float(np.abs(np.diff(images.astype(np.int16), axis=1)).mean())
 
 
 def contact_sheet(

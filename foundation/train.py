@@ -203,6 +203,7 @@ def make_image_encoder(
     folder = _model_scratch("image_encoder", settings, sections, key)
     if not (folder / "model").is_dir():
         encoder = imagpose.image_encoder.requires_grad_(True)
+        curve = Curve(folder / "curve.jsonl")
         train_bot(
             people.images,
             people.pids,
@@ -212,8 +213,9 @@ def make_image_encoder(
             backbone=(TokenMap(encoder), 2 * settings.image_encoder.hidden_size),
             checkpoints=Checkpoints(folder),
             title="image encoder",
+            log=_with_seconds(curve),
         )
-        _save(encoder.eval(), None, folder / "model")
+        _save(encoder.eval(), curve, folder / "model")
     return folder / "model"
 
 
@@ -312,12 +314,11 @@ def _with_seconds(curve: Curve) -> Callable[[int, dict[str, float]], None]:
     return log
 
 
-def _save(model: ModelMixin | PreTrainedModel, curve: Curve | None, folder: Path) -> None:
+def _save(model: ModelMixin | PreTrainedModel, curve: Curve, folder: Path) -> None:
     """Store a trained model in half precision, and its learning curve as a table."""
     with atomic(folder) as temporary:
         model.half().save_pretrained(temporary, safe_serialization=True)
-        if curve:
-            curve.table().to_csv(temporary / CURVE, index=False, float_format="%.5g")
+        curve.table().to_csv(temporary / CURVE, index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":

@@ -112,11 +112,12 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     assert {tensor.dtype for tensor in tensors(folder).values()} == {torch.float16}
     scores = json.loads((folder / "quality.json").read_text())
     sources = ("1_source", "2_sources", "3_sources")
-    measures = ("judge_top1", "ssim", "seconds_per_image")
+    measures = ("judge_top1", "ssim", "sharpness", "seconds_per_image")
     assert scores.keys() == {
         "vae_psnr",
         "judge_top1_photos",
         "judge_top1_vae",
+        "sharpness_vae",
         *(f"{measure}_{count}" for measure in measures for count in sources),
     }
     assert all(0 <= scores[f"judge_top1_{count}"] <= 100 for count in sources)
@@ -127,6 +128,7 @@ def test_the_stage_makes_a_pipeline_in_half_precision_with_its_settings_and_scor
     assert curve.step.tolist() == [1, 2]
     assert curve.seconds.isna().tolist() == [True, False] and (curve.seconds.dropna() > 0).all()
     assert {"loss", "psnr", "learning_rate"} <= set(pd.read_csv(folder / "curve_vae.csv"))
+    assert {"loss", "accuracy"} <= set(pd.read_csv(folder / "curve_image_encoder.csv"))
 
     # A second run trains nothing again.
     before = bytes_of(folder)
