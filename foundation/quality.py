@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from foundation.identity import nearest_is_right
 from foundation.people import People
 from foundation.settings import POSES, SOURCES, FoundationSettings
 from foundation.vae import psnr, reconstruct
 from generator.data import EncodedViews, encode_views
 from generator.grid import VIEWS
+from generator.identity import IdentityNetwork
 from generator.pose import draw_skeleton
 from generator.sample import IMAGPosePipeline, JointRequest, load_pipeline
 from generator.settings import SampleSettings
+from generator.weights import load_model
 from reid.data import normalise
 from reid.model import BoT
 from reid.settings import ReidSettings
@@ -34,7 +37,8 @@ def measure(
     half. Its top-1 is the share of generated images in which it names the right person. Two ceilings are
     measured with it: the photos that gave the target poses, as they are and after the VAE. SSIM compares a
     generated image with that photo, whose camera the generator does not know. Sharpness is in percent of the
-    sharpness of these photos.
+    sharpness of these photos. Where a network for the loss lies beside the pipeline, it is asked how often
+    the nearest other photo, by its features, shows the same person.
 
     Args:
         folder: Folder of the saved pipeline.
@@ -72,6 +76,9 @@ def measure(
         "judge_top1_vae": top1(judge, reconstructions, photos.pids),
         "sharpness_vae": 100 * sharpness(reconstructions) / sharpness(photos.images),
     }
+    if (folder / "identity").is_dir():
+        network = load_model(IdentityNetwork, folder / "identity")
+        scores["identity_rank1"] = nearest_is_right(network, views.latent_mean[:, 0], people.pids)
     images = {}
     for count in range(1, SOURCES + 1):
         start = time.monotonic()

@@ -89,6 +89,30 @@ class ImageEncoderSettings(Settings):
         return self
 
 
+class IdentitySettings(Settings):
+    """The network that tells people apart by their latents, and its training."""
+
+    weight: float = Field(
+        gt=0,
+        description="of the distance between the features of predicted and true people, where the squared "
+        "error has 1",
+    )
+    channels: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (
+        Field(strict=False, description="channels of its three blocks")
+    )
+    steps: int = Field(ge=1, description="optimizer steps")
+    identities_per_batch: int = Field(ge=2, description="P, different people in a batch")
+    images_per_identity: int = Field(ge=2, description="K, latents of each of them")
+    learning_rate: float = Field(gt=0, le=1, description="AdamW's largest rate; cosine decay to 0")
+    warmup_steps: int = Field(ge=1, description="steps over which the learning rate rises linearly from 0")
+    weight_decay: float = Field(ge=0, description="AdamW's weight decay")
+    label_smoothing: float = Field(ge=0, lt=1, description="as reid.label_smoothing of params.yaml")
+    triplet_margin: float = Field(ge=0, description="as reid.triplet_margin of params.yaml")
+    noise: float = Field(ge=0, description="largest deviation of the noise that a latent gets")
+    erasing_probability: float = Field(ge=0, le=1, description="probability that a part of a latent is black")
+    checkpoint_every: int = Field(ge=1, description="steps between checkpoints")
+
+
 class UnetSettings(Settings):
     """A diffusers UNet2DConditionModel and its noise schedule."""
 
@@ -163,6 +187,9 @@ class FoundationSettings(Settings):
     vae: VaeSettings
     image_encoder: ImageEncoderSettings
     image_encoder_training: ReidSettings
+    identity: IdentitySettings | None = Field(
+        description="network for a part of the denoiser's loss; null = no such part (paper)"
+    )
     unet: UnetSettings
     denoiser: DenoiserSettings
     train: TrainSettings

@@ -2,8 +2,9 @@
 
 The paper starts from Stable Diffusion and DINOv2, which cannot be had offline. This stage trains small models
 of the same classes, in the same folder layout, on rendered people who appear in no split of the data set: a
-VAE, an image encoder and an IMAGPose denoiser. It reads profiles/foundation.yaml and writes the pipeline to
-the folder that `output` names, with its settings, learning curves, scores and a contact sheet. Every model
+VAE, an image encoder and an IMAGPose denoiser. The denoiser's loss may have a part for which a network is
+trained that tells people apart. The stage reads profiles/foundation.yaml and writes the pipeline to the
+folder that `output` names, with its settings, learning curves, scores and a contact sheet. Every model
 resumes from its last checkpoint.
 
 It takes hours, so it is frozen in dvc.yaml and its result, weights/embedded, is in git.
@@ -12,7 +13,7 @@ It takes hours, so it is frozen in dvc.yaml and its result, weights/embedded, is
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ from transformers import Dinov2Model, PreTrainedModel
 import common
 import generator
 import reid
+from foundation.identity import train_identity
 from foundation.models import assemble, first_models, follow_latents
 from foundation.people import People, find_people
 from foundation.perceptual import PerceptualDistance
 from foundation.quality import measure
-from foundation.settings import FoundationSettings
+from foundation.settings import FoundationSettings, IdentitySettings
 from foundation.vae import map_latents, train_vae
-from generator.data import encode_views
+from generator.data import EncodedViews, encode_views
 from generator.encoders import load_image_encoder, load_vae
+from generator.identity import IdentityNetwork
 from generator.model import IMAGPoseDenoiser
 from generator.sample import IMAGPosePipeline
 from generator.train import train
@@ -56,7 +59,10 @@ PROFILE = Path("profiles/foundation.yaml")
 CURVE = "curve.csv"  # beside a trained model
 _CODE = (
     __file__,
-    *(str(Path(__file__).with_name(name)) for name in ("models.py", "perceptual.py", "vae.py")),
+    *(
+        str(Path(__file__).with_name(name))
+        for name in ("identity.py", "models.py", "perceptual.py", "vae.py")
+    ),
 )
 
 
@@ -80,6 +86,8 @@ def main(profile: Path = PROFILE) -> None:
         )
         imagpose.to(torch.float16)
         imagpose.save_pretrained(temporary, safe_serialization=True)
+        if "identity" in folders:
+            load_model(IdentityNetwork, folders["identity"]).half().save_pretrained(temporary / "identity")
         scores, sheet = measure(temporary, held_out, settings)
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
         save_composite(sheet, temporary / "contact_sheet.jpg")
@@ -122,7 +130,8 @@ def train_models(
         settings: Settings of the training.
 
     Returns:
-        The folder that holds the trained or kept model, for vae, image_encoder and denoiser.
+        The folder that holds the trained or kept model, for vae, image_encoder, denoiser, and for identity
+        where its network is a part of the loss.
     """
     key: dict[str, Any] = {"seed": settings.seed, "people": people.checksum(), "start": None}
     folders: dict[str, Path] = {}
@@ -133,9 +142,11 @@ def train_models(
         folders["vae"] = make_vae(imagpose, perceptual, people, settings, key)
     if "image_encoder" not in folders:
         folders["image_encoder"] = make_image_encoder(imagpose, people, settings, key)
-    folders["denoiser"] = make_denoiser(
-        imagpose, folders["vae"], folders["image_encoder"], people, settings, key
-    )
+    key |= {name: model_hash(folders[name]) for name in ("vae", "image_encoder")}
+    views = cache(partial(encode_people, people, folders["vae"], folders["image_encoder"], settings))
+    if settings.identity:
+        folders["identity"] = make_identity(views, settings, settings.identity, key)
+    folders["denoiser"] = make_denoiser(imagpose, views, folders, people, settings, key)
     return folders
 
 
@@ -236,56 +247,87 @@ class TokenMap(nn.Module):
         return torch.cat([tokens[:, :1].expand_as(patches), patches], dim=2).transpose(1, 2)[..., None]
 
 
+def encode_people(
+    people: People, vae: Path, image_encoder: Path, settings: FoundationSettings
+) -> EncodedViews:
+    """Pass every photo through the frozen encoders: latents, tokens and skeletons."""
+    size = settings.height, settings.width
+    with tqdm(total=len(people.pids), desc="encoding people", unit="image") as bar:
+        return encode_views(
+            people.images,
+            people.keypoints,
+            people.pids,
+            load_vae(vae),
+            load_image_encoder(image_encoder),
+            view_size=size,
+            token_size=size,
+            flip=settings.train.flip > 0,
+            batch_size=64,
+            surroundings=settings.train.surroundings > 0,
+            progress=bar.update,
+        )
+
+
+def make_identity(
+    views: Callable[[], EncodedViews],
+    settings: FoundationSettings,
+    identity: IdentitySettings,
+    key: dict[str, Any],
+) -> Path:
+    """Train the network that tells people apart, unless that is done, and return its folder.
+
+    Args:
+        views: Gives the encoded photos.
+        settings: Settings of the training.
+        identity: The network's part of them.
+        key: Everything else that determines the result, for its scratch folder.
+    """
+    folder = _model_scratch("identity", settings, ("identity",), key)
+    if not (folder / "model").is_dir():
+        curve = Curve(folder / "curve.jsonl")
+        network = train_identity(
+            views(), identity, settings.seed, Checkpoints(folder), log=_with_seconds(curve)
+        )
+        _save(network, curve, folder / "model")
+    return folder / "model"
+
+
 def make_denoiser(
     imagpose: IMAGPosePipeline,
-    vae: Path,
-    image_encoder: Path,
+    views: Callable[[], EncodedViews],
+    folders: dict[str, Path],
     people: People,
     settings: FoundationSettings,
     key: dict[str, Any],
 ) -> Path:
-    """Train the whole of IMAGPose on cached latents and tokens, unless that is done; return its folder.
+    """Train the whole of IMAGPose on encoded photos, unless that is done; return its folder.
 
     Args:
         imagpose: Pipeline with the denoiser to begin with and its noise schedule.
-        vae: Folder of the trained VAE.
-        image_encoder: Folder of the trained image encoder.
+        views: Gives the encoded photos.
+        folders: Folders of the trained VAE, and of the identity network if there is one.
         people: Photos to learn.
         settings: Settings of the training.
         key: Everything else that determines the result, for its scratch folder.
     """
-    encoders = {"vae": model_hash(vae), "image_encoder": model_hash(image_encoder)}
-    folder = _model_scratch("denoiser", settings, ("unet", "denoiser", "train"), key | encoders)
+    identity = folders.get("identity")
+    folder = _model_scratch("denoiser", settings, ("unet", "denoiser", "train", "identity"), key)
     if not (folder / "model").is_dir():
-        # Encoders are frozen, so every photo passes through them once: latents, tokens and skeletons.
-        size = settings.height, settings.width
-        with tqdm(total=len(people.pids), desc="encoding people", unit="image") as bar:
-            views = encode_views(
-                people.images,
-                people.keypoints,
-                people.pids,
-                load_vae(vae),
-                load_image_encoder(image_encoder),
-                view_size=size,
-                token_size=size,
-                flip=settings.train.flip > 0,
-                batch_size=64,
-                surroundings=settings.train.surroundings > 0,
-                progress=bar.update,
-            )
         # Weights of `start` know the latents of its VAE
         denoiser = imagpose.denoiser
         if settings.start and "vae" not in settings.keep:
-            maps = map_latents(load_vae(settings.start / "vae"), load_vae(vae), people.images)
+            maps = map_latents(load_vae(settings.start / "vae"), load_vae(folders["vae"]), people.images)
             denoiser = follow_latents(denoiser, *maps)
         curve = Curve(folder / "curve.jsonl")
         denoiser = train(
             denoiser,
-            views,
+            views(),
             imagpose.scheduler,
             settings.train,
             settings.seed,
             Checkpoints(folder),
+            identity=load_model(IdentityNetwork, identity) if identity else None,
+            identity_weight=settings.identity.weight if settings.identity else 0.0,
             log=_with_seconds(curve),
         )
         _save(denoiser, curve, folder / "model")

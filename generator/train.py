@@ -17,6 +17,7 @@ from tqdm import tqdm
 from common.checkpoints import Checkpoints
 from generator.cost import forward_flops, peak_flops, peak_share
 from generator.data import EncodedViews, JointSampler
+from generator.identity import IdentityNetwork
 from generator.loss import DenoisingLoss
 from generator.micro_batches import MicroBatches
 from generator.model import IMAGPoseDenoiser
@@ -33,6 +34,8 @@ def train(
     seed: int,
     checkpoints: Checkpoints,
     accelerator: Accelerator | None = None,
+    identity: IdentityNetwork | None = None,
+    identity_weight: float = 0.0,
     log: Callable[[int, dict[str, float]], object] = lambda step, values: None,
 ) -> IMAGPoseDenoiser:
     """Train a denoiser on encoded views and return the moving average of its weights.
@@ -54,6 +57,8 @@ def train(
         checkpoints: Checkpoints of exactly this run, that is, of its settings, seed, data and initial
             weights; it continues from the newest. All processes must see them.
         accelerator: Accelerator to train on; None makes one from the settings.
+        identity: Network that tells people apart, for a part of the loss (`DenoisingLoss`).
+        identity_weight: Weight of that part.
         log: Called on the main process after every step with the number of steps done and loss, learning_rate
             and grad_norm.
 
@@ -85,7 +90,8 @@ def train(
         denoiser.enable_gradient_checkpointing()
     if settings.compile:
         denoiser.compile()
-    objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma)
+    objective = DenoisingLoss(denoiser, scheduler, settings.min_snr_gamma, identity, identity_weight)
+    objective.to(device)
     sampler = JointSampler(views.near(device), settings, scheduler.config.num_train_timesteps, seed)
 
     # --- where an earlier run stopped -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DCondi
 from transformers import Dinov2Config, Dinov2Model
 
 from generator.data import EncodedViews, JointBatch
+from generator.identity import IdentityNetwork
 from generator.loss import DenoisingLoss
 from generator.model import IMAGPoseDenoiser
 from generator.settings import DenoiserSettings, TrainSettings
@@ -96,6 +97,12 @@ def denoiser(trained: bool = False, levels: int = 2, **changes: object) -> IMAGP
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
+
+
+def identity() -> IdentityNetwork:
+    """An identity network for the latents of `vae`."""
+    torch.manual_seed(5)
+    return IdentityNetwork(4, (4, 4, 8)).eval()
 
 
 def scheduler(**changes: object) -> DDIMScheduler:
