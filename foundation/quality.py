@@ -29,7 +29,7 @@ _ROWS = 12  # people on the contact sheet
 
 
 def measure(
-    folder: Path, people: People, settings: FoundationSettings
+    folder: Path, people: People, settings: FoundationSettings, identity: Path | None = None
 ) -> tuple[dict[str, float], Image.Image]:
     """Generate images of people from one to three sources, and compare them with photos of these people.
 
@@ -37,13 +37,14 @@ def measure(
     half. Its top-1 is the share of generated images in which it names the right person. Two ceilings are
     measured with it: the photos that gave the target poses, as they are and after the VAE. SSIM compares a
     generated image with that photo, whose camera the generator does not know. Sharpness is in percent of the
-    sharpness of these photos. Where a network for the loss lies beside the pipeline, it is asked how often
-    the nearest other photo, by its features, shows the same person.
+    sharpness of these photos. An identity network is asked how often the nearest other photo, by its
+    features, shows the same person.
 
     Args:
         folder: Folder of the saved pipeline.
         people: Photos of people the pipeline was not trained on, `LEAST_PHOTOS` of each or more.
         settings: Settings of the judge and of the sampling.
+        identity: Folder of the identity network that the denoiser was trained with, if there was one.
 
     Returns:
         The scores by name, and the contact sheet.
@@ -76,8 +77,8 @@ def measure(
         "judge_top1_vae": top1(judge, reconstructions, photos.pids),
         "sharpness_vae": 100 * sharpness(reconstructions) / sharpness(photos.images),
     }
-    if (folder / "identity").is_dir():
-        network = load_model(IdentityNetwork, folder / "identity")
+    if identity:
+        network = load_model(IdentityNetwork, identity)
         scores["identity_rank1"] = nearest_is_right(network, views.latent_mean[:, 0], people.pids)
     images = {}
     for count in range(1, SOURCES + 1):

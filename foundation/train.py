@@ -86,9 +86,7 @@ def main(profile: Path = PROFILE) -> None:
         )
         imagpose.to(torch.float16)
         imagpose.save_pretrained(temporary, safe_serialization=True)
-        if "identity" in folders:
-            load_model(IdentityNetwork, folders["identity"]).half().save_pretrained(temporary / "identity")
-        scores, sheet = measure(temporary, held_out, settings)
+        scores, sheet = measure(temporary, held_out, settings, folders.get("identity"))
         write_json({name: round(score, 3) for name, score in scores.items()}, temporary / "quality.json")
         save_composite(sheet, temporary / "contact_sheet.jpg")
         shutil.copy(profile, temporary / "settings.yaml")
