@@ -1,10 +1,11 @@
 """The base of all settings: immutable, typed and complete."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+MixedPrecision = Literal["auto", "bf16", "fp16", "no"]  # auto: bf16 where the device has it, else no
 
 
 class Settings(BaseModel):

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss, pixel_shuffle, pixel_unshuffle
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
+from common.precision import autocast
 from common.seeding import make_rng
 from foundation.perceptual import PerceptualDistance
 from foundation.settings import VaeSettings
@@ -101,7 +102,7 @@ def train_vae(
                 group["lr"] = rate
 
             # --- forward: a sample of the posterior [B, C, h, w], decoded -------------------------------
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast("auto", device):
                 posterior = vae.encode(pixel_unshuffle(batch, settings.unshuffle)).latent_dist
                 noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(device)
                 decoded = vae.decode(posterior.mean.float() + posterior.std.float() * noise).sample

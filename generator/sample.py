@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from common.precision import autocast
 from common.seeding import make_rng
 from generator.data import Conditions, EncodedViews, encode_views, make_conditions
 from generator.encoders import ImageEncoder, Vae, decode_latents, load_image_encoder, load_vae, to_bytes
@@ -328,11 +329,10 @@ class IMAGPosePipeline(DiffusionPipeline):
         Returns:
             Clean joint latents, [B, C, 2h, 2w].
         """
-        precision = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.mixed_precision]
-        autocast = torch.autocast(self.device.type, precision, enabled=precision is not None)
+        precision = autocast(settings.mixed_precision, self.device)
 
         # 1. What is the same in every step is computed once: features [B, T, width], pose [B, D, 2h, 2w]
-        with autocast:
+        with precision:
             features = self.denoiser.encode_features(conditions.source_latents, conditions.source_tokens)
             pose = self.denoiser.encode_pose(conditions.skeletons)
         mask, visible = conditions.mask, conditions.visible
@@ -358,7 +358,7 @@ class IMAGPosePipeline(DiffusionPipeline):
                 features, pose, mask, visible = (each[:count] for each in (features, pose, mask, visible))
             is_guided = step < guided_steps
             inputs = torch.cat([latents, latents]) if is_guided else latents
-            with autocast:
+            with precision:
                 prediction = self.denoiser(inputs, timestep, features, pose, mask, visible).float()
             if is_guided:
                 conditional, null = prediction.chunk(2)

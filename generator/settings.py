@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.settings import Probability, Settings
+from common.settings import MixedPrecision, Probability, Settings
 
 Condition = Literal["features", "image"]
-MixedPrecision = Literal["no", "bf16", "fp16"]
 Channels = Annotated[int, Field(ge=1)]
 MOST_IMAGES = 65_536  # in a batch; a larger number is a slip that no memory holds
 
@@ -110,7 +109,9 @@ class TrainSettings(Settings):
     ema_decay: float = Field(
         ge=0, lt=1, description="decay of the moving average of the weights, which is the result"
     )
-    mixed_precision: MixedPrecision = Field(description="autocast precision; bf16 pays on CPUs too")
+    mixed_precision: MixedPrecision = Field(
+        description="autocast precision; auto: bf16 on devices that compute with it, else no"
+    )
     compile: bool = Field(
         description="compile the denoiser with torch.compile: minutes at first, then faster steps; "
         "on a CPU it needs a C++ compiler"
@@ -182,7 +183,7 @@ class SampleSettings(Settings):
         description="share of the steps that are guided, from the noisiest on (paper: 1)",
     )
     batch_size: int = Field(ge=1, le=MOST_IMAGES, description="joint images per batch")
-    mixed_precision: MixedPrecision = Field(description="autocast precision")
+    mixed_precision: MixedPrecision = Field(description="autocast precision; auto as in training")
 
     @property
     def guided_steps(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers import DDIMScheduler
 from torch import nn
@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from tqdm import tqdm
 
 from common.checkpoints import Checkpoints
+from common.precision import resolve
 from generator.cost import forward_flops, peak_flops, peak_share
 from generator.data import EncodedViews, JointSampler
 from generator.identity import IdentityNetwork
@@ -168,7 +169,8 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     # The denoiser's buffers are constants. Sending them before every forward pass would only bring the
     # processes out of step where one of them runs out of memory and tries again.
     distribution = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[distribution])
+    precision = resolve(settings.mixed_precision, PartialState().device)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[distribution])
     settings.share(accelerator.num_processes)
     return accelerator
 

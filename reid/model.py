@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
+from common.precision import autocast
 from reid.data import normalise
 from reid.libraries import Backbone, make_timm, make_torchreid, make_torchvision, set_last_stride
 from reid.settings import BackboneSettings, ReidSettings
@@ -63,8 +64,7 @@ class BoT(nn.Module):
         """
         # [B, 3, H, W] -> feature maps [B, D, h, w] -> their means [B, D], in float32: the losses compare
         # small differences of large sums. Networks that do not pool by a mean return [B, D] themselves.
-        mixed = self.settings.mixed_precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+        with autocast(self.settings.mixed_precision, images.device):
             pooled = self.backbone(images)
         pooled = pooled.float()
         if pooled.ndim == 4:

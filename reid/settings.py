@@ -138,8 +138,9 @@ class ReidSettings(BackboneSettings):
     center_weight: float = Field(ge=0, description="weight of the center loss, 0 = off (BoT: 5e-4)")
     center_learning_rate: float = Field(gt=0, le=1, description="SGD learning rate of the centers (BoT: 0.5)")
 
-    mixed_precision: Literal["no", "bf16"] = Field(
-        description="precision of the backbone, in training and evaluation"
+    mixed_precision: Literal["auto", "bf16", "no"] = Field(
+        description="precision of the backbone, in training and evaluation; auto: bf16 on devices that "
+        "compute with it, else no"
     )
     evaluation_batch: int = Field(ge=1, le=65_536, description="images per batch when features are extracted")
 

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 from transformers.models.resnet.modeling_resnet import ResNetConfig, ResNetModel
 
+from common.precision import autocast
 from common.seeding import make_rng, make_torch_seed
 from generator.encoders import to_float
 from generator.keypoints import KEYPOINT_NAMES, flip_keypoints
@@ -87,7 +88,7 @@ def train_pose_judge(
             targets, visible = _shares(points, *images.shape[1:3])
 
             # The loss is the L1 distance [batch, 18] to the visible keypoints.
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
+            with autocast("auto", device):
                 outputs = judge(batch)
             error = (outputs - torch.from_numpy(targets).to(device)).abs().sum(dim=2)
             mask = torch.from_numpy(visible).to(device)

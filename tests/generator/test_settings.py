@@ -17,7 +17,7 @@ from tests.generator import tiny
         ({"masked_views": [0, 2]}, "greater than or equal to 1"),
         ({"masked_views": [3, 2]}, "masked_views is \\[3, 2\\], where the least must not exceed the most"),
         ({"drop_image": 1.5}, "less than or equal to 1"),
-        ({"mixed_precision": "fp8"}, "'no', 'bf16' or 'fp16'"),
+        ({"mixed_precision": "fp8"}, "'auto', 'bf16', 'fp16' or 'no'"),
         ({"epochs": 3}, "Extra inputs"),
     ],
 )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from generator.data import JointSampler
 from generator.loss import DenoisingLoss
-from generator.train import average_decay, learning_rate, train, update_average
+from generator.train import average_decay, learning_rate, make_accelerator, train, update_average
 from pipeline.runtime.checkpoints import Checkpoints
 from tests import REPOSITORY, stages
 from tests.generator import tiny
@@ -144,6 +144,13 @@ def test_learning_rate_and_average_decay():
 def test_bf16_autocast_keeps_single_precision_weights(tmp_path):
     average = run(tmp_path, mixed_precision="bf16", steps=2)
     assert {parameter.dtype for parameter in average.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("is_able", "precision"), [(True, "bf16"), (False, "no")])
+def test_the_precision_auto_asks_the_device(monkeypatch, is_able, precision):
+    monkeypatch.setattr("common.precision.has_bf16", lambda device: is_able)
+    accelerator = make_accelerator(tiny.TRAIN.model_copy(update={"mixed_precision": "auto"}))
+    assert accelerator.mixed_precision == precision
 
 
 @pytest.mark.slow
