@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.precision import resolve
 from pipeline.params import load_params
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.stage import command_line, stage_main
@@ -66,7 +67,7 @@ def main() -> None:
     minutes = settings.iterations * seconds / 60
     print(
         f"{where}: {settings.backbone}, batch {batch} of {settings.height}x{settings.width}, "
-        f"{settings.mixed_precision}\n"
+        f"precision {resolve(settings.mixed_precision, device)}\n"
         f"{seconds:.4f} s per iteration, {batch / seconds:.0f} images/s "
         f"(median of {arguments.rounds} x {REPORT_EVERY} iterations)\n"
         f"one model of {settings.iterations} iterations: {minutes:.1f} minutes; "

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import data, generator, keypoints, reid, speed
+from common.precision import resolve
 from generator.cost import pipeline_flops, training_flops
 from pipeline import index, poses
 from pipeline.params import load_params
@@ -118,7 +119,8 @@ def test_a_training_of_the_re_id_model_is_timed_and_estimated(monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["reid", "--rounds", "1"])
     reid.main()
     output = capsys.readouterr().out
-    assert "resnet10, batch 4 of 32x16, bf16" in output
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert f"resnet10, batch 4 of 32x16, precision {resolve('auto', device)}" in output
     assert "one model of 300 iterations: " in output and "an arm of 12 models: " in output
     monkeypatch.setattr(sys, "argv", ["reid", "--judge", "osnet"])
     with pytest.raises(ValueError, match="--judge is osnet; expected one of none"):
