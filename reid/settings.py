@@ -177,3 +177,8 @@ class Mix(Settings):
         gt=0,
         description="how often a synthetic image is drawn for a real one; 1 mixes all images uniformly",
     )
+    own_norms: bool = Field(
+        default=False,
+        description="batch norms of their own for synthetic images in training; the test has those of the "
+        "real ones (AdvProp, Xie et al., CVPR 2020)",
+    )

@@ -16,6 +16,7 @@ from common.seeding import make_rng, make_torch_seed
 from reid.data import IdentitySampler, augment
 from reid.losses import CenterLoss, batch_hard_triplet, cross_entropy
 from reid.model import BoT
+from reid.norms import join_norms, split_norms
 from reid.settings import Mix, ReidSettings
 
 REPORT_EVERY = 20  # iterations between looks at the loss; each look makes a GPU wait
@@ -114,13 +115,20 @@ def train(
     # --- batches, model, losses, optimizers -----------------------------------------------------------------
     identities, labels = np.unique(pids, return_inverse=True)
     p, k = settings.identities_per_batch, settings.images_per_identity
-    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix or Mix())
+    mix = mix or Mix()
+    sampler = IdentitySampler(labels, is_synthetic, p, k, seed, mix)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_torch_seed(seed, "weights"))
         # Channels last in memory: on a CPU a training step of a ResNet takes 0.8 of the time.
         model = BoT(settings, len(identities), backbone).to(device).train()
         model.to(memory_format=torch.channels_last)
         center = CenterLoss(len(identities), model.dimension).to(device)
+    norms = split_norms(model) if mix.own_norms else []
+    if mix.own_norms and not norms:
+        raise ValueError(
+            f"own_norms is true, but {settings.backbone} without bnneck has no batch norm; set bnneck to "
+            "true, or own_norms to false."
+        )
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(learnt, settings)
     # BoT divides the gradient of the centers by their weight, so that it holds for the network only; for
@@ -154,7 +162,12 @@ def train(
     ) as bar:
         for iteration in range(start, settings.iterations):
             # --- batch: [P K, 3, H, W] ----------------------------------------------------------------------
-            index = torch.from_numpy(sampler.batch(iteration)).to(device)
+            places = sampler.batch(iteration)
+            if norms:  # real images first
+                places = places[np.argsort(is_synthetic[places], kind="stable")]
+                for norm in norms:
+                    norm.n_real = int((~is_synthetic[places]).sum())
+            index = torch.from_numpy(places).to(device)
             rng = make_rng(seed, "augment", iteration)
             batch = augment(pixels[index], settings, rng, model.mean, model.std)
             target = targets[index]
@@ -203,4 +216,5 @@ def train(
                 log(done, {"loss": loss.item(), "accuracy": accuracy.item()})
             if checkpoints and saves:
                 checkpoints.save(done, **state)
+    join_norms(model)
     return model.eval()

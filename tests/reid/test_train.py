@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -199,9 +201,10 @@ def test_training_leaves_the_global_generator_alone(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_at", [3, 5, 8])
-def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at):
+@pytest.mark.parametrize(("killed_at", "own_norms"), [(3, False), (5, False), (8, False), (8, True)])
+def test_a_killed_run_continues_to_the_same_weights(small, tmp_path, monkeypatch, killed_at, own_norms):
     arguments = IMAGES, PIDS, HALF, small(), 0
+    train = partial(reid.train.train, mix=Mix(own_norms=own_norms))
     done = []
 
     def augment(*inputs):
@@ -282,6 +285,35 @@ def test_the_rate_of_synthetic_images_is_the_mixs(small):
     assert differ(train(IMAGES, PIDS, HALF, settings, 0, mix=Mix(rate=2.0)), default)
     real = train(IMAGES, PIDS, REAL, settings, 0)
     assert_same(train(IMAGES, PIDS, REAL, settings, 0, mix=Mix(rate=2.0)), real)  # none are synthetic
+
+
+def test_synthetic_images_can_have_batch_norms_of_their_own(small):
+    dark = np.where(HALF[:, None, None, None], IMAGES // 8, IMAGES)  # the synthetic ones
+    settings, mix = small(iterations=40), Mix(rate=1.0, own_norms=True)
+    own, one = (
+        train(dark, PIDS, HALF, settings, 0, mix=mix),
+        train(dark, PIDS, HALF, settings, 0, mix=Mix(rate=1.0)),
+    )
+    real = train(dark, PIDS, REAL, settings, 0)
+
+    # The model has the layers of any other, with the statistics of real images.
+    assert own.state_dict().keys() == one.state_dict().keys()
+    first = next(name for name in own.state_dict() if name.endswith("running_mean"))
+    wanted = train(dark[~HALF], PIDS[~HALF], REAL[~HALF], settings, 0).state_dict()[first]
+    error = {
+        name: (model.state_dict()[first] - wanted).norm() for name, model in (("own", own), ("one", one))
+    }
+    assert error["own"] < error["one"] / 2
+
+    # Without synthetic images nothing changes.
+    assert_same(train(dark, PIDS, REAL, settings, 0, mix=mix), real)
+
+
+def test_norms_of_their_own_need_a_batch_norm(small):
+    backbone = torch.nn.Conv2d(3, 8, 4, 4), 8
+    settings = small(backbone="given", bnneck=False)
+    with pytest.raises(ValueError, match="own_norms is true, but given without bnneck has no batch norm"):
+        train(IMAGES, PIDS, HALF, settings, 0, mix=Mix(own_norms=True), backbone=backbone)
 
 
 def test_the_model_comes_back_ready_for_evaluation(small):
