@@ -188,6 +188,7 @@ def test_an_arm_has_defaults_for_all_that_is_not_special_about_it() -> None:
     assert params.arms["imagpose"].model_dump() == {
         "generator": "all",
         "rate": 0.4,
+        "own_norms": False,
         "to": None,
         "images": None,
         "ratio": None,
@@ -296,7 +297,7 @@ def test_another_data_set_needs_no_world() -> None:
         (
             "arms.imagpose.share",
             2,
-            "arms.imagpose.share is no setting; the settings here are rate, generator, to, images, ratio",
+            "arms.imagpose.share is no setting; the settings here are rate, own_norms, generator, to, images",
         ),
         ("arms.PIDM", {"generator": "all"}, "arms.PIDM is no name; expected small letters, digits, - and _"),
         ("arms.standard", {"generator": "all"}, "arms.standard: the arm of that name has real images only"),
