@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers import DDIMScheduler
 from torch import nn
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from common.checkpoints import Checkpoints
 from common.precision import resolve
+from common.processes import launched_processes
 from generator.cost import forward_flops, peak_flops, peak_share
 from generator.data import EncodedViews, JointSampler
 from generator.identity import IdentityNetwork
@@ -164,12 +165,12 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Set up the processes and the precision of a training.
 
     Raises:
-        ValueError: The processes cannot share a batch evenly.
+        ValueError: The processes cannot share a batch evenly, or do not know of each other.
     """
     # The denoiser's buffers are constants. Sending them before every forward pass would only bring the
     # processes out of step where one of them runs out of memory and tries again.
     distribution = DistributedDataParallelKwargs(broadcast_buffers=False)
-    precision = resolve(settings.mixed_precision, PartialState().device)
+    precision = resolve(settings.mixed_precision, launched_processes().device)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[distribution])
     settings.share(accelerator.num_processes)
     return accelerator

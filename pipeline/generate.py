@@ -8,11 +8,11 @@ same, byte for byte.
 
 import shutil
 
+from common.processes import launched_processes
 from pipeline.artifacts import MANIFEST, SYNTHETIC, generator_folder, read_index, read_plan
 from pipeline.datasets.marks import DIGITAL_SOURCE_TYPE
 from pipeline.params import load_params
 from pipeline.runtime.hashes import md5, model_hash
-from pipeline.runtime.launch import launched_processes
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, write_csv
 from pipeline.runtime.stage import command_line, stage_main

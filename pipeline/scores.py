@@ -23,6 +23,7 @@ from torchvision.models.inception import Inception3
 import generator
 import pipeline.datasets.images
 import pipeline.shared.pose_judge
+from common.processes import launched_processes
 from common.seeding import make_rng, make_seed
 from generator import metrics
 from generator.encoders import ImageEncoder, load_image_encoder
@@ -32,7 +33,6 @@ from pipeline.datasets.images import read_image
 from pipeline.params import Params, ScoresSettings, load_params
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.hashes import md5, model_hash
-from pipeline.runtime.launch import launched_processes
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import write_json
 from pipeline.runtime.scratch import scratch

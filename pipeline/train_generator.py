@@ -32,7 +32,6 @@ from pipeline.params import GeneratorSection, Params, load_params
 from pipeline.runtime.checkpoints import Checkpoints
 from pipeline.runtime.curve import Curve
 from pipeline.runtime.hashes import md5, model_hash
-from pipeline.runtime.launch import launched_processes
 from pipeline.runtime.memory import keep_memory
 from pipeline.runtime.outputs import atomic, read_csv, write_csv
 from pipeline.runtime.scratch import scratch
@@ -138,7 +137,6 @@ def main() -> None:
     params = load_params()
     index = read_index().set_index("image")
     refuse_known_photographs(params.generator.base, index)
-    launched_processes()  # refuses processes that do not know of each other
     accelerator = make_accelerator(params.generator.train)
 
     # All processes train; the main one writes.

@@ -1,4 +1,4 @@
-"""Start a stage under a launcher, and find the processes that it started.
+"""Start a stage under a launcher, and count the processes that it starts.
 
 `python -m pipeline.runtime.launch pipeline.generate all 20` runs that stage: in this process, or with the
 launcher that the environment variable LAUNCH names ("accelerate launch --multi_gpu --num_processes 8"). DVC
@@ -14,35 +14,11 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pipeline.runtime.process import STARTED
 from pipeline.runtime.stage import command_line
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
-
 _LONGEST = 300  # seconds that a launcher may take to start processes
-
-
-def launched_processes() -> "PartialState":
-    """Return the processes that `accelerate launch`, torchrun or the like started, or this one alone.
-
-    Raises:
-        ValueError: Several were started that do not know of each other; each would do all of the work, into
-            the same files.
-    """
-    from accelerate import PartialState  # here: the command above needs no tensors
-    from accelerate.utils import parse_flag_from_env
-
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != count:
-        raise ValueError(
-            f"WORLD_SIZE is {count} in the environment, and this process knows of {state.num_processes}; if "
-            "you started several, set ACCELERATE_USE_CPU=1 to run them on the CPU, or else unset WORLD_SIZE"
-        )
-    return state
 
 
 def count_processes() -> int:

@@ -1,13 +1,12 @@
-"""A stage starts in every shell, with a launcher or without, and knows the processes of its run."""
+"""A stage starts in every shell, with a launcher or without, and the processes of a launcher are counted."""
 
 import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from accelerate import PartialState
 
-from pipeline.runtime.launch import count_processes, launched_processes
+from pipeline.runtime.launch import count_processes
 from tests import REPOSITORY
 from tests.stages import run
 
@@ -80,24 +79,3 @@ def test_a_launcher_that_starts_no_process_is_named(
     monkeypatch.setattr("pipeline.runtime.launch._LONGEST", 0.1 if "sleep" in launcher else 60)
     with pytest.raises(ValueError, match=sentence):
         count_processes()
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU, and no state of an earlier test: accelerate has one per process."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    PartialState._reset_state()
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_stage_without_a_launcher_is_alone() -> None:
-    state = launched_processes()
-    assert state.is_main_process and state.num_processes == 1
-
-
-@pytest.mark.usefixtures("alone")
-def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would do all of the work, into the same files."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE is 2 .* knows of 1; .* set ACCELERATE_USE_CPU=1"):
-        launched_processes()
